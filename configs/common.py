@@ -1,0 +1,90 @@
+"""The fields that every run has. Values only; an experiment's file overrides a few of them."""
+
+import ml_collections
+
+def get_config() -> ml_collections.ConfigDict:
+    """The published network and loss of MultiMix, on the built-in phantom sets."""
+    c = ml_collections.ConfigDict()
+    c.system = "multimix"  # name of the system in tables
+    c.seed = 0  # of weights, augmentation, order and the choice of labelled images
+    c.split_seed = 0  # of the division into training, validation and test
+    c.size = 256  # side of the images in pixels, a multiple of 16
+
+    # Data: a training set for each task; test sets with their part (train, val, test or all).
+    c.data_dir = ""  # holds chex/, jsrt/, mcu/, nihx/ or own folders; the phantoms need none
+    c.prepared_dir = ""  # prepared sets; "" is TFDS' own, ~/tensorflow_datasets
+    c.cache_gib = 4.0  # a set up to this size is held in memory, a larger one read as needed
+    c.seg_data = "phantom_seg_a"
+    c.cls_data = "phantom_cls_a"
+    c.test_data = ml_collections.ConfigDict(
+        dict(phantom_seg_a="test", phantom_seg_b="all", phantom_cls_a="test", phantom_cls_b="all")
+    )
+    c.seg_labels = "10"  # masks to train on, a number or "all"
+    c.cls_labels = "100"  # class labels to train on, a number or "all"
+
+    # Training.
+    c.steps = 1500
+    c.batch_size = 10  # images per stream, over all devices
+    c.learning_rate = 1e-3
+    c.ema_decay = 0.0  # of the moving average of the weights, 0 for none
+    c.accumulate = 1  # parts of a batch, one after the other, to save memory
+    c.dtype = "float32"  # of the computation: float32 or bfloat16
+    c.parallel = "pmap"  # or "jit"
+    c.log_every = 10
+    c.eval_every = 100
+    c.checkpoint_every = 100
+    c.eval_batch_size = 32
+
+    c.model = ml_collections.ConfigDict(
+        dict(
+            filters=(16, 32, 64, 128, 256),
+            in_channels=1,
+            num_classes=2,
+            mask_channels=1,
+            use_classifier=True,
+            use_decoder=True,
+            use_bridge=True,
+            bridge_gradient=False,
+            dropout_rate=0.25,
+            initializer="torch",
+        )
+    )
+    c.objective = ml_collections.ConfigDict(
+        dict(
+            name="multimix",
+            dice_weight=5.0,
+            kl_weight=0.01,
+            pseudo_label_weight=0.25,
+            threshold=0.7,
+        )
+    )
+    c.schedule = ml_collections.ConfigDict(
+        dict(name="cosine", warmup_steps=0, decay_every=0, decay_rate=0.1)
+    )
+    c.optimizer = ml_collections.ConfigDict(
+        dict(name="adam", weight_decay=0.0, momentum=0.9, clip_norm=0.0)
+    )
+    return c
+
+
+def parse_arguments(text: str | None, **defaults: str | int) -> dict[str, str | int]:
+    """'size=64,seed=3', as it stands behind the colon of `--config=FILE:...`, over defaults.
+
+    Raises:
+      ValueError: an argument is not `key=value` with a known key and a value of its default's type.
+    """
+    values = dict(defaults)
+    for item in filter(None, (text or "").split(",")):
+        key, equals, value = item.partition("=")
+        if not equals or key not in defaults:
+            raise ValueError(
+                f"--config argument {item!r} is unknown; use key=value with key one of "
+                f"{', '.join(defaults)}, or set any field with --config.FIELD=VALUE"
+            )
+        if isinstance(defaults[key], int):
+            if not value.lstrip("-").isdigit():
+                raise ValueError(f"--config argument {item!r} needs a whole number")
+            values[key] = int(value)
+        else:
+            values[key] = value
+    return values

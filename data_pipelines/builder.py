@@ -1,0 +1,386 @@
+"""The base of every data set: a TFDS builder that prepares one folder at one working size."""
+
+import collections
+import contextlib
+import csv
+import dataclasses
+import hashlib
+import io
+import itertools
+import logging
+import os
+import tarfile
+import tempfile
+import zipfile
+import zlib
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+import tensorflow_datasets as tfds
+from absl import logging as absl_logging
+from tqdm import tqdm
+
+from data_pipelines import images
+from data_pipelines.errors import DataError
+
+SPLIT = "examples"  # the one TFDS split; its name for all splits, "all", is reserved
+INDEX_FILE = "examples.csv"
+INDEX_COLUMNS = ("id", "group", "split", "label", "has_mask", "row_mm", "column_mm", "source")
+_SHARD_BYTES = 2**27  # TFDS holds one shard in memory while it writes it
+_THREADS = min(8, os.cpu_count() or 1)  # each may hold a film of 20 megapixels
+
+_logger = logging.getLogger(__name__)
+_In = TypeVar("_In")
+_Out = TypeVar("_Out")
+
+
+@dataclasses.dataclass(frozen=True)
+class Source:
+    """One example before anything is decoded: who it is and where its files lie."""
+
+    id: str
+    group: str
+    split: str = ""
+    image: Path | None = None
+    masks: tuple[Path, ...] = ()
+    label: int = -1
+
+
+class ImageSetBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):
+    """Reads a folder of images, resizes each once and stores the set as ArrayRecord files.
+
+    A data set is a subclass that says where its files lie (`find`) and, where its files are
+    unusual, how one example is read (`read`).
+    """
+
+    VERSION = tfds.core.Version("1.0.0")
+    class_names: tuple[str, ...] = ()  # in the order of the label values
+    url_infos: dict[str, Any] = {}  # nothing is downloaded; TFDS would look for checksums
+    archives: tuple[str, ...] = ("*.zip",)  # glob patterns of the official archives
+    complete: int = 0  # images in the whole set, 0 = any number
+
+    def __init_subclass__(cls, **kwargs: Any):
+        super().__init_subclass__(skip_registration=True, **kwargs)  # type: ignore[call-arg]
+
+    def __init__(
+        self, *, source_dir: str | Path, size: int, prepared_dir: str = "", name: str = ""
+    ):
+        """Args:
+        source_dir: the folder with the official or the converted files.
+        size: side of the prepared images, a multiple of 16.
+        prepared_dir: root of the prepared sets; "" is TFDS' own ($TFDS_DATA_DIR or
+            ~/tensorflow_datasets).
+        name: folder of this set below prepared_dir; "" is the name of the class.
+        """
+        if size <= 0 or size % 16:
+            raise DataError(
+                f"size={size}, but images are prepared at a positive multiple of 16; "
+                "set --config.size to 64, 128, 256, ..."
+            )
+        self.source_dir = Path(source_dir)
+        self.size = size
+        if name:
+            self.name = name
+        config = tfds.core.BuilderConfig(name=f"size{size}_{self.fingerprint()}")
+        with _quiet():
+            super().__init__(
+                data_dir=prepared_dir or None, config=config, file_format="array_record"
+            )
+
+    def find(self, roots: Sequence[Path]) -> list[Source]:
+        """Lists the examples below `roots`: the source folder, then any extracted archives.
+
+        Where an id is listed twice, the first one counts.
+
+        Raises:
+            DataError: nothing was found, or the listing contradicts itself.
+        """
+        raise NotImplementedError
+
+    def read(self, source: Source) -> tuple[np.ndarray, np.ndarray | None, tuple[float, float]]:
+        """Decodes one example.
+
+        Returns:
+            image float32 [H, W] in 0..255; mask bool [H, W] or None; millimetres from one row and
+            from one column of the source to the next, (0, 0) where unknown.
+        """
+        assert source.image is not None
+        image = images.read_gray(source.image)
+        return image, self.read_masks(source, image.shape), (0.0, 0.0)
+
+    def read_masks(self, source: Source, shape: tuple[int, ...]) -> np.ndarray | None:
+        """The union of the example's masks, bool of `shape`; None where it has no mask."""
+        if not source.masks:
+            return None
+        union = np.zeros(shape, bool)
+        for path in source.masks:
+            mask = images.read_mask(path)
+            if mask.shape != shape:
+                raise DataError(
+                    f"{path} is {mask.shape[0]}x{mask.shape[1]} (rows x columns), but the mask of "
+                    f"{source.image} must be {shape[0]}x{shape[1]}; export it again at that size"
+                )
+            union |= mask
+        if not union.any():
+            raise DataError(
+                f"{source.masks[0]} marks no pixel (no value above half of the full scale); "
+                "draw the mask again, or remove the file to use the image without a mask"
+            )
+        return union
+
+    def fingerprint(self) -> str:
+        """Changes when a file below the source folder does: its path, size or time."""
+        digest = hashlib.sha256(str(self.VERSION).encode())
+        for path in files_below([self.source_dir]):
+            stat = path.stat()
+            name = str(path)[len(str(self.source_dir)) :]
+            digest.update(f"{name}\0{stat.st_size}\0{stat.st_mtime_ns}\n".encode())
+        return digest.hexdigest()[:12]
+
+    def missing(self, what: str) -> DataError:
+        """The error for files that are not there; says where to get them."""
+        return DataError(
+            f"{self.source_dir}: {what}; set --config.data_dir to the folder that contains "
+            f"{self.source_dir.name}/, or fetch the set: {self.MANUAL_DOWNLOAD_INSTRUCTIONS}"
+        )
+
+    def prepare(self) -> None:
+        """Prepares the set unless it is there already. On failure nothing is left behind.
+
+        Raises:
+            DataError: a file is missing or wrong.
+        """
+        index, root = self.index_path, Path(self.data_dir_root)
+        if index.exists():
+            return
+        if index.parent.exists():  # stopped between the records and their table
+            _write_index(index, self._index_from_records())
+            return
+        with _no_leftovers(index.parent), contextlib.ExitStack() as stack:
+            root.mkdir(parents=True, exist_ok=True)
+            scratch = stack.enter_context(tempfile.TemporaryDirectory(dir=root, prefix=".scratch"))
+            sources = self._sources(Path(scratch))
+            self._warn(len(sources))
+            _logger.info("preparing %s at size %d: %d images", self.name, self.size, len(sources))
+            rows: list[dict[str, Any]] = []
+            self._num_examples = len(sources)
+            self._pending = stack.enter_context(contextlib.closing(self._examples(sources, rows)))
+            with _quiet():
+                self.download_and_prepare(
+                    download_dir=scratch,
+                    download_config=tfds.download.DownloadConfig(try_download_gcs=False),
+                )
+        _write_index(index, rows)
+
+    @property
+    def index_path(self) -> Path:
+        return Path(self.data_dir) / INDEX_FILE
+
+    def _sources(self, scratch: Path) -> list[Source]:
+        """Lists the examples by id; if that fails, with the archives extracted into `scratch`."""
+        try:
+            found = self.find([self.source_dir])
+        except DataError:
+            packed = sorted({p for glob in self.archives for p in self.source_dir.glob(glob)})
+            if not packed:
+                raise
+            folders = []
+            for number, archive in enumerate(packed):
+                _logger.info("extracting %s", archive)
+                folders.append(scratch / str(number))
+                _extract(archive, folders[-1])
+            found = self.find([self.source_dir, *folders])
+        by_id: dict[str, Source] = {}
+        for source in found:
+            by_id.setdefault(source.id, source)
+        return [by_id[key] for key in sorted(by_id)]
+
+    def _examples(
+        self, sources: list[Source], rows: list[dict[str, Any]]
+    ) -> Generator[tuple[str, dict[str, Any]]]:
+        """Yields (key, features) in the order of `sources` and notes each in `rows`."""
+        examples = _ordered_map(self._example, sources)
+        progress = tqdm(
+            zip(sources, examples, strict=True),
+            desc=f"Preparing {self.name} at {self.size}x{self.size}",
+            total=len(sources),
+            unit=" images",
+            disable=None,  # shown on a terminal only
+        )
+        with contextlib.closing(examples), progress:
+            for source, example in progress:
+                rows.append(_row(example, str(source.image or "")))
+                yield source.id, example
+
+    def _example(self, source: Source) -> dict[str, Any]:
+        image, mask, spacing = self.read(source)
+        height, width = image.shape
+        empty = np.zeros((self.size, self.size), np.uint8)
+        resized = empty if mask is None else images.resize_mask(mask, self.size)
+        return {
+            "id": source.id,
+            "group": source.group,
+            "split": source.split,
+            "image": images.resize_image(image, self.size)[:, :, None],
+            "mask": resized[:, :, None],
+            "has_mask": mask is not None,
+            "label": source.label,
+            "spacing": np.array(
+                [spacing[0] * height / self.size, spacing[1] * width / self.size], np.float32
+            ),
+        }
+
+    def _warn(self, found: int) -> None:
+        """Says so where the set is not complete, or was prepared earlier from other files."""
+        if self.complete not in (0, found):
+            _logger.warning(
+                "%s: found %d images; the complete set has %d",
+                self.source_dir,
+                found,
+                self.complete,
+            )
+        path = Path(self.data_dir).parent
+        older = sorted(p for p in path.parent.glob(f"size{self.size}_*") if p != path)
+        if older:
+            _logger.warning(
+                "the files in %s have changed since %s was prepared; preparing again "
+                "(the older preparation can be deleted)",
+                self.source_dir,
+                older[-1],
+            )
+
+    def _index_from_records(self) -> list[dict[str, Any]]:
+        return [
+            _row({key: _text(value) for key, value in record.items()}, "")
+            for record in self.as_data_source(SPLIT)
+        ]
+
+    def _info(self) -> tfds.core.DatasetInfo:
+        square = tfds.features.Tensor(
+            shape=(self.size, self.size, 1),
+            dtype=np.uint8,
+            encoding=tfds.features.Encoding.BYTES,
+        )
+        features = tfds.features.FeaturesDict(
+            {
+                "id": tfds.features.Text(),
+                "group": tfds.features.Text(),
+                "split": tfds.features.Text(),
+                "image": square,
+                "mask": square,
+                "has_mask": np.bool_,
+                "label": np.int64,
+                "spacing": tfds.features.Tensor(shape=(2,), dtype=np.float32),
+            }
+        )
+        return tfds.core.DatasetInfo(builder=self, features=features, disable_shuffling=True)
+
+    def _shard_iterators_per_split(
+        self, dl_manager: Any
+    ) -> dict[str, list[Callable[[], Iterable[tuple[str, dict[str, Any]]]]]]:
+        del dl_manager  # nothing is downloaded
+        per_shard = max(1, _SHARD_BYTES // (2 * self.size**2))
+        shards = -(-self._num_examples // per_shard)
+        # TFDS writes the shards one after the other, so they can share one running iterator.
+        return {SPLIT: [lambda: itertools.islice(self._pending, per_shard)] * shards}
+
+
+def lung_masks(found: dict[str, Path], left: str, right: str) -> tuple[Path, ...]:
+    """One image's masks: `found` maps a folder's name ("masks", `left`, `right`) to its file."""
+    if "masks" in found:
+        return (found["masks"],)
+    if len(found) == 1:
+        ((side, path),) = found.items()
+        other = right if side == left else left
+        raise DataError(f"{path} has no counterpart in {other!r}; fetch the masks of both lungs")
+    return tuple(found[side] for side in sorted(found))
+
+
+def files_below(roots: Iterable[Path]) -> Iterator[Path]:
+    """Yields the files in and below each root, sorted; hidden ones and __MACOSX are skipped."""
+    for root in roots:
+        for folder, folders, names in os.walk(root, followlinks=True):
+            folders[:] = sorted(name for name in folders if not _is_stray(name))
+            yield from (Path(folder, name) for name in sorted(names) if not _is_stray(name))
+
+
+def _is_stray(name: str) -> bool:
+    return name.startswith(".") or name == "__MACOSX"
+
+
+def _extract(archive: Path, folder: Path) -> None:
+    try:
+        if archive.suffix == ".zip":
+            with zipfile.ZipFile(archive) as zipped:
+                zipped.extractall(folder)
+        else:
+            with tarfile.open(archive) as tar:
+                tar.extractall(folder, filter="data")
+    except (zipfile.BadZipFile, tarfile.TarError, EOFError, zlib.error) as error:
+        reason = str(error).partition("\n")[0]
+        raise DataError(
+            f"{archive} cannot be extracted ({reason}); download the archive again"
+        ) from error
+
+
+def _ordered_map(function: Callable[[_In], _Out], items: Iterable[_In]) -> Generator[_Out]:
+    """Maps in threads; keeps the order and stays at most a few items ahead of the reader."""
+    waiting: collections.deque[Future[_Out]] = collections.deque()
+    pool = ThreadPoolExecutor(_THREADS)
+    try:
+        for item in items:
+            waiting.append(pool.submit(function, item))
+            if len(waiting) > 2 * _THREADS:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _row(example: dict[str, Any], source: str) -> dict[str, Any]:
+    row_mm, column_mm = example["spacing"].tolist()
+    values = (*(example[key] for key in INDEX_COLUMNS[:4]), int(example["has_mask"]))
+    return dict(zip(INDEX_COLUMNS, (*values, row_mm, column_mm, source), strict=True))
+
+
+def _text(value: Any) -> Any:
+    return value.decode() if isinstance(value, bytes) else value
+
+
+def _write_index(path: Path, rows: list[dict[str, Any]]) -> None:
+    """Writes the table of examples; whole or not at all."""
+    partial = path.with_suffix(f".{os.getpid()}.tmp")
+    with partial.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, INDEX_COLUMNS)
+        writer.writeheader()
+        writer.writerows(rows)
+    partial.replace(path)
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keeps TFDS' own notices off the screen; they speak of downloads that never happen."""
+    verbosity = absl_logging.get_verbosity()
+    absl_logging.set_verbosity(absl_logging.ERROR)
+    try:
+        with contextlib.redirect_stdout(io.StringIO()):
+            yield
+    finally:
+        absl_logging.set_verbosity(verbosity)
+
+
+@contextlib.contextmanager
+def _no_leftovers(path: Path) -> Iterator[None]:
+    """On failure removes the empty parents of `path` that were made inside."""
+    made = [parent for parent in path.parents if not parent.exists()]
+    try:
+        yield
+    except BaseException:
+        for parent in made:
+            with contextlib.suppress(OSError):
+                parent.rmdir()
+        raise

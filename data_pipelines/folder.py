@@ -1,0 +1,126 @@
+"""A folder of one's own images, with masks, with class labels, or with both."""
+
+import csv
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+from data_pipelines.builder import ImageSetBuilder, Source, files_below
+from data_pipelines.errors import DataError
+
+_SUFFIXES = (".png", ".jpg", ".jpeg", ".gif", ".bmp", ".tif", ".tiff")
+_LABEL_COLUMNS = ("image", "label", "patient", "split")
+_SPLITS = ("", "train", "val", "test")
+
+
+class Folder(ImageSetBuilder):
+    """images/*, masks/* of the same names, labels.csv (image,label,patient,split), classes.txt."""
+
+    archives = ()
+    MANUAL_DOWNLOAD_INSTRUCTIONS = (
+        "put the images into DATA_DIR/folder/images (or, for a set named folder:SUBDIR, into "
+        "DATA_DIR/SUBDIR/images), their masks into masks/ under the same names, and their classes "
+        "into labels.csv with the columns image,label"
+    )
+
+    def __init__(self, *, source_dir: str | Path, size: int, prepared_dir: str = ""):
+        source_dir = Path(source_dir)
+        name = "folder" if source_dir.name == "folder" else f"folder_{source_dir.name}"
+        super().__init__(
+            source_dir=source_dir,
+            size=size,
+            prepared_dir=prepared_dir,
+            name=re.sub(r"\W", "_", name),
+        )
+        self.class_names = _class_names(source_dir)
+
+    def find(self, roots: Sequence[Path]) -> list[Source]:
+        found = _by_stem(roots[0] / "images")
+        if not found:
+            raise self.missing(f"no images ({', '.join(_SUFFIXES)}) in images/")
+        masks = _by_stem(roots[0] / "masks")
+        for name, path in masks.items():
+            if name not in found:
+                raise DataError(
+                    f"{path} is a mask without an image; add images/{name}.* or remove the mask"
+                )
+        rows = _read_labels(roots[0])
+        by_name = {path.relative_to(roots[0] / "images").as_posix(): n for n, path in found.items()}
+        by_name |= {name: name for name in found}
+        row_of: dict[str, dict[str, str]] = {}
+        for line, row in rows:
+            if row["image"] not in by_name:
+                raise DataError(
+                    f"{line} names the image {row['image']!r}, which is not in images/; "
+                    "add the image or remove the row"
+                )
+            name = by_name[row["image"]]
+            if name in row_of:
+                raise DataError(f"{line} is a second row for {row['image']!r}; remove one of them")
+            row_of[name] = row
+        sources = []
+        for name, path in found.items():
+            row = row_of.get(name, {"label": "", "patient": "", "split": ""})
+            sources.append(
+                Source(
+                    id=name,
+                    group=row["patient"] or name,
+                    split=row["split"],
+                    image=path,
+                    masks=(masks[name],) if name in masks else (),
+                    label=self.class_names.index(row["label"]) if row["label"] else -1,
+                )
+            )
+        return sources
+
+
+def _by_stem(folder: Path) -> dict[str, Path]:
+    """The images below `folder` by their relative paths without suffix."""
+    found: dict[str, Path] = {}
+    for path in files_below([folder]):
+        if path.suffix.lower() in _SUFFIXES:
+            name = path.relative_to(folder).with_suffix("").as_posix()
+            if name in found:
+                raise DataError(f"{found[name]} and {path} have the same name; rename one of them")
+            found[name] = path
+    return found
+
+
+def _read_labels(folder: Path) -> list[tuple[str, dict[str, str]]]:
+    """The rows of labels.csv, each with where it stands; [] where there is no such file."""
+    path = folder / "labels.csv"
+    if not path.exists():
+        return []
+    with path.open(newline="", encoding="utf-8-sig") as file:
+        reader = csv.DictReader(file)
+        columns = reader.fieldnames or ()
+        if "image" not in columns or "label" not in columns:
+            raise DataError(
+                f"{path} has the columns {', '.join(columns)}; its first line must be image,label "
+                "(and may go on with patient,split)"
+            )
+        rows = []
+        for row in reader:
+            values = {key: (row.get(key) or "").strip() for key in _LABEL_COLUMNS}
+            rows.append((f"{path}, line {reader.line_num},", values))
+    for line, values in rows:
+        if values["split"] not in _SPLITS:
+            raise DataError(f"{line} has the split {values['split']!r}; use train, val or test")
+    return rows
+
+
+def _class_names(folder: Path) -> tuple[str, ...]:
+    """The names in classes.txt, one a line; without it, the labels of labels.csv, sorted."""
+    rows = _read_labels(folder)
+    path = folder / "classes.txt"
+    if not path.exists():
+        return tuple(sorted({values["label"] for _, values in rows} - {""}))
+    names = tuple(path.read_text(encoding="utf-8").split("\n"))
+    names = tuple(name.strip() for name in names if name.strip())
+    for line, values in rows:
+        if values["label"] and values["label"] not in names:
+            raise DataError(
+                f"{line} has the label {values['label']!r}, but {path} names {', '.join(names)}; "
+                "correct the row or add the class"
+            )
+    return names

@@ -1,0 +1,130 @@
+"""tf.data: streams of named batches that are functions of (seed, step), and evaluation batches."""
+
+import dataclasses
+import zlib
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from data_pipelines.examples import Examples
+
+Batch = dict[str, Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class Stream:
+    """A pool of examples to draw training batches from, endlessly.
+
+    Attributes:
+      examples: the prepared data set.
+      indices: which of them, int64 [N], N >= 1.
+      fields: what a batch holds of each: 'image', 'mask', 'label'.
+    """
+
+    examples: Examples
+    indices: np.ndarray
+    fields: tuple[str, ...]
+
+    @property
+    def ids(self) -> list[str]:
+        """Ids of the pool, in its order."""
+        return self.examples.ids[self.indices].tolist()
+
+
+def train_batches(
+    streams: Mapping[str, Stream],
+    *,
+    batch_size: int,
+    seed: int,
+    start: int,
+    stop: int,
+    process_index: int = 0,
+    process_count: int = 1,
+) -> Iterator[Batch]:
+    """Batches of steps `start` to `stop` - 1, read ahead in the background.
+
+    Every epoch of a stream is a permutation of its pool that follows from (seed, epoch, name), so
+    the batch of a step is known without the ones before: a resumed run starts at its step at once
+    and gets just the batches it would have got.
+
+    Args:
+      streams: by name; 'seg/labeled' becomes `batch['seg']['labeled']`.
+      batch_size: B, images per stream, over all processes.
+      seed: of the order.
+      start, stop: steps.
+      process_index, process_count: this process gets its share of each batch.
+
+    Yields:
+      Nested dictionaries of NumPy arrays: `image` uint8 [b,S,S,1], `mask` uint8 [b,S,S,1] of 0/1,
+      `label` int32 [b], with b = batch_size / process_count.
+    """
+    share = batch_size // process_count
+    first = process_index * share
+
+    def batch_of(step: tf.Tensor) -> Batch:
+        positions = step * batch_size + first + tf.range(share, dtype=tf.int64)
+        batch: Batch = {}
+        for name, stream in streams.items():
+            task, kind = name.split("/")
+            order = _shuffled(positions, len(stream.indices), seed, name)
+            batch.setdefault(task, {})[kind] = _read(stream, order)
+        return batch
+
+    data = tf.data.Dataset.range(start, stop)
+    data = data.map(batch_of, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
+    return data.prefetch(tf.data.AUTOTUNE).as_numpy_iterator()
+
+
+def eval_batches(
+    examples: Examples, indices: np.ndarray, *, batch_size: int
+) -> Iterator[dict[str, np.ndarray]]:
+    """All of `indices` once, in order; the last batch is filled up so that none is lost.
+
+    Yields:
+      `image`, `mask`, `label` as in `train_batches`, `has_mask` bool [B], and `valid` bool [B],
+      False for the filling.
+    """
+    padded = -(-len(indices) // batch_size) * batch_size
+    # The filling repeats the last example; `valid` takes it out of every figure.
+    order = indices[np.minimum(np.arange(padded), len(indices) - 1)]
+    data = tf.data.Dataset.from_tensor_slices(
+        {"index": order, "valid": np.arange(padded) < len(indices)}
+    ).batch(batch_size, drop_remainder=True)
+    stream = Stream(examples, np.arange(len(examples.ids)), ("image", "mask", "label", "has_mask"))
+
+    def read(row: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+        return {**_read(stream, row["index"]), "valid": row["valid"]}
+
+    data = data.map(read, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
+    return data.prefetch(tf.data.AUTOTUNE).as_numpy_iterator()
+
+
+def _shuffled(positions: tf.Tensor, size: int, seed: int, name: str) -> tf.Tensor:
+    """Index into a pool of `size` at each of the endless stream's `positions`."""
+    epochs = positions // size
+    salt = zlib.crc32(f"{seed}/{name}".encode()) & 0x7FFFFFFF
+    seeds = tf.stack([tf.fill(tf.shape(epochs), tf.constant(salt, tf.int64)), epochs], axis=1)
+    seeds = tf.concat([seeds, tf.zeros_like(seeds[:, :1])], axis=1)
+    return tf.random.experimental.index_shuffle(positions % size, seeds, size - 1)
+
+
+def _read(stream: Stream, order: tf.Tensor) -> dict[str, tf.Tensor]:
+    """The stream's fields of the examples at `order` in its pool."""
+    examples = stream.examples
+    columns = {"label": examples.labels.astype(np.int32), "has_mask": examples.has_mask}
+    stored = [field for field in ("image", "mask") if field in stream.fields]
+
+    def fetch(order: np.ndarray) -> list[np.ndarray]:
+        indices = stream.indices[order]
+        arrays = {**examples.fetch(indices), **{k: v[indices] for k, v in columns.items()}}
+        return [arrays[field] for field in stream.fields]
+
+    dtypes = {"image": tf.uint8, "mask": tf.uint8, "label": tf.int32, "has_mask": tf.bool}
+    values = tf.numpy_function(fetch, [order], [dtypes[field] for field in stream.fields])
+    batch = dict(zip(stream.fields, values, strict=True))
+    for field, value in batch.items():
+        shape = (examples.size, examples.size, 1) if field in stored else ()
+        value.set_shape((order.shape[0], *shape))
+    return batch

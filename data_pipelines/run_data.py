@@ -1,0 +1,196 @@
+"""From the names and budgets in a config to the data of a run."""
+
+import dataclasses
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, Literal
+
+import numpy as np
+
+from data_pipelines import input_pipeline, splits
+from data_pipelines.errors import DataError
+from data_pipelines.examples import Examples
+from data_pipelines.input_pipeline import Stream
+
+Budget = int | Literal["all"]
+
+# What a training batch holds of each stream. The unlabelled stream's label feeds a monitor of the
+# pseudo-labels and no loss.
+FIELDS = {
+    "seg/labeled": ("image", "mask"),
+    "seg/unlabeled": ("image",),
+    "cls/labeled": ("image", "label"),
+    "cls/unlabeled": ("image", "label"),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class EvalSet:
+    """Part of a data set to evaluate on.
+
+    Attributes:
+      name: of the data set.
+      examples: the prepared data set.
+      indices: which of them, in order.
+    """
+
+    name: str
+    examples: Examples
+    indices: np.ndarray
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        return self.examples.class_names
+
+    @property
+    def ids(self) -> list[str]:
+        return self.examples.ids[self.indices].tolist()
+
+    @property
+    def spacing(self) -> np.ndarray:
+        """float32 [N,2], mm per pixel (row, column), 0 where unknown."""
+        return self.examples.spacing[self.indices]
+
+    def images(self, indices: np.ndarray) -> np.ndarray:
+        """Some of the images, uint8 [n,S,S,1], by their place in `ids`."""
+        return self.examples.fetch(self.indices[indices])["image"]
+
+    def batches(self, batch_size: int) -> Iterator[dict[str, np.ndarray]]:
+        """See `input_pipeline.eval_batches`."""
+        return input_pipeline.eval_batches(self.examples, self.indices, batch_size=batch_size)
+
+
+@dataclasses.dataclass(frozen=True)
+class RunData:
+    """The data of a run.
+
+    Attributes:
+      streams: to train on, by name.
+      validation: to choose the checkpoint and the threshold on, one set per task.
+      tests: to report on.
+      class_names: what the classes are called, in the order of the labels; () without a classifier.
+    """
+
+    streams: dict[str, Stream]
+    validation: list[EvalSet]
+    tests: list[EvalSet]
+    class_names: tuple[str, ...]
+
+    @property
+    def ids(self) -> dict[str, Any]:
+        """Every id used, by purpose, for the record."""
+        return {
+            "train": {name: stream.ids for name, stream in self.streams.items()},
+            "validation": {eval_set.name: eval_set.ids for eval_set in self.validation},
+            "test": {eval_set.name: eval_set.ids for eval_set in self.tests},
+        }
+
+
+def open_run(
+    stream_names: Sequence[str],
+    *,
+    load: Callable[[str], Examples],
+    seg_data: str,
+    cls_data: str,
+    test_data: Mapping[str, str],
+    seg_labels: Budget,
+    cls_labels: Budget,
+    seed: int,
+    split_seed: int,
+) -> RunData:
+    """Opens, and where need be prepares, all data sets of a run and divides them.
+
+    Args:
+      stream_names: the streams that the objective asks for.
+      load: opens a data set by name.
+      seg_data, cls_data: names of the training set of each task.
+      test_data: names of the test sets, each with its part: 'train', 'val', 'test' or 'all'.
+      seg_labels, cls_labels: how many masks and class labels may be used.
+      seed: of the choice of labelled images.
+      split_seed: of the division; the same for all runs that are compared.
+
+    Raises:
+      DataError: data missing or damaged, a budget that cannot be met, a test set that would overlap
+        with training.
+    """
+    opened: dict[str, Examples] = {}
+
+    def get(name: str) -> Examples:
+        if name not in opened:
+            opened[name] = load(name)
+        return opened[name]
+
+    def parts(name: str) -> dict[str, np.ndarray]:
+        examples = get(name)
+        sizes = splits.SPLIT_SIZES[name.partition(":")[0]]
+        return splits.split_examples(
+            examples.ids,
+            examples.groups,
+            examples.splits,
+            val=sizes.val,
+            test=sizes.test,
+            seed=split_seed,
+            enlarge_val=sizes.enlarge_val,
+        )
+
+    streams: dict[str, Stream] = {}
+    validation: list[EvalSet] = []
+    class_names: tuple[str, ...] = ()
+    tasks = [task for task in ("seg", "cls") if f"{task}/labeled" in stream_names]
+    trained_on = {"seg": seg_data, "cls": cls_data}
+    for task in tasks:
+        name = trained_on[task]
+        examples, part = get(name), parts(name)
+        train = part["train"]
+        budget = {"seg": seg_labels, "cls": cls_labels}[task]
+        chosen = splits.choose_labeled(
+            examples.ids[train],
+            examples.labels[train] if task == "cls" else None,
+            budget,
+            seed,
+            key=f"{task}_labels",
+            name=name,
+            has_mask=examples.has_mask[train],
+        )
+        labeled = train[chosen]
+        rest = np.setdiff1d(train, labeled)
+        pools = {
+            "labeled": labeled,
+            # With every label in use, the labelled images serve as unlabelled ones too.
+            "unlabeled": rest if len(rest) else labeled,
+        }
+        for kind, indices in pools.items():
+            stream = f"{task}/{kind}"
+            if stream in stream_names:
+                streams[stream] = Stream(examples, indices, FIELDS[stream])
+        known = examples.has_mask if task == "seg" else examples.labels >= 0
+        chosen_on = part["val"][known[part["val"]]]
+        if not len(chosen_on):
+            raise DataError(
+                f"{name} has no validation image with {'a mask' if task == 'seg' else 'a label'}; "
+                f"label more of its images or choose another config.{task}_data"
+            )
+        validation.append(EvalSet(name, examples, chosen_on))
+        if task == "cls":
+            class_names = examples.class_names
+
+    tests = []
+    for name, which in test_data.items():
+        examples = get(name)
+        if which == "all":
+            if name in [trained_on[task] for task in tasks]:
+                raise DataError(
+                    f"test_data.{name}='all' includes images that this run trains on; use 'test'"
+                )
+            indices = np.argsort(examples.ids)
+        else:
+            found = parts(name)
+            if which not in found:
+                raise DataError(
+                    f"test_data.{name}={which!r} is no part of a data set; use 'train', 'val', "
+                    "'test' or 'all'"
+                )
+            indices = found[which]
+        if not len(indices):
+            raise DataError(f"test_data.{name}={which!r} holds no image; use another part")
+        tests.append(EvalSet(name, examples, indices))
+    return RunData(streams, validation, tests, class_names)

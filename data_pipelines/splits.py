@@ -1,0 +1,201 @@
+"""Who is trained on, chosen on and tested on: pure functions of ids, groups, labels and a seed.
+
+The random order is that of a keyed hash of each name, so it depends neither on the order in which
+files were found nor on library versions, and one more image leaves the others where they are.
+"""
+
+import hashlib
+from collections.abc import Iterable, Sequence
+from typing import Literal, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from data_pipelines.errors import DataError
+
+Names = Sequence[str] | NDArray[np.str_]
+Indices = NDArray[np.int64]
+
+
+class SplitSizes(NamedTuple):
+    """How much to carve where the official split lacks it: a count of images or a fraction.
+
+    `test` is counted in all images, `val` in those outside the test set. With `enlarge_val` an
+    official validation set that is smaller than `val` is filled up from the training images.
+    """
+
+    val: int | float = 0.1
+    test: int | float = 0.2
+    enlarge_val: bool = False
+
+
+# Haque et al. 2021 (MultiMix): JSRT 111 / 13 / 123, MCU 93 / 10 / 35. CheX has 16 official
+# validation images, too few to choose a checkpoint on.
+SPLIT_SIZES = {
+    "chex": SplitSizes(enlarge_val=True),
+    "jsrt": SplitSizes(val=13, test=123),
+    "mcu": SplitSizes(val=10, test=35),
+    "nihx": SplitSizes(),
+    "folder": SplitSizes(),
+    "phantom_seg_a": SplitSizes(),
+    "phantom_seg_b": SplitSizes(),
+    "phantom_cls_a": SplitSizes(),
+    "phantom_cls_b": SplitSizes(),
+}
+
+
+def split_examples(
+    ids: Names,
+    groups: Names,
+    official: Names,
+    *,
+    val: int | float,
+    test: int | float,
+    seed: int,
+    enlarge_val: bool = False,
+) -> dict[str, Indices]:
+    """Divides examples into train, val and test; sizes as in `SplitSizes`.
+
+    Official val and test examples stay what they are. What is carved is taken by whole groups
+    (patients) from the rest until the size is reached, so it may exceed it by part of a group.
+    A training image of a patient in val moves to val; an image without an official split follows
+    its patient into test. Only an official train and test that share patients keep sharing them.
+
+    Args:
+        ids: [N] unique names.
+        groups: [N] the patient of each example.
+        official: [N] 'train', 'val', 'test', or '' where there is no official split.
+        val: size of the validation set.
+        test: size of the test set.
+        seed: of the order in which groups are carved.
+        enlarge_val: whether an official validation set smaller than `val` is filled up.
+
+    Returns:
+        'train', 'val' and 'test': indices into the arguments, ordered by id; they are disjoint and
+        cover all examples.
+
+    Raises:
+        DataError: unknown official splits, repeated ids, or more asked for than there is.
+    """
+    ids, groups, official = (np.asarray(names, dtype=str) for names in (ids, groups, official))
+    unknown = set(official.tolist()) - {"train", "val", "test", ""}
+    if unknown:
+        raise DataError(f"official split {min(unknown)!r}; use 'train', 'val', 'test' or ''")
+    if len(np.unique(ids)) != len(ids):
+        raise DataError(f"{len(ids)} examples share {len(np.unique(ids))} ids; make ids unique")
+
+    is_test, is_val = official == "test", official == "val"
+    is_test |= (official == "") & np.isin(groups, groups[is_test])
+    is_val |= ~is_test & np.isin(groups, groups[is_val])
+    if not is_test.any():
+        wanted = _count("test", test, len(ids), available=int(np.sum(~is_val)))
+        is_test = _carve(groups, ~is_val, wanted, seed, "test")
+    if enlarge_val or not is_val.any():
+        rest = int(np.sum(~is_test))
+        wanted = _count("val", val, rest, available=rest) - int(np.sum(is_val))
+        is_val |= _carve(groups, ~is_test & ~is_val, wanted, seed, "val")
+
+    by_id = np.argsort(ids)
+    members = {"train": ~is_val & ~is_test, "val": is_val, "test": is_test}
+    return {split: by_id[member[by_id]] for split, member in members.items()}
+
+
+def choose_labeled(
+    ids: Names,
+    labels: NDArray[np.integer] | None,
+    budget: int | Literal["all"],
+    seed: int,
+    *,
+    key: str,
+    name: str,
+    has_mask: NDArray[np.bool_] | None = None,
+) -> Indices:
+    """Chooses the training examples whose label, or mask, may be used.
+
+    Budgets are nested: each is the start of one seeded order of all candidates. With class labels
+    the first K places of that order hold one example of each of the K classes.
+
+    Args:
+        ids: [N] unique names of the training examples.
+        labels: [N] classes from 0, -1 where there is none; None to choose masks.
+        budget: how many, or 'all'.
+        seed: of the order.
+        key: the config key that holds the budget, for messages.
+        name: the data set, for messages.
+        has_mask: [N] with `labels=None`: which examples have a mask; None if all do.
+
+    Returns:
+        [budget] indices into `ids`, in the seeded order.
+
+    Raises:
+        DataError: the budget is below 1, below the number of classes, or above what there is.
+    """
+    ids = np.asarray(ids, dtype=str)
+    if labels is None:
+        what = "a mask"
+        usable = np.ones(len(ids), bool) if has_mask is None else np.asarray(has_mask, bool)
+        classes = np.zeros(len(ids), np.int64)
+    else:
+        what = "a label"
+        classes = np.asarray(labels)
+        usable = classes >= 0
+
+    index = {str(ids[i]): i for i in np.flatnonzero(usable)}
+    order = np.array([index[i] for i in _shuffled(index, seed, "labeled")], np.int64)
+    if not len(order):
+        raise DataError(f"{name} has no training image with {what}; {key} needs a set that has")
+    firsts = np.unique(classes[order], return_index=True)[1]
+    least, most = len(firsts), len(order)
+    remedy = f'use a number from {least} to {most} or "all"'
+    if budget == "all":
+        budget = most
+    if isinstance(budget, bool | str) or budget != int(budget) or budget < 1:
+        raise DataError(f"{key}={budget!r} is not a number of training images of {name}; {remedy}")
+    if budget > most:
+        raise DataError(
+            f"{key}={budget}, but {name} has {most} training images with {what}; "
+            f'use a number up to {most} or "all"'
+        )
+    if budget < least:
+        raise DataError(
+            f"{key}={budget}, but {name} has {least} classes and each needs an example; {remedy}"
+        )
+    firsts = np.sort(firsts)  # in the seeded order, not in that of the classes
+    return np.concatenate([order[firsts], np.delete(order, firsts)])[: int(budget)]
+
+
+def _shuffled(names: Iterable[str], seed: int, purpose: str) -> list[str]:
+    """The distinct names in an order that is random in (seed, purpose)."""
+
+    def rank(name: str) -> tuple[bytes, str]:
+        return hashlib.blake2b(f"{seed}/{purpose}/{name}".encode(), digest_size=8).digest(), name
+
+    return sorted(set(names), key=rank)
+
+
+def _count(key: str, size: int | float, total: int, *, available: int) -> int:
+    """The number of images meant by a count or by a fraction of `total`; a fraction is not none."""
+    if not total:
+        return 0
+    count = max(1, round(size * total)) if isinstance(size, float) and size > 0 else int(size)
+    if not 0 <= count <= available:
+        raise DataError(
+            f"{key}={size} asks for {count} images, but {available} can be taken; "
+            f"use a count up to {available} or a fraction below 1"
+        )
+    return count
+
+
+def _carve(
+    groups: NDArray[np.str_], pool: NDArray[np.bool_], count: int, seed: int, purpose: str
+) -> NDArray[np.bool_]:
+    """Marks whole groups of the pool, in random order, until `count` examples are marked."""
+    names, sizes = np.unique(groups[pool], return_counts=True)
+    size = dict(zip(names.tolist(), sizes.tolist(), strict=True))
+    taken: list[str] = []
+    for group in _shuffled(size, seed, purpose):
+        if count <= 0:
+            break
+        taken.append(group)
+        count -= size[group]
+    return pool & np.isin(groups, taken)

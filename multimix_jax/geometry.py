@@ -1,0 +1,55 @@
+"""Surfaces of masks and the distances between them, on the host."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from scipy import ndimage
+
+
+def surface(mask: np.ndarray) -> np.ndarray:
+    """The pixels of a mask with a neighbour outside it, sharing an edge (2D) or a face (3D).
+
+    Args:
+      mask: bool, any shape. Beyond the image all is outside.
+
+    Returns:
+      bool of the same shape.
+
+    Raises:
+      ValueError: the mask is not bool.
+    """
+    if mask.dtype != np.bool_:
+        raise ValueError(f"mask is {mask.dtype}, expected bool: compare it with a threshold first")
+    return mask & ~ndimage.binary_erosion(mask)
+
+
+def surface_distances(
+    prediction: np.ndarray, truth: np.ndarray, spacing: Sequence[float] | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """For each surface pixel of one mask, how far the nearest surface pixel of the other is.
+
+    Args:
+      prediction: bool, any shape, not empty.
+      truth: bool of the same shape, not empty.
+      spacing: distance between neighbours along each axis; without it the unit is the pixel.
+
+    Returns:
+      Distances from the prediction to the truth, and from the truth to the prediction: two
+      float64 vectors with one number per surface pixel, in the unit of the spacing.
+
+    Raises:
+      ValueError: the shapes differ, a mask is empty or not bool, or the spacing is not positive
+        with one number per axis.
+    """
+    if prediction.shape != truth.shape:
+        raise ValueError(f"prediction is {prediction.shape}, but truth is {truth.shape}")
+    if not (prediction.any() and truth.any()):
+        raise ValueError("an empty mask has no surface: handle empty masks before")
+    if spacing is not None and (len(spacing) != truth.ndim or min(spacing) <= 0):
+        raise ValueError(f"spacing is {spacing}, expected {truth.ndim} positive numbers")
+    # All surfaces lie in the box around both masks, and nothing just outside it is in a mask.
+    (box,) = ndimage.find_objects((prediction | truth).astype(np.uint8))
+    ours, theirs = surface(prediction[box]), surface(truth[box])
+    to_ours = ndimage.distance_transform_edt(~ours, sampling=spacing)
+    to_theirs = ndimage.distance_transform_edt(~theirs, sampling=spacing)
+    return to_theirs[ours], to_ours[theirs]

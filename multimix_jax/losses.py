@@ -1,0 +1,91 @@
+"""Losses: arrays in, one number per example out; differentiable; the caller takes the mean.
+
+Shapes: `B` images, `H` x `W` pixels, `C` mask channels, `K` classes.
+"""
+
+import chex
+import jax
+import jax.numpy as jnp
+import optax
+
+
+def cross_entropy(*, logits: jax.Array, label: jax.Array) -> jax.Array:
+    """-log softmax(logits)[label].
+
+    Args:
+      logits: [B,K].
+      label: [B] integers in 0..K-1.
+
+    Returns:
+      [B], zero or more.
+    """
+    chex.assert_rank([logits, label], [2, 1])
+    return optax.losses.softmax_cross_entropy_with_integer_labels(logits, label)
+
+
+def pseudo_label_cross_entropy(
+    *, weak_logits: jax.Array, strong_logits: jax.Array, threshold: float
+) -> jax.Array:
+    """1(max softmax(weak) >= threshold) * CE(strong, argmax weak).
+
+    Consistency of two views of one unlabelled image (FixMatch, Sohn et al. 2020, equation 4;
+    MultiMix, Haque et al. 2021, equation 2). No gradient reaches `weak_logits`.
+
+    Args:
+      weak_logits: [B,K], of the weakly augmented view.
+      strong_logits: [B,K], of the strongly augmented view.
+      threshold: confidence in [0, 1] from which a pseudo-label counts.
+
+    Returns:
+      [B], exactly zero where the weak view is not confident enough.
+    """
+    chex.assert_rank([weak_logits, strong_logits], 2)
+    chex.assert_equal_shape([weak_logits, strong_logits])
+    weak_logits = jax.lax.stop_gradient(weak_logits)
+    confident = jax.nn.softmax(weak_logits).max(axis=-1) >= threshold
+    loss = cross_entropy(logits=strong_logits, label=weak_logits.argmax(axis=-1))
+    return jnp.where(confident, loss, 0.0)
+
+
+def dice_loss(*, logits: jax.Array, mask: jax.Array, smooth: float = 1.0) -> jax.Array:
+    """1 - (2 sum(p y) + smooth) / (sum(p) + sum(y) + smooth), p = sigmoid(logits).
+
+    Soft Dice (Milletari et al. 2016) with plain sums below the line, as in MultiMix (Haque et al.
+    2021, equation 4). Sums run over the pixels of each mask channel; the channels are averaged.
+
+    Args:
+      logits: [B,H,W,C].
+      mask: [B,H,W,C] in [0, 1].
+      smooth: keeps empty masks finite, at least 0.
+
+    Returns:
+      [B] in [0, 1].
+    """
+    chex.assert_rank([logits, mask], 4)
+    chex.assert_equal_shape([logits, mask])
+    probability = jax.nn.sigmoid(logits)
+    overlap = (probability * mask).sum(axis=(1, 2))
+    total = probability.sum(axis=(1, 2)) + mask.sum(axis=(1, 2))
+    return (1.0 - (2.0 * overlap + smooth) / (total + smooth)).mean(axis=-1)
+
+
+def bernoulli_kl(*, p_logits: jax.Array, q_logits: jax.Array) -> jax.Array:
+    """KL(p || q) of the two-class distributions sigmoid(p_logits), sigmoid(q_logits) of each pixel.
+
+    The regulariser between predicted masks of MultiMix (Haque et al. 2021, equation 4). The
+    authors' code takes a softmax over the single channel, which is always 0; this is the two-class
+    form that the text means.
+
+    Args:
+      p_logits: [B,H,W,C].
+      q_logits: [B,H,W,C].
+
+    Returns:
+      [B], zero or more: the mean over pixels and channels, in nats.
+    """
+    chex.assert_rank([p_logits, q_logits], 4)
+    chex.assert_equal_shape([p_logits, q_logits])
+    p = jax.nn.sigmoid(p_logits)
+    inside = jax.nn.log_sigmoid(p_logits) - jax.nn.log_sigmoid(q_logits)
+    outside = jax.nn.log_sigmoid(-p_logits) - jax.nn.log_sigmoid(-q_logits)
+    return (p * inside + (1.0 - p) * outside).mean(axis=(1, 2, 3))

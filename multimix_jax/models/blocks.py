@@ -1,0 +1,154 @@
+"""The parts that encoder and decoder are built of: convolution, normalisation, dropout, up-sampling.
+
+Shapes: `B` images, `H` x `W` pixels, `C` channels.
+"""
+
+import math
+import zlib
+from collections.abc import Callable
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+Array = jax.Array
+Initializer = Callable[..., Array]
+
+
+def uniform_fan_in(fan_in: int) -> Initializer:
+    """U(-1/sqrt(fan_in), 1/sqrt(fan_in)): PyTorch's default for kernels and biases.
+
+    It is Kaiming-uniform with a = sqrt(5) (He et al. 2015), for weights, and the same bound for
+    biases.
+    """
+    bound = 1.0 / np.sqrt(fan_in)
+
+    def init(key: Array, shape: tuple[int, ...], dtype: Any = jnp.float32) -> Array:
+        return jax.random.uniform(key, shape, dtype, -bound, bound)
+
+    return init
+
+
+def initializers(name: str, fan_in: int) -> dict[str, Initializer]:
+    """`kernel_init` and `bias_init` of a layer: `torch` (PyTorch's) or `flax` (Flax's default)."""
+    if name == "torch":
+        return {"kernel_init": uniform_fan_in(fan_in), "bias_init": uniform_fan_in(fan_in)}
+    if name == "flax":
+        return {"kernel_init": nn.initializers.lecun_normal(), "bias_init": nn.initializers.zeros}
+    raise ValueError(f"initializer={name!r} is unknown; use 'torch' or 'flax' (config.model.initializer)")
+
+
+def instance_norm(x: Array, epsilon: float = 1e-5) -> Array:
+    """Zero mean and unit variance over H and W for each image and channel, no scale or bias.
+
+    Ulyanov et al. 2016. Statistics are taken in float32, whatever the dtype of `x` [B,H,W,C].
+    """
+    x32 = x.astype(jnp.float32)
+    mean = x32.mean(axis=(1, 2), keepdims=True)
+    centred = x32 - mean
+    variance = jnp.square(centred).mean(axis=(1, 2), keepdims=True)
+    return (centred * jax.lax.rsqrt(variance + epsilon)).astype(x.dtype)
+
+
+class ExampleDropout(nn.Module):
+    """Dropout whose mask for an image depends on that image's key alone.
+
+    Linen's own draws one mask for the whole batch, so an image's mask would change with the number
+    of devices that the batch is spread over.
+    """
+
+    rate: float
+
+    @nn.compact
+    def __call__(self, x: Array, keys: Array | None) -> Array:
+        """`x` [B,...] with one PRNG key per image, `keys` [B]; None switches dropout off."""
+        if keys is None or self.rate == 0.0:
+            return x
+        # Each layer folds its own name into the keys.
+        salt = zlib.crc32("/".join(map(str, self.path)).encode()) & 0x7FFFFFFF
+        size = math.prod(x.shape[1:])
+        draw = lambda key: _random_bytes(jax.random.fold_in(key, salt), size)
+        # Eight bits are a quarter of the work of a float; 1/256 is finer than any rate in use.
+        threshold = round(self.rate * 256)
+        keep = (jax.vmap(draw)(keys) >= threshold).reshape(x.shape)
+        return jnp.where(keep, x / (1.0 - threshold / 256), jnp.zeros_like(x))
+
+
+def _random_bytes(key: Array, size: int) -> Array:
+    """Uniform uint8 [size]. Flat 32-bit draws compile and run several times faster on CPU."""
+    words = jax.random.bits(key, (-(-size // 4),), jnp.uint32)
+    return jax.lax.bitcast_convert_type(words, jnp.uint8).reshape(-1)[:size]
+
+
+class Conv3x3(nn.Module):
+    """3x3 convolution for an instance norm to follow, which takes any bias out again.
+
+    The published network has that bias, so it is kept among the parameters, but it is not added:
+    its true gradient is zero, and a computed one is rounding noise that Adam blows up to full steps.
+    """
+
+    features: int
+    initializer: str = "torch"
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        """[B,H,W,C] -> [B,H,W,features], edges padded with zeros."""
+        channels = x.shape[-1]
+        inits = initializers(self.initializer, 9 * channels)
+        kernel = self.param("kernel", inits["kernel_init"], (3, 3, channels, self.features))
+        self.param("bias", inits["bias_init"], (self.features,))
+        return jax.lax.conv_general_dilated(
+            x.astype(self.dtype),
+            kernel.astype(self.dtype),
+            window_strides=(1, 1),
+            padding="SAME",
+            dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        )
+
+
+class ConvBlock(nn.Module):
+    """(3x3 convolution -> instance norm -> leaky ReLU .2) twice, then dropout (method of MultiMix)."""
+
+    features: int
+    dropout_rate: float = 0.25
+    initializer: str = "torch"
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Array, dropout_keys: Array | None = None) -> Array:
+        """[B,H,W,C] -> [B,H,W,features]."""
+        for index in (1, 2):
+            x = Conv3x3(self.features, self.initializer, self.dtype, name=f"conv{index}")(x)
+            x = nn.leaky_relu(instance_norm(x), 0.2)
+        return ExampleDropout(self.dropout_rate)(x, dropout_keys)
+
+
+def aligned_weights(source: int, target: int) -> np.ndarray:
+    """Matrix [target, source] of linear interpolation with aligned corners along one axis."""
+    position = np.linspace(0.0, source - 1.0, target)
+    low = np.clip(np.floor(position).astype(int), 0, max(source - 2, 0))
+    fraction = position - low
+    weights = np.zeros((target, source), np.float32)
+    weights[np.arange(target), low] += 1.0 - fraction
+    weights[np.arange(target), np.minimum(low + 1, source - 1)] += fraction
+    return weights
+
+
+def resize_aligned(x: Array, height: int, width: int) -> Array:
+    """Bilinear interpolation [B,H,W,C] -> [B,height,width,C] with aligned corners.
+
+    No antialiasing. `jax.image.resize` knows half-pixel centres only; two small matrix products are
+    exact and fast.
+    """
+    rows = jnp.asarray(aligned_weights(x.shape[1], height), x.dtype)
+    columns = jnp.asarray(aligned_weights(x.shape[2], width), x.dtype)
+    x = jnp.einsum("hH,bHwc->bhwc", rows, x)
+    return jnp.einsum("wW,bhWc->bhwc", columns, x)
+
+
+def max_pool(x: Array) -> Array:
+    """2x2 maximum [B,H,W,C] -> [B,H//2,W//2,C]."""
+    return nn.max_pool(x, (2, 2), (2, 2))

@@ -1,0 +1,151 @@
+"""MultiMix: one encoder, a classifier, a saliency bridge and a decoder."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import chex
+import flax
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from multimix_jax.models import bridge as bridge_lib
+from multimix_jax.models.classifier import ClassifierHead
+from multimix_jax.models.decoder import Decoder
+from multimix_jax.models.encoder import PUBLISHED_FILTERS, Encoder
+
+
+def normalize(images: jax.Array) -> jax.Array:
+    """8-bit images (0..255) -> float32 in [-1, 1], the one range of both tasks."""
+    return images.astype(jnp.float32) / 127.5 - 1.0
+
+
+@flax.struct.dataclass
+class MultiMixOutput:
+    """What the network says of `B` images; None for a part that it was built without.
+
+    Attributes:
+      mask_logits: [B,H,W,mask_channels].
+      class_logits: [B,K].
+      saliency: [B,H,W,1], zero or more.
+    """
+
+    mask_logits: jax.Array | None
+    class_logits: jax.Array | None
+    saliency: jax.Array | None
+
+
+class MultiMix(nn.Module):
+    """Joint classifier and segmenter of Haque et al. 2021 (ISBI; MELBA 2021:011).
+
+    With no arguments it is the published network (1,965,155 parameters). Taking wires out gives the
+    other systems of the published tables: a plain U-Net has neither classifier nor bridge.
+
+    Attributes:
+      filters: channels per encoder level; the number of entries is the depth.
+      in_channels: channels of the images.
+      num_classes: K, logits of the classifier (order of the published network: normal, pneumonia).
+      mask_channels: logits per pixel.
+      use_classifier, use_decoder, use_bridge: the wires.
+      bridge_gradient: let gradients flow through the saliency map (second order).
+      dropout_rate: dropout after each block, on when `dropout_keys` are given.
+      initializer: 'torch' (as published) or 'flax'.
+      dtype: dtype of the computation, float32 or bfloat16; parameters stay float32.
+    """
+
+    filters: Sequence[int] = PUBLISHED_FILTERS
+    in_channels: int = 1
+    num_classes: int = 2
+    mask_channels: int = 1
+    use_classifier: bool = True
+    use_decoder: bool = True
+    use_bridge: bool = True
+    bridge_gradient: bool = False
+    dropout_rate: float = 0.25
+    initializer: str = "torch"
+    dtype: Any = jnp.float32
+
+    def setup(self) -> None:
+        if self.use_bridge and not (self.use_classifier and self.use_decoder):
+            raise ValueError(
+                "use_bridge=True needs use_classifier=True and use_decoder=True: the bridge runs "
+                "from one to the other (config.model)"
+            )
+        common = {"initializer": self.initializer, "dtype": self.dtype}
+        self.encoder = Encoder(self.filters, self.dropout_rate, **common)
+        if self.use_classifier:
+            self.classifier = ClassifierHead(self.num_classes, **common)
+        if self.use_bridge:
+            self.bridge = bridge_lib.SaliencyBridge(2 ** (len(self.filters) - 2))
+        if self.use_decoder:
+            self.decoder = Decoder(
+                tuple(self.filters[-2::-1]), self.mask_channels, self.dropout_rate, **common
+            )
+
+    def __call__(
+        self, images: jax.Array, dropout_keys: jax.Array | None = None
+    ) -> MultiMixOutput:
+        """Images [B,H,W,in_channels] in [-1, 1] -> `MultiMixOutput`.
+
+        H and W are multiples of 2^(depth - 1), 32 or more with the published depth.
+        """
+        features = self.encode(images, dropout_keys)
+        class_logits = self.classify(features) if self.use_classifier else None
+        saliency = self.saliency(images) if self.use_bridge else None
+        mask_logits = None
+        if self.use_decoder:
+            mask_logits = self.segment(images, features, saliency, dropout_keys)
+        return MultiMixOutput(mask_logits, class_logits, saliency)
+
+    def encode(
+        self, images: jax.Array, dropout_keys: jax.Array | None = None
+    ) -> tuple[jax.Array, ...]:
+        """Images -> features of every level, see `Encoder`."""
+        self._check(images)
+        return self.encoder(images, dropout_keys)
+
+    def classify(self, features: Sequence[jax.Array]) -> jax.Array:
+        """Features of every level -> class logits [B,K]."""
+        return self.classifier(features[-1])
+
+    def saliency(self, images: jax.Array) -> jax.Array:
+        """Images -> saliency [B,H,W,1] of the strongest class, dropout off; see `saliency_map`."""
+        if self.is_initializing():
+            return jnp.zeros((*images.shape[:-1], 1), images.dtype)
+        # Unbound copies, because a Flax module may not be called inside another's transformation.
+        encoder, encoder_variables = self.encoder.unbind()
+        classifier, classifier_variables = self.classifier.unbind()
+
+        def score(x: jax.Array) -> jax.Array:
+            features = encoder.apply(encoder_variables, x)
+            return classifier.apply(classifier_variables, features[-1])
+
+        return bridge_lib.saliency_map(score, images, differentiable=self.bridge_gradient)
+
+    def segment(
+        self,
+        images: jax.Array,
+        features: Sequence[jax.Array],
+        saliency: jax.Array | None = None,
+        dropout_keys: jax.Array | None = None,
+    ) -> jax.Array:
+        """Features, and with the bridge images and saliency -> mask logits [B,H,W,mask_channels]."""
+        joined = self.bridge(images, saliency) if self.use_bridge else None
+        return self.decoder(features, joined, dropout_keys)
+
+    def _check(self, images: jax.Array) -> None:
+        chex.assert_rank(images, 4)
+        height, width, channels = images.shape[1:]
+        factor = 2 ** (len(self.filters) - 1)
+        # The classifier pools once more.
+        smallest = 2 * factor if self.use_classifier else factor
+        if height % factor or width % factor or min(height, width) < smallest:
+            raise ValueError(
+                f"images are {height}x{width}, but each side must be a multiple of {factor} and at "
+                f"least {smallest}; change config.size or the number of config.model.filters"
+            )
+        if channels != self.in_channels:
+            raise ValueError(
+                f"images have {channels} channels, but the model takes {self.in_channels}; set "
+                "config.model.in_channels"
+            )

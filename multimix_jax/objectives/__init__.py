@@ -1,0 +1,35 @@
+"""One file per method: its loss, term by term."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from multimix_jax.objectives.base import Objective
+from multimix_jax.objectives.multimix import MultiMixObjective, make_multimix
+
+METHODS = {"multimix": make_multimix}
+
+__all__ = ["METHODS", "MultiMixObjective", "Objective", "make_objective"]
+
+
+def make_objective(
+    name: str, *, model: Mapping[str, Any], dtype: str, terms: Mapping[str, Any]
+) -> Objective:
+    """The method called `name`, one of METHODS.
+
+    Args:
+      name: of the method.
+      model: attributes of its network.
+      dtype: of the computation, 'float32' or 'bfloat16'.
+      terms: weights and thresholds of its loss.
+
+    Raises:
+      ValueError: unknown name or dtype.
+    """
+    if name not in METHODS:
+        raise ValueError(
+            f"objective.name={name!r} is unknown; use one of {', '.join(METHODS)} "
+            "(config.objective.name)"
+        )
+    if dtype not in ("float32", "bfloat16"):
+        raise ValueError(f"dtype={dtype!r} is unknown; use 'float32' or 'bfloat16' (config.dtype)")
+    return METHODS[name](model=model, dtype=dtype, terms=terms)

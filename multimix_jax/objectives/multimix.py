@@ -1,0 +1,195 @@
+"""The loss of MultiMix, term by term; with terms switched off, of the systems it is compared to."""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from multimix_jax import augment, losses
+from multimix_jax.keys import ExampleKeys
+from multimix_jax.models.multimix import MultiMix, normalize
+from multimix_jax.objectives.base import Batch, Metrics, PyTree
+from multimix_jax.train_state import TrainState
+
+SEG_LABELED = "seg/labeled"
+SEG_UNLABELED = "seg/unlabeled"
+CLS_LABELED = "cls/labeled"
+CLS_UNLABELED = "cls/unlabeled"
+
+
+@dataclasses.dataclass(frozen=True)
+class MultiMixObjective:
+    """L = L_cls + L_seg (Haque et al. 2021, equations 1 to 5).
+
+    L_cls = CE(weak(x), c) + pseudo_label_weight * pseudo-label CE(weak(u), strong(u))
+    L_seg = dice_weight * Dice + kl_weight * KL(labelled masks || unlabelled masks)
+
+    A term of weight 0 is not computed, its images are not asked for, and a part of the model that is
+    missing takes its terms with it.
+
+    Attributes:
+      model: which parts it has decides which tasks are trained.
+      dice_weight: alpha.
+      kl_weight: beta; couples image i of the labelled with image i of the unlabelled stream.
+      pseudo_label_weight: lambda.
+      threshold: confidence from which a pseudo-label counts.
+    """
+
+    model: MultiMix
+    dice_weight: float = 5.0
+    kl_weight: float = 0.01
+    pseudo_label_weight: float = 0.25
+    threshold: float = 0.7
+
+    @property
+    def streams(self) -> tuple[str, ...]:
+        """Names of the streams that a batch must hold: `batch['seg']['labeled']`, ..."""
+        names = []
+        if self.model.use_decoder:
+            names += [SEG_LABELED, SEG_UNLABELED] if self.kl_weight else [SEG_LABELED]
+        if self.model.use_classifier:
+            names += [CLS_LABELED, CLS_UNLABELED] if self.pseudo_label_weight else [CLS_LABELED]
+        return tuple(names)
+
+    def init(self, key: jax.Array, size: int) -> PyTree:
+        """Variables for images of `size` x `size`."""
+        return self.model.init(key, jnp.zeros((1, size, size, self.model.in_channels)))
+
+    def __call__(
+        self, params: Any, state: TrainState, batch: Batch, keys: ExampleKeys
+    ) -> tuple[jax.Array, tuple[Metrics, Any]]:
+        """Loss of one batch: scalar, (terms and other metrics, batch statistics).
+
+        Streams hold `image` [B,H,W,C] of 0..255, `mask` [B,H,W,mask_channels] of 0/1 in
+        seg/labeled, `label` [B] in cls/labeled. In cls/unlabeled a `label` is read by a metric
+        only; -1 means unknown.
+        """
+        streams = {name: _at(batch, name) for name in self.streams}
+        views = {name: normalize(view) for name, view in self._views(streams, keys).items()}
+        images = jnp.concatenate(list(views.values()))
+        # One call of the encoder for all images that carry a gradient: segmentation, then classes.
+        features = self._apply(
+            params, images, self._dropout_keys("encoder", views, keys), method="encode"
+        )
+        split = sum(len(view) for name, view in views.items() if name.startswith("seg/"))
+
+        terms: Metrics = {}
+        monitors: Metrics = {}
+        if self.model.use_decoder:
+            saliency = None
+            if self.model.use_bridge:
+                saliency = self._apply(params, images[:split], method="saliency")
+            mask_logits = self._apply(
+                params,
+                images[:split],
+                [level[:split] for level in features],
+                saliency,
+                self._dropout_keys("decoder", views, keys)[:split],
+                method="segment",
+            )
+            terms |= self._segmentation_terms(mask_logits, streams)
+        if self.model.use_classifier:
+            logits = self._apply(params, [level[split:] for level in features], method="classify")
+            labels = streams[CLS_LABELED]["label"]
+            labeled, strong = logits[: len(labels)], logits[len(labels) :]
+            entropy = losses.cross_entropy(logits=labeled, label=labels)
+            terms["cls/cross_entropy"] = entropy.mean()
+            monitors["cls/train_accuracy"] = (labeled.argmax(-1) == labels).mean()
+            if self.pseudo_label_weight:
+                weak = self._weak_logits(params, streams[CLS_UNLABELED], keys)
+                pseudo = losses.pseudo_label_cross_entropy(
+                    weak_logits=weak, strong_logits=strong, threshold=self.threshold
+                )
+                terms["cls/pseudo_label"] = self.pseudo_label_weight * pseudo.mean()
+                monitors |= self._pseudo_label_monitors(weak, streams[CLS_UNLABELED])
+        return jnp.asarray(sum(terms.values())), ({**terms, **monitors}, state.batch_stats)
+
+    def predict(self, variables: PyTree, images: jax.Array) -> dict[str, jax.Array]:
+        """8-bit images [B,H,W,C] -> probabilities `mask` [B,H,W,C'] and `classes` [B,K], if any."""
+        output = self.model.apply(variables, normalize(images))
+        probabilities = {}
+        if output.mask_logits is not None:
+            probabilities["mask"] = jax.nn.sigmoid(output.mask_logits)
+        if output.class_logits is not None:
+            probabilities["classes"] = jax.nn.softmax(output.class_logits)
+        return probabilities
+
+    def saliency(self, variables: PyTree, images: jax.Array) -> jax.Array | None:
+        """8-bit images -> saliency [B,H,W,1], or None without a classifier."""
+        if not self.model.use_classifier:
+            return None
+        return self.model.apply(variables, normalize(images), method="saliency")
+
+    def views(self, batch: Batch, keys: ExampleKeys) -> dict[str, jax.Array]:
+        """The 8-bit images that the network sees of `batch`, by stream and view, to look at."""
+        streams = {name: _at(batch, name) for name in self.streams}
+        views = {f"{name}, original": stream["image"] for name, stream in streams.items()}
+        views |= self._views(streams, keys)
+        if CLS_UNLABELED in streams:
+            weak = self._weak_view(streams[CLS_UNLABELED], keys)
+            views[f"{CLS_UNLABELED}, weak"] = weak
+            views[f"{CLS_UNLABELED}, strong"] = views.pop(CLS_UNLABELED)
+        return views
+
+    def _views(self, streams: Batch, keys: ExampleKeys) -> dict[str, jax.Array]:
+        """What the network sees of each stream where a gradient flows."""
+        augmented = {CLS_LABELED: augment.weak, CLS_UNLABELED: augment.strong}
+        views = {}
+        for name, stream in streams.items():
+            images = stream["image"]
+            # Segmentation images are not augmented, as published.
+            if name in augmented:
+                images = jax.vmap(augmented[name])(keys(f"{name}/view", len(images)), images)
+            views[name] = images
+        return views
+
+    def _weak_view(self, stream: Batch, keys: ExampleKeys) -> jax.Array:
+        images = stream["image"]
+        return jax.vmap(augment.weak)(keys(f"{CLS_UNLABELED}/weak", len(images)), images)
+
+    def _segmentation_terms(self, mask_logits: jax.Array, streams: Batch) -> Metrics:
+        masks = streams[SEG_LABELED]["mask"].astype(jnp.float32)
+        labeled, unlabeled = mask_logits[: len(masks)], mask_logits[len(masks) :]
+        dice = losses.dice_loss(logits=labeled, mask=masks)
+        terms = {"seg/dice": self.dice_weight * dice.mean()}
+        if self.kl_weight:
+            kl = losses.bernoulli_kl(p_logits=labeled, q_logits=unlabeled)
+            terms["seg/kl"] = self.kl_weight * kl.mean()
+        return terms
+
+    def _weak_logits(self, params: Any, stream: Batch, keys: ExampleKeys) -> jax.Array:
+        """Logits of the weak view, by an encoder call of its own: nothing is stored to go back."""
+        images = normalize(self._weak_view(stream, keys))
+        params = jax.lax.stop_gradient(params)
+        dropout_keys = keys(f"{CLS_UNLABELED}/weak_dropout", len(images))
+        features = self._apply(params, images, dropout_keys, method="encode")
+        return self._apply(params, features, method="classify")
+
+    def _pseudo_label_monitors(self, weak_logits: jax.Array, stream: Batch) -> Metrics:
+        accepted = jax.nn.softmax(weak_logits).max(-1) >= self.threshold
+        monitors = {"cls/accepted": accepted.mean()}
+        if "label" in stream:
+            correct = accepted & (weak_logits.argmax(-1) == stream["label"])
+            monitors["cls/accepted_and_correct"] = correct.mean()
+        return monitors
+
+    def _dropout_keys(self, part: str, views: Batch, keys: ExampleKeys) -> jax.Array:
+        return jnp.concatenate([keys(f"{name}/{part}", len(view)) for name, view in views.items()])
+
+    def _apply(self, params: Any, *args: Any, method: str) -> Any:
+        return self.model.apply({"params": params}, *args, method=method)
+
+
+def _at(batch: Batch, name: str) -> Batch:
+    """`batch['seg']['labeled']` for 'seg/labeled'."""
+    task, kind = name.split("/")
+    return batch[task][kind]
+
+
+def make_multimix(
+    *, model: Mapping[str, Any], dtype: str, terms: Mapping[str, Any]
+) -> MultiMixObjective:
+    """The objective with its network, from plain values; see `MultiMix` and `MultiMixObjective`."""
+    return MultiMixObjective(MultiMix(**model, dtype=jnp.dtype(dtype)), **terms)

@@ -1,0 +1,128 @@
+"""How a step is spread over devices: the only file that knows there is more than one."""
+
+import dataclasses
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+PyTree = Any
+AXIS = "batch"
+
+
+@dataclasses.dataclass(frozen=True)
+class Spread:
+    """A step compiled for several devices, and how to hand it its arguments.
+
+    Attributes:
+      step: (state, batch) -> (state, metrics); donates the state.
+      put_state: places a state (the same on every device, no leading device axis).
+      put_batch: places a batch of NumPy arrays [B,...], this process's share, split over devices.
+    """
+
+    step: Callable[[PyTree, PyTree], tuple[PyTree, PyTree]]
+    put_state: Callable[[PyTree], PyTree]
+    put_batch: Callable[[PyTree], PyTree]
+
+
+def make_spread(
+    step: Callable[[PyTree, PyTree], tuple[PyTree, PyTree]],
+    *,
+    spelling: str = "pmap",
+    devices: Sequence[jax.Device] | None = None,
+) -> Spread:
+    """Spreads `step`, written for one shard with collectives over `AXIS`, over `devices`.
+
+    Args:
+      step: as `train.make_train_step(..., axis_name=parallel.AXIS)` gives it.
+      spelling: 'pmap', or 'jit' (jit over a mesh); both give the same numbers.
+      devices: all by default.
+
+    Raises:
+      ValueError: unknown spelling.
+    """
+    devices = list(devices or jax.devices())
+    mesh = _mesh(devices)
+    replicated = NamedSharding(mesh, PartitionSpec())
+    put_state = lambda state: jax.device_put(state, replicated)
+    if spelling == "pmap":
+        mapped = jax.pmap(
+            step,
+            axis_name=AXIS,
+            in_axes=(None, 0),
+            out_axes=(None, None),
+            donate_argnums=(0,),
+            devices=devices,
+        )
+        local = [d for d in devices if d.process_index == jax.process_index()]
+        over_local = NamedSharding(_mesh(local), PartitionSpec(AXIS))
+
+        def put_batch(batch: PyTree) -> PyTree:
+            split = lambda x: x.reshape(len(local), len(x) // len(local), *x.shape[1:])
+            return jax.device_put(jax.tree.map(split, batch), over_local)
+
+        return Spread(mapped, put_state, put_batch)
+    if spelling == "jit":
+        spread = jax.shard_map(
+            step,
+            mesh=mesh,
+            in_specs=(PartitionSpec(), PartitionSpec(AXIS)),
+            out_specs=(PartitionSpec(), PartitionSpec()),
+            # The step averages its gradients itself; the check would sum them a second time.
+            check_vma=False,
+        )
+        over_all = NamedSharding(mesh, PartitionSpec(AXIS))
+        put_batch = lambda batch: jax.tree.map(
+            lambda x: jax.make_array_from_process_local_data(over_all, x), batch
+        )
+        return Spread(jax.jit(spread, donate_argnums=(0,)), put_state, put_batch)
+    raise ValueError(f"parallel={spelling!r} is unknown; use 'pmap' or 'jit' (config.parallel)")
+
+
+def make_predict(
+    predict: Callable[[PyTree, Any], PyTree],
+) -> Callable[[PyTree, np.ndarray], PyTree]:
+    """Compiles `predict(variables, images)` over this process's devices, images [B,...] split.
+
+    Batches are filled up to a multiple of the devices and cut again.
+    """
+    mesh = _mesh(jax.local_devices())
+    replicated, split = (NamedSharding(mesh, spec) for spec in (PartitionSpec(), PartitionSpec(AXIS)))
+    compiled = jax.jit(predict, in_shardings=(replicated, split), out_shardings=split)
+
+    def padded(variables: PyTree, images: np.ndarray) -> PyTree:
+        missing = -len(images) % mesh.size
+        filled = np.concatenate([images, np.repeat(images[-1:], missing, axis=0)])
+        output = compiled(variables, filled)
+        return jax.tree.map(lambda x: x[: len(images)], output) if missing else output
+
+    return padded
+
+
+def check_divisible(batch_size: int, accumulate: int, device_count: int | None = None) -> None:
+    """Raises ValueError where a batch cannot be split evenly over devices and micro-batches."""
+    device_count = jax.device_count() if device_count is None else device_count
+    parts = device_count * accumulate
+    if batch_size % parts:
+        raise ValueError(
+            f"batch_size={batch_size} does not divide into {device_count} devices x "
+            f"{accumulate} accumulated parts; set config.batch_size to a multiple of {parts}"
+        )
+
+
+def prefetch(batches: Iterator[PyTree], put: Callable[[PyTree], PyTree]) -> Iterator[PyTree]:
+    """Places each batch while the one before is being worked on; copies run asynchronously."""
+    ahead: PyTree | None = None
+    for batch in batches:
+        placed = put(batch)
+        if ahead is not None:
+            yield ahead
+        ahead = placed
+    if ahead is not None:
+        yield ahead
+
+
+def _mesh(devices: Sequence[jax.Device]) -> Mesh:
+    return Mesh(np.asarray(devices), (AXIS,), axis_types=(AxisType.Auto,))

@@ -1,0 +1,160 @@
+"""Results as tables and pictures."""
+
+import csv
+import math
+import pathlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import matplotlib
+import numpy as np
+from matplotlib.figure import Figure
+
+Results = Mapping[str, Mapping[str, Mapping[str, Mapping[str, Any]]]]
+Row = Mapping[str, float | int | str]
+
+# Columns of the printed table; results.json has all metrics.
+SEGMENTATION = ("dice", "jaccard", "ssim", "hd", "assd")
+CLASSIFICATION = ("accuracy", "auroc", "f1_normal", "f1_pneumonia", "ece")
+# What a figure shows of an image, without and with a segmentation.
+PANELS = {
+    False: ("image", "saliency"),
+    True: ("image", "truth", "prediction (orange)", "saliency"),
+}
+TRUTH_COLOR = (64, 220, 96)
+PREDICTION_COLOR = (255, 96, 32)
+
+
+def table(results: Results) -> str:
+    """The main metrics of every checkpoint and data set, as text."""
+    lines = []
+    for title, columns in (("Segmentation", SEGMENTATION), ("Classification", CLASSIFICATION)):
+        rows = [
+            (checkpoint, data_set, summary)
+            for checkpoint in ("best", "last")
+            for data_set, summary in results.get(checkpoint, {}).items()
+            if columns[0] in summary
+        ]
+        if not rows:
+            continue
+        shown = [name for name in columns if any(name in summary for *_, summary in rows)]
+        lines.append(f"{title:15}{'data set':15}{'n':>6}" + "".join(f"{n:>22}" for n in shown))
+        for checkpoint, data_set, summary in rows:
+            cells = "".join(f"{_cell(summary.get(name)):>22}" for name in shown)
+            lines.append(f"{checkpoint:15}{data_set:15}{summary[columns[0]]['n']:6}{cells}")
+        lines.append("")
+    return "\n".join(lines)
+
+
+def _cell(entry: Mapping[str, Any] | None) -> str:
+    if entry is None or math.isnan(entry["mean"]):
+        return "-"
+    low, high = entry["ci95"]
+    return f"{entry['mean']:.3f} [{low:.3f}, {high:.3f}]"
+
+
+def write_per_image(path: pathlib.Path, rows: Sequence[Row]) -> None:
+    """One line per image and checkpoint, whole or not at all."""
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    temporary = path.with_name(f".{path.name}.tmp")
+    with temporary.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, names)
+        writer.writeheader()
+        writer.writerows(rows)
+    temporary.replace(path)
+
+
+def instructive(rows: Sequence[Row], count: int) -> np.ndarray:
+    """Which images to show: evenly from the worst to the best Dice, else over the probabilities."""
+    scored = next((n for row in rows for n in row if n == "dice"), None)
+    if scored is None:
+        scored = [n for row in rows for n in row if n.startswith("probability_")][-1]
+    known = [(float(row[scored]), index) for index, row in enumerate(rows) if scored in row]
+    order = np.array([index for _, index in sorted(known)])
+    places = np.linspace(0, len(order) - 1, min(count, len(order))).round().astype(int)
+    return order[places]
+
+
+def caption(row: Row) -> str:
+    """Name and main figure of an image."""
+    lines = [str(row["id"])]
+    if "dice" in row:
+        lines.append(f"Dice {float(row['dice']):.3f}")
+    lines += [
+        f"{name.removeprefix('probability_')} {float(value):.2f}"
+        for name, value in row.items()
+        if name.startswith("probability_")
+    ]
+    return "\n".join(lines)
+
+
+def mosaic(pictures: Sequence[Sequence[np.ndarray]]) -> np.ndarray:
+    """Rows of uint8 pictures [H,W,3] of one size, as one picture."""
+    return np.concatenate([np.concatenate(row, axis=1) for row in pictures], axis=0)
+
+
+def overlay(
+    image: np.ndarray, *, truth: np.ndarray | None = None, mask: np.ndarray | None = None
+) -> np.ndarray:
+    """A grey image with the outlines of the true (green) and the predicted mask (orange).
+
+    Args:
+      image: uint8 [H,W,C].
+      truth, mask: bool [H,W,C'], or None.
+
+    Returns:
+      uint8 [H,W,3].
+    """
+    picture = np.repeat(image[..., :1], 3, axis=-1).copy()
+    for outlined, color in ((truth, TRUTH_COLOR), (mask, PREDICTION_COLOR)):
+        if outlined is not None:
+            picture[_outline(outlined.any(axis=-1))] = color
+    return picture
+
+
+def _outline(mask: np.ndarray) -> np.ndarray:
+    """Pixels of the mask with a neighbour outside."""
+    padded = np.pad(mask, 1)
+    inner = padded[:-2, 1:-1] & padded[2:, 1:-1] & padded[1:-1, :-2] & padded[1:-1, 2:]
+    return mask & ~inner
+
+
+def heat(saliency: np.ndarray) -> np.ndarray:
+    """Saliency [H,W,1] -> uint8 [H,W,3], from its least to its 99th percentile, dark to bright."""
+    low, high = saliency.min(), np.percentile(saliency, 99)
+    scaled = np.clip((saliency[..., 0] - low) / max(high - low, 1e-12), 0.0, 1.0)
+    return (matplotlib.colormaps["inferno"](scaled)[..., :3] * 255).astype(np.uint8)
+
+
+def grid(
+    pictures: Sequence[Sequence[np.ndarray]],
+    path: pathlib.Path,
+    *,
+    columns: Sequence[str] = (),
+    rows: Sequence[str] = (),
+) -> None:
+    """Writes a PNG of pictures side by side.
+
+    Args:
+      pictures: rows of uint8 pictures [H,W], [H,W,1] or [H,W,3].
+      path: of the PNG; its folder is created.
+      columns, rows: titles.
+    """
+    width = max(len(row) for row in pictures)
+    figure = Figure(figsize=(1.9 * width + 1.2, 2.0 * len(pictures) + 0.4), layout="constrained")
+    axes = figure.subplots(len(pictures), width, squeeze=False)
+    for i, row in enumerate(pictures):
+        for j, axis in enumerate(axes[i]):
+            axis.set_xticks([])
+            axis.set_yticks([])
+            if j >= len(row):
+                axis.set_axis_off()
+                continue
+            picture = row[j][..., 0] if row[j].ndim == 3 and row[j].shape[-1] == 1 else row[j]
+            axis.imshow(picture, cmap="gray", vmin=0, vmax=255, interpolation="nearest")
+            if i == 0 and j < len(columns):
+                axis.set_title(columns[j], fontsize=9)
+            if j == 0 and i < len(rows):
+                axis.set_ylabel(rows[i], fontsize=8)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=110)

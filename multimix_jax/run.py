@@ -1,0 +1,238 @@
+"""A run from start to end: training in a workdir, then evaluation of its best and last weights."""
+
+import dataclasses
+import json
+import pathlib
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from multimix_jax import evaluate, metrics, parallel, report, workdir
+from multimix_jax.checkpoint import BEST, LAST, Checkpoints
+from multimix_jax.keys import ExampleKeys
+from multimix_jax.metric_writer import MetricWriter
+from multimix_jax.objectives.base import Objective
+from multimix_jax.train import Progress, restore, train
+from multimix_jax.train_state import TrainState
+from multimix_jax.train_step import make_train_step
+
+PyTree = Any
+PICTURED = 4  # images of each set in a figure
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """What a run consists of.
+
+    Attributes:
+      path: its folder.
+      objective: the method, with its model.
+      optimizer: optax transformation.
+      batches: (first step, end) -> training batches of NumPy arrays.
+      validation: sets to choose the checkpoint on, and the threshold.
+      tests: sets to report on.
+      class_names: in the order of the labels.
+      data: identifies the data and their order; a run goes on only with the same.
+      size: side of the images in pixels.
+      seed: of everything random in training.
+      steps: updates in all.
+      images_per_step: for the speed that is shown.
+      spelling: 'pmap' or 'jit', see `parallel.make_spread`.
+      ema_decay: of the moving average of the weights, 0 for none.
+      accumulate: parts of a batch, see `make_train_step`.
+      eval_batch_size: images per call in evaluation.
+    """
+
+    path: pathlib.Path
+    objective: Objective
+    optimizer: optax.GradientTransformation
+    batches: Callable[[int, int], Iterator[PyTree]]
+    validation: Sequence[evaluate.EvalSet]
+    tests: Sequence[evaluate.EvalSet]
+    class_names: Sequence[str]
+    data: str
+    size: int
+    seed: int
+    steps: int
+    images_per_step: int
+    spelling: str
+    ema_decay: float
+    accumulate: int
+    eval_batch_size: int
+
+    def train(self, *, log_every: int, eval_every: int, checkpoint_every: int) -> None:
+        """Trains to the last step, from the last checkpoint if there is one."""
+        step = make_train_step(
+            self.objective,
+            self.optimizer,
+            seed=self.seed,
+            ema_decay=self.ema_decay,
+            accumulate=self.accumulate,
+            axis_name=parallel.AXIS,
+        )
+        spread = parallel.make_spread(step, spelling=self.spelling)
+        predict = parallel.make_predict(self.objective.predict)
+        with Checkpoints(self.path) as checkpoints:
+            state = spread.put_state(self._initial_state())
+            state, progress = restore(checkpoints, LAST, state, Progress(data=self.data))
+            start = int(state.step)
+            with MetricWriter(self.path, start) as writer:
+                if start == 0:
+                    self._picture_views()
+
+                def validate(variables: PyTree, at: int) -> tuple[float, dict[str, float]]:
+                    return self._validate(predict, variables, at, writer)
+
+                train(
+                    state,
+                    spread,
+                    self.batches(start, self.steps),
+                    steps=self.steps,
+                    images_per_step=self.images_per_step,
+                    log_every=log_every,
+                    eval_every=eval_every,
+                    checkpoint_every=checkpoint_every,
+                    validate=validate,
+                    writer=writer,
+                    checkpoints=checkpoints,
+                    progress=progress,
+                )
+
+    def evaluate(self) -> dict[str, Any]:
+        """Measures the best and the last weights on every test set; writes and returns results.
+
+        Writes `results.json`, `per_image.csv` and `figures/`.
+
+        Raises:
+          ValueError: there is no checkpoint.
+        """
+        predict = parallel.make_predict(self.objective.predict)
+        results: dict[str, Any] = {}
+        rows: list[dict[str, Any]] = []
+        with Checkpoints(self.path) as checkpoints:
+            for which in (BEST, LAST):
+                restored = checkpoints.restore(which, self._initial_state())
+                if restored is None:
+                    raise ValueError(
+                        f"{self.path} holds no checkpoint to evaluate; train first "
+                        "(--mode=train), with the same --config and --workdir"
+                    )
+                state, meta = restored
+                results[which] = {}
+                threshold = self._threshold(predict, state.eval_variables)
+                for eval_set in self.tests:
+                    summary, images = self._test(
+                        predict, state.eval_variables, eval_set, threshold, which
+                    )
+                    if summary:
+                        results[which][eval_set.name] = summary
+                    rows += [
+                        {"checkpoint": which, "data_set": eval_set.name, **row} for row in images
+                    ]
+                results.setdefault("run", {})[which] = {
+                    "step": int(state.step),
+                    "threshold": threshold,
+                }
+        results["run"] |= {"steps": self.steps, "seconds": meta["seconds"]}
+        report.write_per_image(self.path / workdir.PER_IMAGE, rows)
+        workdir.write_json(self.path / workdir.RESULTS, results)
+        return results
+
+    def finished(self) -> dict[str, Any] | None:
+        """The results of a run that was trained and evaluated to the end, else None."""
+        file = self.path / workdir.RESULTS
+        if not file.exists():
+            return None
+        results = json.loads(file.read_text(encoding="utf-8"))
+        return results if results["run"][LAST]["step"] == self.steps else None
+
+    def _initial_state(self) -> TrainState:
+        init = jax.jit(self.objective.init, static_argnums=1)
+        variables = init(jax.random.key(self.seed), self.size)
+        return TrainState.create(variables, self.optimizer, keep_average=self.ema_decay > 0)
+
+    def _threshold(self, predict: evaluate.Predict, variables: PyTree) -> float | None:
+        """Threshold on the probability of class 1 that is most accurate on validation."""
+        for eval_set in self.validation:
+            found = evaluate.predict_set(
+                predict, variables, eval_set, batch_size=self.eval_batch_size
+            )
+            known = found.labels >= 0
+            if found.classes is not None and found.classes.shape[-1] == 2 and known.any():
+                return metrics.best_threshold(found.classes[known], found.labels[known])
+        return None
+
+    def _validate(
+        self, predict: evaluate.Predict, variables: PyTree, step: int, writer: MetricWriter
+    ) -> tuple[float, dict[str, float]]:
+        summaries, values = [], {}
+        for eval_set in self.validation:
+            found = evaluate.predict_set(
+                predict, variables, eval_set, batch_size=self.eval_batch_size
+            )
+            summary, _ = evaluate.measure(found, class_names=self.class_names, intervals=False)
+            summaries.append(summary)
+            values |= {f"{eval_set.name}/{name}": entry["mean"] for name, entry in summary.items()}
+            shown = np.arange(len(found.ids))[:PICTURED]
+            pictures = self._pictures(variables, eval_set, found, shown)
+            writer.picture(step, f"validation/{eval_set.name}", report.mosaic(pictures))
+        score = evaluate.validation_score(summaries)
+        return score, {"score": score, **values}
+
+    def _test(
+        self,
+        predict: evaluate.Predict,
+        variables: PyTree,
+        eval_set: evaluate.EvalSet,
+        threshold: float | None,
+        which: str,
+    ) -> tuple[evaluate.Summary, list[evaluate.Row]]:
+        found = evaluate.predict_set(predict, variables, eval_set, batch_size=self.eval_batch_size)
+        summary, rows = evaluate.measure(found, class_names=self.class_names, threshold=threshold)
+        if summary:
+            shown = report.instructive(rows, PICTURED)
+            pictures = self._pictures(variables, eval_set, found, shown)
+            report.grid(
+                pictures,
+                self.path / "figures" / f"{which}_{eval_set.name}.png",
+                columns=report.PANELS[found.masks is not None],
+                rows=[report.caption(rows[index]) for index in shown],
+            )
+        return summary, rows
+
+    def _pictures(
+        self,
+        variables: PyTree,
+        eval_set: evaluate.EvalSet,
+        found: evaluate.Predictions,
+        shown: np.ndarray,
+    ) -> list[list[np.ndarray]]:
+        """A row for each shown image: image, truth, prediction, saliency, as far as there are."""
+        images = eval_set.images(shown)
+        saliency = self.objective.saliency(variables, jnp.asarray(images))
+        pictures = []
+        for row, index in enumerate(shown):
+            panels = [report.overlay(images[row])]
+            if found.masks is not None:
+                truth = found.truths[index] if found.has_mask[index] else None
+                panels.append(report.overlay(images[row], truth=truth))
+                panels.append(report.overlay(images[row], truth=truth, mask=found.masks[index]))
+            if saliency is not None:
+                panels.append(report.heat(np.asarray(saliency[row])))
+            pictures.append(panels)
+        return pictures
+
+    def _picture_views(self) -> None:
+        """Figure of what the network sees of the first batch."""
+        batch = next(self.batches(0, 1))
+        keys = ExampleKeys(jax.random.fold_in(jax.random.key(self.seed), 0))
+        views = jax.jit(self.objective.views)(batch, keys)
+        report.grid(
+            [[np.asarray(image) for image in images[:PICTURED]] for images in views.values()],
+            self.path / "figures" / "views.png",
+            rows=list(views),
+        )

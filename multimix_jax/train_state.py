@@ -1,0 +1,57 @@
+"""What changes from step to step, and nothing else."""
+
+from typing import Any
+
+import flax
+import jax
+import jax.numpy as jnp
+import optax
+
+PyTree = Any
+
+
+@flax.struct.dataclass
+class TrainState:
+    """State of training.
+
+    Attributes:
+      step: updates made so far, int32 scalar.
+      params: trained weights.
+      opt_state: the optimiser's.
+      batch_stats: running statistics of a model that has any, else {}.
+      ema_params: moving average of `params`, or None where it is not kept.
+    """
+
+    step: jax.Array
+    params: PyTree
+    opt_state: optax.OptState
+    batch_stats: PyTree
+    ema_params: PyTree | None
+
+    @classmethod
+    def create(
+        cls,
+        variables: PyTree,
+        optimizer: optax.GradientTransformation,
+        *,
+        keep_average: bool = False,
+    ) -> "TrainState":
+        """State before the first step, from the variables that `model.init` gave.
+
+        The moving average starts as a copy of the weights.
+        """
+        params = variables["params"]
+        return cls(
+            step=jnp.zeros((), jnp.int32),
+            params=params,
+            opt_state=optimizer.init(params),
+            batch_stats=variables.get("batch_stats", {}),
+            # A copy, since buffers of the state are donated and must not be shared.
+            ema_params=jax.tree.map(jnp.copy, params) if keep_average else None,
+        )
+
+    @property
+    def eval_variables(self) -> PyTree:
+        """Variables to evaluate with: the moving average where there is one."""
+        params = self.params if self.ema_params is None else self.ema_params
+        return {"params": params, "batch_stats": self.batch_stats}

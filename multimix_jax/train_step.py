@@ -1,0 +1,95 @@
+"""The one training step of every method: pure, jittable, and the same in any loop."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from multimix_jax.keys import ExampleKeys
+from multimix_jax.train_state import TrainState
+
+PyTree = Any
+Metrics = dict[str, jax.Array]
+LossFn = Callable[
+    [PyTree, TrainState, PyTree, ExampleKeys], tuple[jax.Array, tuple[Metrics, PyTree]]
+]
+TrainStep = Callable[[TrainState, PyTree], tuple[TrainState, Metrics]]
+
+
+def make_train_step(
+    loss_fn: LossFn,
+    optimizer: optax.GradientTransformation,
+    *,
+    seed: int = 0,
+    ema_decay: float = 0.0,
+    accumulate: int = 1,
+    axis_name: str | None = None,
+) -> TrainStep:
+    """Binds a loss and an optimiser into a pure step `(state, batch) -> (state, metrics)`.
+
+    Wrap it in `jax.jit`, or in `parallel.make_spread` with `axis_name=parallel.AXIS`.
+
+    Args:
+      loss_fn: `(params, state, batch, keys) -> (loss, (metrics, batch_stats))`: a scalar that is a
+        mean over the batch, a dictionary of scalars, and the new batch statistics (give
+        `state.batch_stats` back where there are none). `keys(name, count)` gives one random key per
+        example.
+      optimizer: optax transformation.
+      seed: of everything random in training; draws are functions of (seed, step, example).
+      ema_decay: of the moving average of the weights, where the state keeps one.
+      accumulate: parts that the batch is cut into, one after the other, to save memory; the
+        gradient is that of the whole batch.
+      axis_name: mapped axis to average over, None outside of a map.
+
+    Returns:
+      The step. Metrics are those of `loss_fn` with `loss`, `grad_norm` and `param_norm`.
+    """
+
+    def train_step(state: TrainState, batch: PyTree) -> tuple[TrainState, Metrics]:
+        key = jax.random.fold_in(jax.random.key(seed), state.step)
+        device = jax.lax.axis_index(axis_name) if axis_name else 0
+        grad_fn = jax.value_and_grad(loss_fn, has_aux=True)
+
+        def part(index: jax.Array | int, batch: PyTree) -> PyTree:
+            keys = ExampleKeys(key, device * accumulate + index)
+            (loss, (metrics, stats)), grads = grad_fn(state.params, state, batch, keys)
+            return grads, {"loss": loss, **metrics}, stats
+
+        if accumulate == 1:
+            grads, metrics, stats = part(0, batch)
+        else:
+            parts = jax.tree.map(
+                lambda x: x.reshape(accumulate, len(x) // accumulate, *x.shape[1:]), batch
+            )
+            shapes = jax.eval_shape(part, 0, jax.tree.map(lambda x: x[0], parts))
+            zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
+
+            def add(total: PyTree, indexed: PyTree) -> tuple[PyTree, None]:
+                share = jax.tree.map(lambda x: x / accumulate, part(*indexed))
+                return jax.tree.map(jnp.add, total, share), None
+
+            (grads, metrics, stats), _ = jax.lax.scan(
+                add, zeros, (jnp.arange(accumulate), parts)
+            )
+        if axis_name:
+            grads, metrics, stats = jax.lax.pmean((grads, metrics, stats), axis_name)
+
+        updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+        params = optax.apply_updates(state.params, updates)
+        ema_params = state.ema_params
+        if ema_params is not None:
+            ema_params = optax.incremental_update(params, ema_params, 1.0 - ema_decay)
+        metrics["grad_norm"] = optax.global_norm(grads)
+        metrics["param_norm"] = optax.global_norm(params)
+        state = state.replace(
+            step=state.step + 1,
+            params=params,
+            opt_state=opt_state,
+            batch_stats=stats,
+            ema_params=ema_params,
+        )
+        return state, metrics
+
+    return train_step

@@ -1,0 +1,73 @@
+"""The folder of a run: which config it belongs to, and what is written beside the checkpoints."""
+
+import json
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+
+CONFIG, IDS, RESULTS, PER_IMAGE = "config.json", "ids.json", "results.json", "per_image.csv"
+# Where things lie and how often they are said may differ between two starts of one run.
+FREE_KEYS = ("data_dir", "prepared_dir", "cache_gib", "log_every", "test_data")
+
+
+def check(workdir: str | pathlib.Path, config: Mapping[str, Any]) -> pathlib.Path:
+    """The path of `workdir`, if this config's run lies there or may begin there; writes nothing.
+
+    Args:
+      workdir: need not exist.
+      config: JSON values, nested.
+
+    Raises:
+      ValueError: it holds a run of another config, or something else.
+    """
+    path = pathlib.Path(workdir)
+    file = path / CONFIG
+    if file.exists():
+        try:
+            held = json.loads(file.read_text(encoding="utf-8"))
+        except json.JSONDecodeError as error:
+            raise ValueError(
+                f"{file} is damaged ({error}); restore it or use another --workdir"
+            ) from error
+        differing = [
+            f"{key} ({old!r} there, {new!r} here)"
+            for key, old, new in _differences(held, json.loads(json.dumps(config)))
+            if key.partition(".")[0] not in FREE_KEYS
+        ]
+        if differing:
+            raise ValueError(
+                f"--workdir={path} holds the run of another config: {', '.join(differing[:5])}; "
+                "use another --workdir, or the config of that run"
+            )
+    elif path.exists() and not path.is_dir():
+        raise ValueError(f"--workdir={path} is a file; use the path of a folder")
+    elif path.exists() and any(path.iterdir()):
+        raise ValueError(
+            f"--workdir={path} is not empty and holds no run ({CONFIG} is missing); use another "
+            "--workdir"
+        )
+    return path
+
+
+def claim(path: pathlib.Path, config: Mapping[str, Any], ids: Mapping[str, Any]) -> None:
+    """Makes a checked `path` the folder of the run: writes its config and the ids it uses."""
+    path.mkdir(parents=True, exist_ok=True)
+    write_json(path / IDS, ids)
+    write_json(path / CONFIG, config)
+
+
+def write_json(path: pathlib.Path, value: Any) -> None:
+    """Writes a JSON file whole or not at all."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    temporary.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
+    temporary.replace(path)
+
+
+def _differences(old: Any, new: Any, key: str = "") -> list[tuple[str, Any, Any]]:
+    if not (isinstance(old, dict) and isinstance(new, dict)):
+        return [] if old == new else [(key, old, new)]
+    found = []
+    for name in sorted(set(old) | set(new)):
+        inner = f"{key}.{name}" if key else name
+        found += _differences(old.get(name), new.get(name), inner)
+    return found

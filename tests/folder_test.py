@@ -1,0 +1,121 @@
+"""Tests of data_pipelines.folder."""
+
+import numpy as np
+import pytest
+
+from data_pipelines import load
+from data_pipelines.errors import DataError
+from tests.official_formats import box, write_csv, write_image
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Images of every accepted kind; one has a mask."""
+    root = tmp_path / "folder"
+    for n, suffix in enumerate(("png", "jpg", "jpeg", "gif", "bmp", "tif", "TIFF")):
+        write_image(root / "images" / f"i{n}.{suffix}")
+    write_image(root / "masks" / "i2.png", box(24, 20, slice(0, 12), slice(0, 20)))
+    return root
+
+
+def load_folder(folder):
+    return load(
+        "folder", data_dir=folder.parent, prepared_dir=str(folder.parent / "prepared"), size=16
+    )
+
+
+def write_labels(folder, *rows, columns=("image", "label")):
+    write_csv(folder / "labels.csv", columns, rows)
+
+
+def test_images_and_masks_without_labels(folder):
+    (folder / "images" / "notes.txt").write_text("not an image")
+    examples = load_folder(folder)
+    assert examples.name == "folder"
+    assert examples.class_names == ()
+    assert examples.ids.tolist() == [f"i{n}" for n in range(7)]
+    assert examples.groups.tolist() == examples.ids.tolist()
+    assert examples.labels.tolist() == [-1] * 7
+    assert examples.has_mask.tolist() == [n == 2 for n in range(7)]
+
+
+def test_labels(folder):
+    columns = ("image", "label", "patient", "split")
+    rows = [("i0.png", "well", "p1", "train"), ("i1", "ill", "", "val"), ("i2.jpeg", "", "p1", "")]
+    write_labels(folder, *rows, columns=columns)
+    examples = load_folder(folder)
+    assert examples.class_names == ("ill", "well")
+    assert examples.labels.tolist() == [1, 0] + [-1] * 5
+    assert examples.groups.tolist()[:4] == ["p1", "i1", "p1", "i3"]
+    assert examples.splits.tolist()[:4] == ["train", "val", "", ""]
+
+
+def test_classes_file_gives_the_order(folder):
+    write_labels(folder, ("i0", "well"), ("i1", "ill"))
+    (folder / "classes.txt").write_text("well\nill\nunseen\n")
+    examples = load_folder(folder)
+    assert examples.class_names == ("well", "ill", "unseen")
+    assert examples.labels.tolist()[:2] == [0, 1]
+
+
+def test_folders_within_images(folder):
+    write_image(folder / "images" / "ward" / "i0.png")
+    write_image(folder / "masks" / "ward" / "i0.png", np.full((24, 20), 1, np.uint8))
+    examples = load_folder(folder)
+    assert examples.ids.tolist()[-1] == "ward/i0"
+    np.testing.assert_array_equal(examples.fetch(np.array([7]))["mask"], np.ones((1, 16, 16, 1)))
+
+
+def test_label_that_is_no_class(folder):
+    write_labels(folder, ("i0", "well"), ("i1", "dead"))
+    (folder / "classes.txt").write_text("well\nill\n")
+    match = r"labels\.csv, line 3, has the label 'dead', but \S*classes\.txt names well, ill"
+    with pytest.raises(DataError, match=match):
+        load_folder(folder)
+
+
+@pytest.mark.parametrize(
+    ("rows", "match"),
+    [
+        (
+            [("absent.png", "ill")],
+            r"line 2, names the image 'absent\.png', which is not in",
+        ),
+        ([("i0", "ill"), ("i0.png", "ill")], r"line 3, is a second row for 'i0\.png'; remove one"),
+    ],
+)
+def test_rows_that_cannot_be(folder, rows, match):
+    write_labels(folder, *rows)
+    with pytest.raises(DataError, match=match):
+        load_folder(folder)
+
+
+def test_split_that_is_none(folder):
+    write_labels(folder, ("i0", "ill", "dev"), columns=("image", "label", "split"))
+    with pytest.raises(DataError, match=r"line 2, has the split 'dev'; use train, val or test"):
+        load_folder(folder)
+
+
+def test_columns_that_are_missing(folder):
+    write_labels(folder, ("i0", "ill"), columns=("file", "class"))
+    with pytest.raises(DataError, match=r"labels\.csv has the columns file, class; .*image,label"):
+        load_folder(folder)
+
+
+def test_mask_without_image(folder):
+    write_image(folder / "masks" / "other.png", box(24, 20, slice(0, 1), slice(0, 1)))
+    with pytest.raises(DataError, match=r"other\.png is a mask without an image; add images/other"):
+        load_folder(folder)
+
+
+def test_two_images_of_one_name(folder):
+    write_image(folder / "images" / "i0.bmp")
+    with pytest.raises(DataError, match=r"i0\.bmp and \S*i0\.png have the same name; rename"):
+        load_folder(folder)
+
+
+def test_no_images(folder):
+    for path in (folder / "images").iterdir():
+        path.unlink()
+    with pytest.raises(DataError, match=r"folder: no images .*labels\.csv"):
+        load_folder(folder)
