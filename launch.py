@@ -7,51 +7,42 @@ run. Any field of the config can be set: --config.steps=500.
 """
 
 import functools
-import hashlib
-import json
+import logging
 import os
 import sys
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
-import jax  # noqa: E402
-import tensorflow as tf  # noqa: E402
-from absl import app, flags  # noqa: E402
-from ml_collections import config_flags  # noqa: E402
+import tensorflow as tf
+from absl import app, flags
+from ml_collections import ConfigDict, config_flags
 
-import data_pipelines  # noqa: E402
-from data_pipelines import input_pipeline  # noqa: E402
-from data_pipelines.run_data import open_run  # noqa: E402
-from multimix_jax import optimizer, parallel, report, workdir  # noqa: E402
-from multimix_jax.objectives import make_objective  # noqa: E402
-from multimix_jax.run import Run  # noqa: E402
+import data_pipelines
+from data_pipelines import input_pipeline, run_data
+from multimix_jax import objectives, optimizer, parallel, report, workdir
+from multimix_jax.errors import UsageError
+from multimix_jax.run import Run
 
-_CONFIG = config_flags.DEFINE_config_file("config", None, "File, with arguments behind a colon.")
+_CONFIG = config_flags.DEFINE_config_file("config", None, "Config file, with :arguments if any.")
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run.")
 _MODE = flags.DEFINE_enum("mode", "train", ["train", "eval"], "Train and evaluate, or evaluate.")
 
 
-def main(argv: list[str]) -> None:
-    del argv
-    c = _CONFIG.value
-    tf.config.set_visible_devices([], "GPU")
-    path = workdir.check(_WORKDIR.value, c.to_dict())
+def make_run(c: ConfigDict, path: str) -> Run:
+    """The run that a config describes, in its workdir."""
+    folder = workdir.check(path, c.to_dict())
     parallel.check_divisible(c.batch_size, c.accumulate)
-    terms = c.objective.to_dict()
-    method = make_objective(terms.pop("name"), model=c.model, dtype=c.dtype, terms=terms)
-    schedule = optimizer.make_schedule(
-        learning_rate=c.learning_rate, steps=c.steps, **c.schedule
-    )
-    load = functools.partial(
-        data_pipelines.load,
-        data_dir=c.data_dir,
-        prepared_dir=c.prepared_dir,
-        size=c.size,
-        cache_bytes=int(c.cache_gib * 2**30),
-    )
-    data = open_run(
+    method = objectives.make_objective(c.method, model=c.model, dtype=c.dtype, terms=c.objective)
+    schedule = optimizer.make_schedule(learning_rate=c.learning_rate, steps=c.steps, **c.schedule)
+    data = run_data.open_run(
         method.streams,
-        load=load,
+        load=functools.partial(
+            data_pipelines.load,
+            data_dir=c.data_dir,
+            prepared_dir=c.prepared_dir,
+            size=c.size,
+            cache_bytes=int(c.cache_gib * 2**30),
+        ),
         seg_data=c.seg_data,
         cls_data=c.cls_data,
         test_data=c.test_data,
@@ -60,3 +51,51 @@ def main(argv: list[str]) -> None:
         seed=c.seed,
         split_seed=c.split_seed,
     )
+    workdir.claim(folder, c.to_dict(), data.ids)
+    return Run(
+        path=folder,
+        objective=method,
+        optimizer=optimizer.make_optimizer(schedule, **c.optimizer),
+        batches=functools.partial(input_pipeline.train_batches, data.streams, c.batch_size, c.seed),
+        validation=data.validation,
+        tests=data.tests,
+        class_names=data.class_names,
+        data=data.digest,
+        size=c.size,
+        seed=c.seed,
+        steps=c.steps,
+        images_per_step=c.batch_size * len(data.streams),
+        spelling=c.parallel,
+        ema_decay=c.ema_decay,
+        accumulate=c.accumulate,
+        eval_batch_size=c.eval_batch_size,
+    )
+
+
+def main(argv: list[str]) -> None:
+    del argv
+    logging.getLogger("data_pipelines").setLevel(logging.INFO)
+    tf.config.set_visible_devices([], "GPU")  # they belong to JAX
+    c = _CONFIG.value
+    try:
+        parallel.keep_compiled()
+        run = make_run(c, _WORKDIR.value)
+        results = run.finished() if _MODE.value == "train" else None
+        if results:
+            print(f"{run.path} is finished; its results:")
+        else:
+            if _MODE.value == "train":
+                run.train(
+                    log_every=c.log_every,
+                    eval_every=c.eval_every,
+                    checkpoint_every=c.checkpoint_every,
+                )
+            results = run.evaluate()
+        print(report.table(results))
+    except (UsageError, data_pipelines.DataError) as error:
+        sys.exit(f"error: {error}")
+
+
+if __name__ == "__main__":
+    flags.mark_flags_as_required(["config", "workdir"])
+    app.run(main)

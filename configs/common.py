@@ -2,10 +2,12 @@
 
 import ml_collections
 
+
 def get_config() -> ml_collections.ConfigDict:
     """The published network and loss of MultiMix, on the built-in phantom sets."""
     c = ml_collections.ConfigDict()
     c.system = "multimix"  # name of the system in tables
+    c.method = "multimix"  # the objective
     c.seed = 0  # of weights, augmentation, order and the choice of labelled images
     c.split_seed = 0  # of the division into training, validation and test
     c.size = 256  # side of the images in pixels, a multiple of 16
@@ -51,7 +53,6 @@ def get_config() -> ml_collections.ConfigDict:
     )
     c.objective = ml_collections.ConfigDict(
         dict(
-            name="multimix",
             dice_weight=5.0,
             kl_weight=0.01,
             pseudo_label_weight=0.25,

@@ -1,6 +1,6 @@
 """MultiMix on drawn chest X-rays: no data to fetch, minutes on two CPU cores.
 
-    python launch.py --config=configs/quickstart.py --workdir=runs/quickstart
+python launch.py --config=configs/quickstart.py --workdir=runs/quickstart
 """
 
 import ml_collections

@@ -35,11 +35,11 @@ class Stream:
 
 def train_batches(
     streams: Mapping[str, Stream],
-    *,
     batch_size: int,
     seed: int,
     start: int,
     stop: int,
+    *,
     process_index: int = 0,
     process_count: int = 1,
 ) -> Iterator[Batch]:
@@ -104,10 +104,13 @@ def eval_batches(
 def _shuffled(positions: tf.Tensor, size: int, seed: int, name: str) -> tf.Tensor:
     """Index into a pool of `size` at each of the endless stream's `positions`."""
     epochs = positions // size
-    salt = zlib.crc32(f"{seed}/{name}".encode()) & 0x7FFFFFFF
+    salt = zlib.crc32(f"{seed}/{name}".encode())
     seeds = tf.stack([tf.fill(tf.shape(epochs), tf.constant(salt, tf.int64)), epochs], axis=1)
-    seeds = tf.concat([seeds, tf.zeros_like(seeds[:, :1])], axis=1)
-    return tf.random.experimental.index_shuffle(positions % size, seeds, size - 1)
+    seeds = tf.pad(seeds, [[0, 0], [1, 0]])
+    # tf.random.experimental.index_shuffle pads a batch of seeds along the wrong axis (TF 2.21).
+    return tf.raw_ops.RandomIndexShuffle(
+        index=positions % size, seed=seeds, max_index=tf.constant(size - 1, tf.int64), rounds=4
+    )
 
 
 def _read(stream: Stream, order: tf.Tensor) -> dict[str, tf.Tensor]:

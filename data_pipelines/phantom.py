@@ -291,18 +291,18 @@ def _vessels(rng: np.random.Generator, patient: Anatomy, to_film: Float, size: i
 
 
 def _opacities(rng: np.random.Generator, lungs: NDArray[np.bool_], size: int) -> Float:
-    """How much of the air is replaced, 0..1: one to four clouds with ragged, soft edges."""
+    """How much of the air is replaced, 0..1: two to four clouds with ragged, soft edges."""
     film = np.linspace(-1, 1, size, dtype=np.float32)
     where = np.flatnonzero(lungs)
     ragged = 0.22 * _smooth_noise(rng, size, 12) + 0.1 * _smooth_noise(rng, size, 40)
     clear = np.ones((size, size), np.float32)
-    for _ in range(rng.integers(1, 5)):
+    for _ in range(rng.integers(2, 5)):
         row, column = divmod(int(where[rng.integers(len(where))]), size)
         dx = (film - film[column]) / rng.uniform(0.22, 0.46)
         dy = (film - film[row]) / rng.uniform(0.22, 0.46)
         distance = np.sqrt(dx * dx + (dy * dy)[:, None])
         cloud = _step((1.2 - distance + ragged) / rng.uniform(0.7, 1.3))
-        clear *= 1 - rng.uniform(0.55, 0.95) * cloud
+        clear *= 1 - rng.uniform(0.5, 0.95) * cloud
     return 1 - clear
 
 

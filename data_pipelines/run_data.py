@@ -1,8 +1,10 @@
 """From the names and budgets in a config to the data of a run."""
 
 import dataclasses
+import hashlib
+import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
@@ -11,7 +13,6 @@ from data_pipelines.errors import DataError
 from data_pipelines.examples import Examples
 from data_pipelines.input_pipeline import Stream
 
-Budget = int | Literal["all"]
 
 # What a training batch holds of each stream. The unlabelled stream's label feeds a monitor of the
 # pseudo-labels and no loss.
@@ -76,6 +77,12 @@ class RunData:
     class_names: tuple[str, ...]
 
     @property
+    def digest(self) -> str:
+        """Changes when the pools, and so the order of the training images, do."""
+        listed = json.dumps({name: stream.ids for name, stream in self.streams.items()})
+        return hashlib.sha256(listed.encode()).hexdigest()[:16]
+
+    @property
     def ids(self) -> dict[str, Any]:
         """Every id used, by purpose, for the record."""
         return {
@@ -92,8 +99,8 @@ def open_run(
     seg_data: str,
     cls_data: str,
     test_data: Mapping[str, str],
-    seg_labels: Budget,
-    cls_labels: Budget,
+    seg_labels: int | str,
+    cls_labels: int | str,
     seed: int,
     split_seed: int,
 ) -> RunData:
@@ -142,6 +149,8 @@ def open_run(
         examples, part = get(name), parts(name)
         train = part["train"]
         budget = {"seg": seg_labels, "cls": cls_labels}[task]
+        if isinstance(budget, str) and budget.isdigit():
+            budget = int(budget)  # config fields that also take "all" hold text
         chosen = splits.choose_labeled(
             examples.ids[train],
             examples.labels[train] if task == "cls" else None,

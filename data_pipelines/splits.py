@@ -6,7 +6,7 @@ files were found nor on library versions, and one more image leaves the others w
 
 import hashlib
 from collections.abc import Iterable, Sequence
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -103,7 +103,7 @@ def split_examples(
 def choose_labeled(
     ids: Names,
     labels: NDArray[np.integer] | None,
-    budget: int | Literal["all"],
+    budget: int | str,
     seed: int,
     *,
     key: str,

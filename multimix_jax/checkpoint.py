@@ -7,6 +7,7 @@ from typing import Any
 import jax
 import orbax.checkpoint as ocp
 
+from multimix_jax.errors import UsageError
 from multimix_jax.train_state import TrainState
 
 LAST, BEST = "last", "best"
@@ -23,7 +24,9 @@ class Checkpoints(contextlib.AbstractContextManager):
         self._managers = {
             which: ocp.CheckpointManager(
                 self._root / which,
-                options=ocp.CheckpointManagerOptions(max_to_keep=keep, cleanup_tmp_directories=True),
+                options=ocp.CheckpointManagerOptions(
+                    max_to_keep=keep, cleanup_tmp_directories=True
+                ),
             )
             for which, keep in ((LAST, 2), (BEST, 1))
         }
@@ -48,7 +51,7 @@ class Checkpoints(contextlib.AbstractContextManager):
         """The newest checkpoint of LAST or BEST, shaped and placed like `like`; None if none.
 
         Raises:
-          ValueError: the folder holds a checkpoint that cannot be read or is of another model.
+          UsageError: the folder holds a checkpoint that cannot be read or is of another model.
         """
         manager = self._managers[which]
         manager.wait_until_finished()
@@ -63,7 +66,7 @@ class Checkpoints(contextlib.AbstractContextManager):
             restored = manager.restore(step, args=arguments)
         except Exception as error:  # orbax and tensorstore raise many kinds for a damaged file
             reason = str(error).strip().splitlines()
-            raise ValueError(
+            raise UsageError(
                 f"checkpoint {self._root / which / str(step)} cannot be read "
                 f"({type(error).__name__}: {reason[0] if reason else 'no reason given'}); delete "
                 "that folder to go on from the one before, or begin in another --workdir"

@@ -8,6 +8,7 @@ import jax
 import numpy as np
 
 from multimix_jax import metrics
+from multimix_jax.errors import UsageError
 
 PyTree = Any
 Predict = Callable[[PyTree, np.ndarray], dict[str, jax.Array]]
@@ -194,7 +195,7 @@ def validation_score(summaries: Sequence[Summary]) -> float:
             auroc = summary["auroc"]["mean"]
             scores.append(summary["accuracy"]["mean"] if np.isnan(auroc) else auroc)
     if not scores:
-        raise ValueError(
+        raise UsageError(
             "no validation set has a mask or a label that the model predicts; check "
             "config.seg_data and config.cls_data"
         )

@@ -5,6 +5,8 @@ from typing import Any
 import jax
 import optax
 
+from multimix_jax.errors import UsageError
+
 
 def make_schedule(
     *,
@@ -27,7 +29,7 @@ def make_schedule(
       decay_rate: for 'step'.
 
     Raises:
-      ValueError: unknown name, or 'step' without `decay_every`.
+      UsageError: unknown name, or 'step' without `decay_every`.
     """
     length = max(steps - warmup_steps, 1)
     if name == "constant":
@@ -36,13 +38,13 @@ def make_schedule(
         schedule = optax.cosine_decay_schedule(learning_rate, length)
     elif name == "step":
         if decay_every < 1:
-            raise ValueError(
+            raise UsageError(
                 f"schedule.decay_every={decay_every}, but the 'step' schedule needs 1 or more steps"
                 "; set config.schedule.decay_every"
             )
         schedule = optax.exponential_decay(learning_rate, decay_every, decay_rate, staircase=True)
     else:
-        raise ValueError(
+        raise UsageError(
             f"schedule.name={name!r} is unknown; use 'constant', 'cosine' or 'step' "
             "(config.schedule.name)"
         )
@@ -76,11 +78,11 @@ def make_optimizer(
       clip_norm: largest global norm of the gradient, 0 for no clipping.
 
     Raises:
-      ValueError: unknown name, or weight decay given to 'adam'.
+      UsageError: unknown name, or weight decay given to 'adam'.
     """
     if name == "adam":
         if weight_decay:
-            raise ValueError(
+            raise UsageError(
                 f"optimizer.weight_decay={weight_decay}, but adam takes none; set "
                 "config.optimizer.name='adamw'"
             )
@@ -92,7 +94,7 @@ def make_optimizer(
             optax.add_decayed_weights(weight_decay, mask=_is_matrix), optax.sgd(schedule, momentum)
         )
     else:
-        raise ValueError(
+        raise UsageError(
             f"optimizer.name={name!r} is unknown; use 'adam', 'adamw' or 'sgd' "
             "(config.optimizer.name)"
         )

@@ -1,12 +1,15 @@
 """How a step is spread over devices: the only file that knows there is more than one."""
 
 import dataclasses
+import os
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+from multimix_jax.errors import UsageError
 
 PyTree = Any
 AXIS = "batch"
@@ -41,7 +44,7 @@ def make_spread(
       devices: all by default.
 
     Raises:
-      ValueError: unknown spelling.
+      UsageError: unknown spelling.
     """
     devices = list(devices or jax.devices())
     mesh = _mesh(devices)
@@ -78,7 +81,7 @@ def make_spread(
             lambda x: jax.make_array_from_process_local_data(over_all, x), batch
         )
         return Spread(jax.jit(spread, donate_argnums=(0,)), put_state, put_batch)
-    raise ValueError(f"parallel={spelling!r} is unknown; use 'pmap' or 'jit' (config.parallel)")
+    raise UsageError(f"parallel={spelling!r} is unknown; use 'pmap' or 'jit' (config.parallel)")
 
 
 def make_predict(
@@ -89,7 +92,9 @@ def make_predict(
     Batches are filled up to a multiple of the devices and cut again.
     """
     mesh = _mesh(jax.local_devices())
-    replicated, split = (NamedSharding(mesh, spec) for spec in (PartitionSpec(), PartitionSpec(AXIS)))
+    replicated, split = (
+        NamedSharding(mesh, spec) for spec in (PartitionSpec(), PartitionSpec(AXIS))
+    )
     compiled = jax.jit(predict, in_shardings=(replicated, split), out_shardings=split)
 
     def padded(variables: PyTree, images: np.ndarray) -> PyTree:
@@ -102,14 +107,21 @@ def make_predict(
 
 
 def check_divisible(batch_size: int, accumulate: int, device_count: int | None = None) -> None:
-    """Raises ValueError where a batch cannot be split evenly over devices and micro-batches."""
+    """Raises UsageError where a batch cannot be split evenly over devices and micro-batches."""
     device_count = jax.device_count() if device_count is None else device_count
     parts = device_count * accumulate
     if batch_size % parts:
-        raise ValueError(
+        raise UsageError(
             f"batch_size={batch_size} does not divide into {device_count} devices x "
             f"{accumulate} accumulated parts; set config.batch_size to a multiple of {parts}"
         )
+
+
+def keep_compiled() -> None:
+    """Keeps compiled programs in the user's cache folder, so that a second start is quick."""
+    if jax.config.jax_compilation_cache_dir is None:
+        cache = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+        jax.config.update("jax_compilation_cache_dir", os.path.join(cache, "multimix_jax", "xla"))
 
 
 def prefetch(batches: Iterator[PyTree], put: Callable[[PyTree], PyTree]) -> Iterator[PyTree]:

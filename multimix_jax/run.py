@@ -11,8 +11,19 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from multimix_jax import evaluate, metrics, parallel, report, workdir
+from multimix_jax import metrics, parallel, report, workdir
 from multimix_jax.checkpoint import BEST, LAST, Checkpoints
+from multimix_jax.errors import UsageError
+from multimix_jax.evaluate import (
+    EvalSet,
+    Predict,
+    Predictions,
+    Row,
+    Summary,
+    measure,
+    predict_set,
+    validation_score,
+)
 from multimix_jax.keys import ExampleKeys
 from multimix_jax.metric_writer import MetricWriter
 from multimix_jax.objectives.base import Objective
@@ -51,8 +62,8 @@ class Run:
     objective: Objective
     optimizer: optax.GradientTransformation
     batches: Callable[[int, int], Iterator[PyTree]]
-    validation: Sequence[evaluate.EvalSet]
-    tests: Sequence[evaluate.EvalSet]
+    validation: Sequence[EvalSet]
+    tests: Sequence[EvalSet]
     class_names: Sequence[str]
     data: str
     size: int
@@ -108,7 +119,7 @@ class Run:
         Writes `results.json`, `per_image.csv` and `figures/`.
 
         Raises:
-          ValueError: there is no checkpoint.
+          UsageError: there is no checkpoint.
         """
         predict = parallel.make_predict(self.objective.predict)
         results: dict[str, Any] = {}
@@ -117,7 +128,7 @@ class Run:
             for which in (BEST, LAST):
                 restored = checkpoints.restore(which, self._initial_state())
                 if restored is None:
-                    raise ValueError(
+                    raise UsageError(
                         f"{self.path} holds no checkpoint to evaluate; train first "
                         "(--mode=train), with the same --config and --workdir"
                     )
@@ -155,10 +166,10 @@ class Run:
         variables = init(jax.random.key(self.seed), self.size)
         return TrainState.create(variables, self.optimizer, keep_average=self.ema_decay > 0)
 
-    def _threshold(self, predict: evaluate.Predict, variables: PyTree) -> float | None:
+    def _threshold(self, predict: Predict, variables: PyTree) -> float | None:
         """Threshold on the probability of class 1 that is most accurate on validation."""
         for eval_set in self.validation:
-            found = evaluate.predict_set(
+            found = predict_set(
                 predict, variables, eval_set, batch_size=self.eval_batch_size
             )
             known = found.labels >= 0
@@ -167,32 +178,32 @@ class Run:
         return None
 
     def _validate(
-        self, predict: evaluate.Predict, variables: PyTree, step: int, writer: MetricWriter
+        self, predict: Predict, variables: PyTree, step: int, writer: MetricWriter
     ) -> tuple[float, dict[str, float]]:
         summaries, values = [], {}
         for eval_set in self.validation:
-            found = evaluate.predict_set(
+            found = predict_set(
                 predict, variables, eval_set, batch_size=self.eval_batch_size
             )
-            summary, _ = evaluate.measure(found, class_names=self.class_names, intervals=False)
+            summary, _ = measure(found, class_names=self.class_names, intervals=False)
             summaries.append(summary)
             values |= {f"{eval_set.name}/{name}": entry["mean"] for name, entry in summary.items()}
             shown = np.arange(len(found.ids))[:PICTURED]
             pictures = self._pictures(variables, eval_set, found, shown)
             writer.picture(step, f"validation/{eval_set.name}", report.mosaic(pictures))
-        score = evaluate.validation_score(summaries)
+        score = validation_score(summaries)
         return score, {"score": score, **values}
 
     def _test(
         self,
-        predict: evaluate.Predict,
+        predict: Predict,
         variables: PyTree,
-        eval_set: evaluate.EvalSet,
+        eval_set: EvalSet,
         threshold: float | None,
         which: str,
-    ) -> tuple[evaluate.Summary, list[evaluate.Row]]:
-        found = evaluate.predict_set(predict, variables, eval_set, batch_size=self.eval_batch_size)
-        summary, rows = evaluate.measure(found, class_names=self.class_names, threshold=threshold)
+    ) -> tuple[Summary, list[Row]]:
+        found = predict_set(predict, variables, eval_set, batch_size=self.eval_batch_size)
+        summary, rows = measure(found, class_names=self.class_names, threshold=threshold)
         if summary:
             shown = report.instructive(rows, PICTURED)
             pictures = self._pictures(variables, eval_set, found, shown)
@@ -207,8 +218,8 @@ class Run:
     def _pictures(
         self,
         variables: PyTree,
-        eval_set: evaluate.EvalSet,
-        found: evaluate.Predictions,
+        eval_set: EvalSet,
+        found: Predictions,
         shown: np.ndarray,
     ) -> list[list[np.ndarray]]:
         """A row for each shown image: image, truth, prediction, saliency, as far as there are."""

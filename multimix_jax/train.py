@@ -10,6 +10,7 @@ from tqdm import tqdm
 
 from multimix_jax import parallel
 from multimix_jax.checkpoint import BEST, LAST, Checkpoints
+from multimix_jax.errors import UsageError
 from multimix_jax.metric_writer import MetricWriter
 from multimix_jax.train_state import TrainState
 
@@ -39,7 +40,7 @@ def restore(
     """State and progress of a checkpoint, or those given where there is none.
 
     Raises:
-      ValueError: the checkpoint is damaged, or was made with other data.
+      UsageError: the checkpoint is damaged, or was made with other data.
     """
     restored = checkpoints.restore(which, state)
     if restored is None:
@@ -47,7 +48,7 @@ def restore(
     state, meta = restored
     found = Progress(**meta)
     if found.data != progress.data:
-        raise ValueError(
+        raise UsageError(
             "the images of this run have changed since its last checkpoint, so it cannot be "
             "continued; restore the data (the ids are in ids.json) or use another --workdir"
         )

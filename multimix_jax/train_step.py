@@ -70,9 +70,7 @@ def make_train_step(
                 share = jax.tree.map(lambda x: x / accumulate, part(*indexed))
                 return jax.tree.map(jnp.add, total, share), None
 
-            (grads, metrics, stats), _ = jax.lax.scan(
-                add, zeros, (jnp.arange(accumulate), parts)
-            )
+            (grads, metrics, stats), _ = jax.lax.scan(add, zeros, (jnp.arange(accumulate), parts))
         if axis_name:
             grads, metrics, stats = jax.lax.pmean((grads, metrics, stats), axis_name)
 

@@ -5,6 +5,8 @@ import pathlib
 from collections.abc import Mapping
 from typing import Any
 
+from multimix_jax.errors import UsageError
+
 CONFIG, IDS, RESULTS, PER_IMAGE = "config.json", "ids.json", "results.json", "per_image.csv"
 # Where things lie and how often they are said may differ between two starts of one run.
 FREE_KEYS = ("data_dir", "prepared_dir", "cache_gib", "log_every", "test_data")
@@ -18,7 +20,7 @@ def check(workdir: str | pathlib.Path, config: Mapping[str, Any]) -> pathlib.Pat
       config: JSON values, nested.
 
     Raises:
-      ValueError: it holds a run of another config, or something else.
+      UsageError: it holds a run of another config, or something else.
     """
     path = pathlib.Path(workdir)
     file = path / CONFIG
@@ -26,7 +28,7 @@ def check(workdir: str | pathlib.Path, config: Mapping[str, Any]) -> pathlib.Pat
         try:
             held = json.loads(file.read_text(encoding="utf-8"))
         except json.JSONDecodeError as error:
-            raise ValueError(
+            raise UsageError(
                 f"{file} is damaged ({error}); restore it or use another --workdir"
             ) from error
         differing = [
@@ -35,14 +37,14 @@ def check(workdir: str | pathlib.Path, config: Mapping[str, Any]) -> pathlib.Pat
             if key.partition(".")[0] not in FREE_KEYS
         ]
         if differing:
-            raise ValueError(
+            raise UsageError(
                 f"--workdir={path} holds the run of another config: {', '.join(differing[:5])}; "
                 "use another --workdir, or the config of that run"
             )
     elif path.exists() and not path.is_dir():
-        raise ValueError(f"--workdir={path} is a file; use the path of a folder")
+        raise UsageError(f"--workdir={path} is a file; use the path of a folder")
     elif path.exists() and any(path.iterdir()):
-        raise ValueError(
+        raise UsageError(
             f"--workdir={path} is not empty and holds no run ({CONFIG} is missing); use another "
             "--workdir"
         )

@@ -13,6 +13,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from multimix_jax.errors import UsageError
+
 Array = jax.Array
 Initializer = Callable[..., Array]
 
@@ -37,7 +39,9 @@ def initializers(name: str, fan_in: int) -> dict[str, Initializer]:
         return {"kernel_init": uniform_fan_in(fan_in), "bias_init": uniform_fan_in(fan_in)}
     if name == "flax":
         return {"kernel_init": nn.initializers.lecun_normal(), "bias_init": nn.initializers.zeros}
-    raise ValueError(f"initializer={name!r} is unknown; use 'torch' or 'flax' (config.model.initializer)")
+    raise UsageError(
+        f"initializer={name!r} is unknown; use 'torch' or 'flax' (config.model.initializer)"
+    )
 
 
 def instance_norm(x: Array, epsilon: float = 1e-5) -> Array:

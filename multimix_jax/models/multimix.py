@@ -9,6 +9,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from multimix_jax.errors import UsageError
 from multimix_jax.models import bridge as bridge_lib
 from multimix_jax.models.classifier import ClassifierHead
 from multimix_jax.models.decoder import Decoder
@@ -67,7 +68,7 @@ class MultiMix(nn.Module):
 
     def setup(self) -> None:
         if self.use_bridge and not (self.use_classifier and self.use_decoder):
-            raise ValueError(
+            raise UsageError(
                 "use_bridge=True needs use_classifier=True and use_decoder=True: the bridge runs "
                 "from one to the other (config.model)"
             )
@@ -82,9 +83,7 @@ class MultiMix(nn.Module):
                 tuple(self.filters[-2::-1]), self.mask_channels, self.dropout_rate, **common
             )
 
-    def __call__(
-        self, images: jax.Array, dropout_keys: jax.Array | None = None
-    ) -> MultiMixOutput:
+    def __call__(self, images: jax.Array, dropout_keys: jax.Array | None = None) -> MultiMixOutput:
         """Images [B,H,W,in_channels] in [-1, 1] -> `MultiMixOutput`.
 
         H and W are multiples of 2^(depth - 1), 32 or more with the published depth.
@@ -140,12 +139,12 @@ class MultiMix(nn.Module):
         # The classifier pools once more.
         smallest = 2 * factor if self.use_classifier else factor
         if height % factor or width % factor or min(height, width) < smallest:
-            raise ValueError(
+            raise UsageError(
                 f"images are {height}x{width}, but each side must be a multiple of {factor} and at "
                 f"least {smallest}; change config.size or the number of config.model.filters"
             )
         if channels != self.in_channels:
-            raise ValueError(
+            raise UsageError(
                 f"images have {channels} channels, but the model takes {self.in_channels}; set "
                 "config.model.in_channels"
             )

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+from multimix_jax.errors import UsageError
 from multimix_jax.objectives.base import Objective
 from multimix_jax.objectives.multimix import MultiMixObjective, make_multimix
 
@@ -23,13 +24,12 @@ def make_objective(
       terms: weights and thresholds of its loss.
 
     Raises:
-      ValueError: unknown name or dtype.
+      UsageError: unknown name or dtype.
     """
     if name not in METHODS:
-        raise ValueError(
-            f"objective.name={name!r} is unknown; use one of {', '.join(METHODS)} "
-            "(config.objective.name)"
+        raise UsageError(
+            f"method={name!r} is unknown; use one of {', '.join(METHODS)} (config.method)"
         )
     if dtype not in ("float32", "bfloat16"):
-        raise ValueError(f"dtype={dtype!r} is unknown; use 'float32' or 'bfloat16' (config.dtype)")
+        raise UsageError(f"dtype={dtype!r} is unknown; use 'float32' or 'bfloat16' (config.dtype)")
     return METHODS[name](model=model, dtype=dtype, terms=terms)
