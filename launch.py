@@ -8,13 +8,10 @@ run. Any field of the config can be set: --config.steps=500.
 
 import functools
 import logging
-import os
 import sys
 
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-
-import tensorflow as tf
 from absl import app, flags
+from absl import logging as absl_logging
 from ml_collections import ConfigDict, config_flags
 
 import data_pipelines
@@ -74,8 +71,8 @@ def make_run(c: ConfigDict, path: str) -> Run:
 
 def main(argv: list[str]) -> None:
     del argv
+    absl_logging.set_verbosity(absl_logging.WARNING)  # orbax tells of its every step
     logging.getLogger("data_pipelines").setLevel(logging.INFO)
-    tf.config.set_visible_devices([], "GPU")  # they belong to JAX
     c = _CONFIG.value
     try:
         parallel.keep_compiled()
@@ -96,6 +93,17 @@ def main(argv: list[str]) -> None:
         sys.exit(f"error: {error}")
 
 
+def parse_flags(argv: list[str]) -> list[str]:
+    """absl's parser, with one line in place of a traceback for a field that does not exist."""
+    try:
+        return app.parse_flags_with_usage(argv)
+    except (AttributeError, KeyError, OSError, TypeError, ValueError) as error:
+        sys.exit(
+            f"error: --config: {error}; the fields are in configs/common.py, and the arguments "
+            "behind the colon in the docstring of the config file"
+        )
+
+
 if __name__ == "__main__":
     flags.mark_flags_as_required(["config", "workdir"])
-    app.run(main)
+    app.run(main, flags_parser=parse_flags)

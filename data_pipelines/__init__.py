@@ -1,6 +1,10 @@
 """Chest X-ray data sets, prepared once at a working size and read by index."""
 
+import os
 from pathlib import Path
+
+# TensorFlow moves data here, no more: its notice about faster operations would only confuse.
+os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
 
 from data_pipelines.builder import ImageSetBuilder
 from data_pipelines.chex import Chex

@@ -12,6 +12,8 @@ from data_pipelines.examples import Examples
 
 Batch = dict[str, Any]
 
+tf.config.set_visible_devices([], "GPU")  # accelerators belong to JAX
+
 
 @dataclasses.dataclass(frozen=True)
 class Stream:

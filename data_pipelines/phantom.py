@@ -10,71 +10,17 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy import ndimage
 
 from data_pipelines.builder import ImageSetBuilder, Source
 
-Float = NDArray[np.float32]
 Range = tuple[float, float]
 
 DRAWING_VERSION = 1  # part of the fingerprint: raise it when a picture changes
 _SEED = 20210413  # of all sets
 _DRAWN_SIZE = 256
-
-
-class Phantom(ImageSetBuilder):
-    """Drawn films of one hospital, for one task: lung masks (seg) or normal / pneumonia (cls)."""
-
-    def __init__(self, *, task: str, hospital: str, size: int, prepared_dir: str = ""):
-        """Args:
-        task: 'seg' or 'cls'.
-        hospital: 'a' to train on, or 'b' to test on.
-        size: side of the prepared images, a multiple of 16.
-        prepared_dir: root of the prepared sets, as for `ImageSetBuilder`.
-        """
-        self.task, self.hospital = task, hospital
-        self.plan = PLANS[task, hospital]
-        super().__init__(
-            source_dir=__file__,  # the pictures' only source
-            size=size,
-            prepared_dir=prepared_dir,
-            name=f"phantom_{task}_{hospital}",
-        )
-        self.class_names = ("normal", "pneumonia") if task == "cls" else ()
-
-    def fingerprint(self) -> str:
-        return f"drawing{DRAWING_VERSION}"
-
-    def find(self, roots: Sequence[Path]) -> list[Source]:
-        """Lists the films; in 'cls', one or two are of one patient and agree in their label."""
-        del roots
-        rng = np.random.default_rng([_SEED, self.plan.number])
-        sources: list[Source] = []
-        for split, count in (("train", self.plan.train), ("val", self.plan.val)):
-            sources += self._list(rng, split, count, first=len(sources))
-        return sources + self._list(rng, "test", self.plan.test, first=len(sources))
-
-    def _list(self, rng: np.random.Generator, split: str, count: int, first: int) -> list[Source]:
-        films = rng.integers(1, 3, count) if self.task == "cls" else np.ones(count, np.int64)
-        patient = np.repeat(np.arange(count), films)[:count]
-        label = (rng.random(count) < self.plan.sick)[patient]
-        return [
-            Source(
-                id=f"{split}_{first + i:04d}",
-                group=f"{split}_patient{patient[i]:04d}",
-                split=split,
-                label=int(label[i]) if self.task == "cls" else -1,
-            )
-            for i in range(count)
-        ]
-
-    def read(self, source: Source) -> tuple[np.ndarray, np.ndarray | None, tuple[float, float]]:
-        index = int(source.id.rpartition("_")[2])
-        rng = np.random.default_rng([_SEED, self.plan.number, index])
-        opacity = source.label == 1 if self.task == "cls" else rng.random() < self.plan.sick
-        image, lungs = draw(rng, size=_DRAWN_SIZE, hospital=self.hospital, opacity=bool(opacity))
-        return image, lungs if self.task == "seg" else None, (0.0, 0.0)
+_ROWS = 2048
+_Y = np.linspace(-2, 2, _ROWS, dtype=np.float32)  # what a row of the border tables stands for
 
 
 class Plan(NamedTuple):
@@ -147,28 +93,79 @@ HOSPITALS = {
 }
 
 
+class Phantom(ImageSetBuilder):
+    """Drawn films of one hospital, for one task: lung masks (seg) or normal / pneumonia (cls)."""
+
+    def __init__(self, *, task: str, hospital: str, size: int, prepared_dir: str = ""):
+        """Args:
+        task: 'seg' or 'cls'.
+        hospital: 'a' to train on, or 'b' to test on.
+        size: side of the prepared images, a multiple of 16.
+        prepared_dir: root of the prepared sets, as for `ImageSetBuilder`.
+        """
+        self.task, self.hospital = task, hospital
+        self.plan = PLANS[task, hospital]
+        super().__init__(
+            source_dir=__file__,  # the pictures' only source
+            size=size,
+            prepared_dir=prepared_dir,
+            name=f"phantom_{task}_{hospital}",
+        )
+        self.class_names = ("normal", "pneumonia") if task == "cls" else ()
+
+    def fingerprint(self) -> str:
+        return f"drawing{DRAWING_VERSION}"
+
+    def find(self, roots: Sequence[Path]) -> list[Source]:
+        """Lists the films; in 'cls', one or two are of one patient and agree in their label."""
+        del roots
+        rng = np.random.default_rng([_SEED, self.plan.number])
+        sources: list[Source] = []
+        for split in ("train", "val", "test"):
+            count = getattr(self.plan, split)
+            sources += self._list(rng, split, count, first=len(sources))
+        return sources
+
+    def _list(self, rng: np.random.Generator, split: str, count: int, first: int) -> list[Source]:
+        films = rng.integers(1, 3, count) if self.task == "cls" else np.ones(count, np.int64)
+        patient = np.repeat(np.arange(count), films)[:count]
+        label = (rng.random(count) < self.plan.sick)[patient]
+        return [
+            Source(
+                id=f"{split}_{first + i:04d}",
+                group=f"{split}_patient{patient[i]:04d}",
+                split=split,
+                label=int(label[i]) if self.task == "cls" else -1,
+            )
+            for i in range(count)
+        ]
+
+    def read(self, source: Source) -> tuple[np.ndarray, np.ndarray | None, tuple[float, float]]:
+        index = int(source.id.rpartition("_")[2])
+        rng = np.random.default_rng([_SEED, self.plan.number, index])
+        opacity = source.label == 1 if self.task == "cls" else rng.random() < self.plan.sick
+        image, lungs = draw(rng, size=_DRAWN_SIZE, hospital=self.hospital, opacity=bool(opacity))
+        return image, lungs if self.task == "seg" else None, (0.0, 0.0)
+
+
 class Anatomy(NamedTuple):
     """Where things are; pairs hold (image left, image right), that is the patient's right, left."""
 
     apex: float  # y of the top of the lungs
-    dome: Float  # [2] y of the top of the diaphragm
-    width: Float  # [2] from midline to chest wall
-    inner: Float  # [2, ROWS] inner and
-    outer: Float  # [2, ROWS] outer border of the lung, by row
-    cage: Float  # [2, ROWS] outer border of the ribs, by row
-    midline: Float  # [ROWS] x of the spine, by row
-
-
-ROWS = 2048
-_Y = np.linspace(-2, 2, ROWS, dtype=np.float32)  # what a row of the border tables stands for
+    dome: np.ndarray  # [2] y of the top of the diaphragm
+    width: np.ndarray  # [2] from midline to chest wall
+    inner: np.ndarray  # [2, _ROWS] inner and
+    outer: np.ndarray  # [2, _ROWS] outer border of the lung, by row
+    cage: np.ndarray  # [2, _ROWS] outer border of the ribs, by row
+    midline: np.ndarray  # [_ROWS] x of the spine, by row
 
 
 def draw(
     rng: np.random.Generator, *, size: int, hospital: str, opacity: bool
-) -> tuple[Float, NDArray[np.bool_]]:
+) -> tuple[np.ndarray, np.ndarray]:
     """Draws one frontal chest film.
 
-    The same generator state gives the same patient and film with and without opacities.
+    Equal fresh generators give the same patient and film with and without opacities.
 
     Args:
         rng: the source of everything that varies.
@@ -188,11 +185,11 @@ def draw(
     x = to_patient[0, 0] * film + (to_patient[0, 1] * film)[:, None] + to_patient[0, 2]
     y = to_patient[1, 0] * film + (to_patient[1, 1] * film)[:, None] + to_patient[1, 2]
 
-    row = ((y + 2) * ((ROWS - 1) / 4)).astype(np.int32)
-    row = np.clip(row, 0, ROWS - 1)
+    row = ((y + 2) * ((_ROWS - 1) / 4)).astype(np.int32)
+    row = np.clip(row, 0, _ROWS - 1)
     x = x - patient.midline[row]
     u, side = np.abs(x), (x > 0).astype(np.int32)
-    cell = side * ROWS + row
+    cell = side * _ROWS + row
     inner, outer, cage = (
         table.ravel()[cell] for table in (patient.inner, patient.outer, patient.cage)
     )
@@ -237,7 +234,7 @@ def _anatomy(rng: np.random.Generator, place: Hospital) -> Anatomy:
     return Anatomy(apex, *(table.astype(np.float32) for table in tables))
 
 
-def _pose(rng: np.random.Generator, place: Hospital) -> tuple[Float, Float]:
+def _pose(rng: np.random.Generator, place: Hospital) -> tuple[np.ndarray, np.ndarray]:
     """The affine maps [2, 3] from film to patient and back."""
     angle = rng.uniform(*place.tilt)
     zoom = rng.uniform(*place.zoom) * rng.uniform(0.96, 1.04, 2)
@@ -249,14 +246,16 @@ def _pose(rng: np.random.Generator, place: Hospital) -> tuple[Float, Float]:
     return np.hstack([inverse, -inverse @ shift]).astype(np.float32), to_film.astype(np.float32)
 
 
-def _diaphragm(patient: Anatomy, u: Float, side: NDArray[np.int32]) -> Float:
+def _diaphragm(patient: Anatomy, u: np.ndarray, side: np.ndarray) -> np.ndarray:
     """y of the diaphragm: a dome that falls to the heart and, further, to the chest wall."""
     out = np.maximum(u - 0.33, 0) / (patient.width - 0.33)[side]
     towards_heart = np.maximum(0.33 - u, 0)
     return patient.dome[side] + 0.2 * out * out + 0.6 * towards_heart * towards_heart
 
 
-def _vessels(rng: np.random.Generator, patient: Anatomy, to_film: Float, size: int) -> Float:
+def _vessels(
+    rng: np.random.Generator, patient: Anatomy, to_film: np.ndarray, size: int
+) -> np.ndarray:
     """Branching lines from both hila: roots, and two generations of branches on each."""
     roots = 9
     height = float(np.mean(patient.dome)) - patient.apex
@@ -290,7 +289,7 @@ def _vessels(rng: np.random.Generator, patient: Anatomy, to_film: Float, size: i
     return 0.22 * pixels * ndimage.gaussian_filter(lines, 0.8 * pixels, truncate=2.5) + 0.5 * wide
 
 
-def _opacities(rng: np.random.Generator, lungs: NDArray[np.bool_], size: int) -> Float:
+def _opacities(rng: np.random.Generator, lungs: np.ndarray, size: int) -> np.ndarray:
     """How much of the air is replaced, 0..1: two to four clouds with ragged, soft edges."""
     film = np.linspace(-1, 1, size, dtype=np.float32)
     where = np.flatnonzero(lungs)
@@ -302,11 +301,13 @@ def _opacities(rng: np.random.Generator, lungs: NDArray[np.bool_], size: int) ->
         dy = (film - film[row]) / rng.uniform(0.22, 0.46)
         distance = np.sqrt(dx * dx + (dy * dy)[:, None])
         cloud = _step((1.2 - distance + ragged) / rng.uniform(0.7, 1.3))
-        clear *= 1 - rng.uniform(0.5, 0.95) * cloud
+        clear *= 1 - rng.uniform(0.6, 0.95) * cloud
     return 1 - clear
 
 
-def _body(rng: np.random.Generator, patient: Anatomy, x: Float, u: Float, y: Float) -> Float:
+def _body(
+    rng: np.random.Generator, patient: Anatomy, x: np.ndarray, u: np.ndarray, y: np.ndarray
+) -> np.ndarray:
     """Attenuation of all that is soft, with the lungs still full: body, heart, spine, abdomen."""
     chest = float(np.max(patient.width)) + rng.uniform(0.12, 0.24)
     neck = rng.uniform(0.24, 0.32)
@@ -337,7 +338,9 @@ def _body(rng: np.random.Generator, patient: Anatomy, x: Float, u: Float, y: Flo
     return thick * tissue
 
 
-def _bones(rng: np.random.Generator, patient: Anatomy, u: Float, y: Float, cage: Float) -> Float:
+def _bones(
+    rng: np.random.Generator, patient: Anatomy, u: np.ndarray, y: np.ndarray, cage: np.ndarray
+) -> np.ndarray:
     """Ribs behind (nearly level), ribs in front (steep, fainter) and clavicles; about 0..2."""
     gap = rng.uniform(0.15, 0.185)
     first = rng.uniform(0, gap)
@@ -359,7 +362,9 @@ def _bones(rng: np.random.Generator, patient: Anatomy, u: Float, y: Float, cage:
     return ribs + cortex
 
 
-def _develop(rng: np.random.Generator, place: Hospital, attenuation: Float, film: Float) -> Float:
+def _develop(
+    rng: np.random.Generator, place: Hospital, attenuation: np.ndarray, film: np.ndarray
+) -> np.ndarray:
     """Attenuation to grey 0..255: tone curve, vignetting, noise, collimator."""
     size = len(film)
     contrast, centre = rng.uniform(*place.contrast), rng.uniform(*place.centre)
@@ -377,29 +382,29 @@ def _develop(rng: np.random.Generator, place: Hospital, attenuation: Float, film
     return (255 * np.clip(grey, 0, 1)).astype(np.float32)
 
 
-def _rise(t: Float, end: float, power: float) -> Float:
+def _rise(t: np.ndarray, end: float, power: float) -> np.ndarray:
     """From 0 at t = 0 to 1 at `end` along a quarter of a superellipse, then level."""
     rest = 1 - np.clip(t / end, 0, 1)
     return (1 - rest**power) ** (1 / power)
 
 
-def _bump(t: Float, centre: float, width: float) -> Float:
+def _bump(t: np.ndarray, centre: float, width: float) -> np.ndarray:
     return np.exp(-np.square((t - centre) / width))
 
 
-def _step(t: Float) -> Float:
+def _step(t: np.ndarray) -> np.ndarray:
     """The smooth step from 0 at t = 0 to 1 at t = 1."""
     t = np.clip(t, 0, 1)
     return t * t * (3 - (t + t))
 
 
-def _stripes(t: Float, width: float) -> Float:
+def _stripes(t: np.ndarray, width: float) -> np.ndarray:
     """One stripe a unit, `width` of it wide, brighter at its edges."""
     off = np.abs(t - np.round(t)) * (2 / width)  # 0 in the middle of a stripe, 1 at its edge
     return _step((1.2 - off) / 0.4) * (0.65 + 0.35 * np.minimum(off, 1))
 
 
-def _smooth_noise(rng: np.random.Generator, size: int, cells: int) -> Float:
+def _smooth_noise(rng: np.random.Generator, size: int, cells: int) -> np.ndarray:
     """[size, size] noise of mean 0 and deviation 1, with `cells` features a side.
 
     A quadratic B-spline through random values; by indexing, because threaded matrix products of

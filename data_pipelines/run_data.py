@@ -13,7 +13,6 @@ from data_pipelines.errors import DataError
 from data_pipelines.examples import Examples
 from data_pipelines.input_pipeline import Stream
 
-
 # What a training batch holds of each stream. The unlabelled stream's label feeds a monitor of the
 # pseudo-labels and no loss.
 FIELDS = {
@@ -126,80 +125,76 @@ def open_run(
             opened[name] = load(name)
         return opened[name]
 
-    def parts(name: str) -> dict[str, np.ndarray]:
-        examples = get(name)
-        sizes = splits.SPLIT_SIZES[name.partition(":")[0]]
-        return splits.split_examples(
-            examples.ids,
-            examples.groups,
-            examples.splits,
-            val=sizes.val,
-            test=sizes.test,
-            seed=split_seed,
-            enlarge_val=sizes.enlarge_val,
-        )
-
     streams: dict[str, Stream] = {}
     validation: list[EvalSet] = []
     class_names: tuple[str, ...] = ()
-    tasks = [task for task in ("seg", "cls") if f"{task}/labeled" in stream_names]
-    trained_on = {"seg": seg_data, "cls": cls_data}
-    for task in tasks:
-        name = trained_on[task]
-        examples, part = get(name), parts(name)
-        train = part["train"]
-        budget = {"seg": seg_labels, "cls": cls_labels}[task]
-        if isinstance(budget, str) and budget.isdigit():
-            budget = int(budget)  # config fields that also take "all" hold text
-        chosen = splits.choose_labeled(
-            examples.ids[train],
-            examples.labels[train] if task == "cls" else None,
-            budget,
-            seed,
-            key=f"{task}_labels",
-            name=name,
-            has_mask=examples.has_mask[train],
-        )
-        labeled = train[chosen]
-        rest = np.setdiff1d(train, labeled)
-        pools = {
-            "labeled": labeled,
-            # With every label in use, the labelled images serve as unlabelled ones too.
-            "unlabeled": rest if len(rest) else labeled,
-        }
-        for kind, indices in pools.items():
+    for task, name, budget in (("seg", seg_data, seg_labels), ("cls", cls_data, cls_labels)):
+        if f"{task}/labeled" not in stream_names:
+            continue
+        if test_data.get(name) in ("all", "train"):
+            raise DataError(
+                f"test_data.{name}={test_data[name]!r} includes images that this run trains on; "
+                "use 'test'"
+            )
+        examples = get(name)
+        part = _divide(name, examples, split_seed)
+        for kind, indices in _pools(task, name, examples, part["train"], budget, seed).items():
             stream = f"{task}/{kind}"
             if stream in stream_names:
                 streams[stream] = Stream(examples, indices, FIELDS[stream])
-        known = examples.has_mask if task == "seg" else examples.labels >= 0
-        chosen_on = part["val"][known[part["val"]]]
-        if not len(chosen_on):
-            raise DataError(
-                f"{name} has no validation image with {'a mask' if task == 'seg' else 'a label'}; "
-                f"label more of its images or choose another config.{task}_data"
-            )
-        validation.append(EvalSet(name, examples, chosen_on))
+        validation.append(_validation(task, name, examples, part["val"]))
         if task == "cls":
             class_names = examples.class_names
-
-    tests = []
-    for name, which in test_data.items():
-        examples = get(name)
-        if which == "all":
-            if name in [trained_on[task] for task in tasks]:
-                raise DataError(
-                    f"test_data.{name}='all' includes images that this run trains on; use 'test'"
-                )
-            indices = np.argsort(examples.ids)
-        else:
-            found = parts(name)
-            if which not in found:
-                raise DataError(
-                    f"test_data.{name}={which!r} is no part of a data set; use 'train', 'val', "
-                    "'test' or 'all'"
-                )
-            indices = found[which]
-        if not len(indices):
-            raise DataError(f"test_data.{name}={which!r} holds no image; use another part")
-        tests.append(EvalSet(name, examples, indices))
+    tests = [_test(name, get(name), which, split_seed) for name, which in test_data.items()]
     return RunData(streams, validation, tests, class_names)
+
+
+def _divide(name: str, examples: Examples, seed: int) -> dict[str, np.ndarray]:
+    sizes = splits.SPLIT_SIZES[name.partition(":")[0]]
+    return splits.split_examples(
+        examples.ids, examples.groups, examples.splits, **sizes._asdict(), seed=seed
+    )
+
+
+def _pools(
+    task: str, name: str, examples: Examples, train: np.ndarray, budget: int | str, seed: int
+) -> dict[str, np.ndarray]:
+    """The labelled and the unlabelled training images of a task."""
+    if isinstance(budget, str) and budget.isdigit():
+        budget = int(budget)  # config fields that also take "all" hold text
+    chosen = splits.choose_labeled(
+        examples.ids[train],
+        examples.labels[train] if task == "cls" else None,
+        budget,
+        seed,
+        key=f"{task}_labels",
+        name=name,
+        has_mask=examples.has_mask[train],
+    )
+    labeled = train[chosen]
+    rest = np.setdiff1d(train, labeled)
+    # With every label in use, the labelled images serve as unlabelled ones too.
+    return {"labeled": labeled, "unlabeled": rest if len(rest) else labeled}
+
+
+def _validation(task: str, name: str, examples: Examples, indices: np.ndarray) -> EvalSet:
+    known = examples.has_mask if task == "seg" else examples.labels >= 0
+    usable = indices[known[indices]]
+    if not len(usable):
+        raise DataError(
+            f"{name} has no validation image with {'a mask' if task == 'seg' else 'a label'}; "
+            f"label more of its images or choose another config.{task}_data"
+        )
+    return EvalSet(name, examples, usable)
+
+
+def _test(name: str, examples: Examples, which: str, seed: int) -> EvalSet:
+    parts = _divide(name, examples, seed) | {"all": np.argsort(examples.ids)}
+    if which not in parts:
+        raise DataError(
+            f"test_data.{name}={which!r} is no part of a data set; use 'train', 'val', 'test' or "
+            "'all'"
+        )
+    if not len(parts[which]):
+        raise DataError(f"test_data.{name}={which!r} holds no image; use another part")
+    return EvalSet(name, examples, parts[which])

@@ -1,0 +1,29 @@
+"""MultiMix in JAX: classify and segment medical images from few labels, with one network."""
+
+from multimix_jax import augment, losses, metrics, models, objectives, optimizer, parallel
+from multimix_jax.errors import UsageError
+from multimix_jax.keys import ExampleKeys
+from multimix_jax.models import MultiMix, MultiMixOutput, saliency_map
+from multimix_jax.objectives import MultiMixObjective
+from multimix_jax.train_state import TrainState
+from multimix_jax.train_step import make_train_step
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "ExampleKeys",
+    "MultiMix",
+    "MultiMixObjective",
+    "MultiMixOutput",
+    "TrainState",
+    "UsageError",
+    "augment",
+    "losses",
+    "make_train_step",
+    "metrics",
+    "models",
+    "objectives",
+    "optimizer",
+    "parallel",
+    "saliency_map",
+]

@@ -119,7 +119,7 @@ def measure(
     rows: list[Row] = [{"id": name} for name in predictions.ids]
     summary: Summary = {}
     if predictions.masks is not None and predictions.has_mask.any():
-        measured = np.flatnonzero(predictions.has_mask)
+        measured = np.flatnonzero(predictions.has_mask).tolist()
         for index in measured:
             rows[index] |= _mask_metrics(predictions, index)
         names = sorted({name for index in measured for name in rows[index]} - {"id"})
@@ -127,12 +127,12 @@ def measure(
             name: np.array([rows[index].get(name, np.nan) for index in measured], float)
             for name in names
         }
-        summary |= metrics.summarize(per_image)
+        summary |= {k: dict(v) for k, v in metrics.summarize(per_image).items()}
     if predictions.classes is not None and (predictions.labels >= 0).any():
         known = predictions.labels >= 0
         probabilities, labels = predictions.classes[known], predictions.labels[known]
         summary |= _class_metrics(probabilities, labels, class_names, threshold, intervals)
-        for index in np.flatnonzero(known):
+        for index in np.flatnonzero(known).tolist():
             probability = predictions.classes[index]
             rows[index] |= {"label": int(predictions.labels[index])}
             rows[index] |= {

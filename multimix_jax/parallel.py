@@ -119,7 +119,7 @@ def check_divisible(batch_size: int, accumulate: int, device_count: int | None =
 
 def keep_compiled() -> None:
     """Keeps compiled programs in the user's cache folder, so that a second start is quick."""
-    if jax.config.jax_compilation_cache_dir is None:
+    if jax.config.jax_compilation_cache_dir is None:  # type: ignore[attr-defined]
         cache = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
         jax.config.update("jax_compilation_cache_dir", os.path.join(cache, "multimix_jax", "xla"))
 

@@ -108,7 +108,7 @@ def overlay(
     picture = np.repeat(image[..., :1], 3, axis=-1).copy()
     for outlined, color in ((truth, TRUTH_COLOR), (mask, PREDICTION_COLOR)):
         if outlined is not None:
-            picture[_outline(outlined.any(axis=-1))] = color
+            picture[_outline(np.asarray(outlined.any(axis=-1)))] = color
     return picture
 
 

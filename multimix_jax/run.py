@@ -169,9 +169,7 @@ class Run:
     def _threshold(self, predict: Predict, variables: PyTree) -> float | None:
         """Threshold on the probability of class 1 that is most accurate on validation."""
         for eval_set in self.validation:
-            found = predict_set(
-                predict, variables, eval_set, batch_size=self.eval_batch_size
-            )
+            found = predict_set(predict, variables, eval_set, batch_size=self.eval_batch_size)
             known = found.labels >= 0
             if found.classes is not None and found.classes.shape[-1] == 2 and known.any():
                 return metrics.best_threshold(found.classes[known], found.labels[known])
@@ -180,11 +178,10 @@ class Run:
     def _validate(
         self, predict: Predict, variables: PyTree, step: int, writer: MetricWriter
     ) -> tuple[float, dict[str, float]]:
-        summaries, values = [], {}
+        summaries: list[Summary] = []
+        values: dict[str, float] = {}
         for eval_set in self.validation:
-            found = predict_set(
-                predict, variables, eval_set, batch_size=self.eval_batch_size
-            )
+            found = predict_set(predict, variables, eval_set, batch_size=self.eval_batch_size)
             summary, _ = measure(found, class_names=self.class_names, intervals=False)
             summaries.append(summary)
             values |= {f"{eval_set.name}/{name}": entry["mean"] for name, entry in summary.items()}

@@ -124,7 +124,9 @@ def train(
             if evaluate:
                 score, validation = validate(state.eval_variables, step)
                 writer.scalars(step, "validation", validation)
-                if progress.best_score is None or score > progress.best_score:
+                best = progress.best_score is None or score > progress.best_score
+                bar.write(f"step {step}: validation score {score:.4f}{', the best' * best}")
+                if best:
                     progress.best_score, progress.best_step = score, step
                     progress.seconds = before + time.monotonic() - begun
                     checkpoints.save(BEST, state, dataclasses.asdict(progress))

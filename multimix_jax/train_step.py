@@ -1,5 +1,6 @@
 """The one training step of every method: pure, jittable, and the same in any loop."""
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
@@ -79,9 +80,10 @@ def make_train_step(
         ema_params = state.ema_params
         if ema_params is not None:
             ema_params = optax.incremental_update(params, ema_params, 1.0 - ema_decay)
-        metrics["grad_norm"] = optax.global_norm(grads)
-        metrics["param_norm"] = optax.global_norm(params)
-        state = state.replace(
+        metrics["grad_norm"] = optax.tree.norm(grads)
+        metrics["param_norm"] = optax.tree.norm(params)
+        state = dataclasses.replace(
+            state,
             step=state.step + 1,
             params=params,
             opt_state=opt_state,

@@ -1,4 +1,4 @@
-"""The parts that encoder and decoder are built of: convolution, normalisation, dropout, up-sampling.
+"""What encoder and decoder are built of: convolution, normalisation, dropout, interpolation.
 
 Shapes: `B` images, `H` x `W` pixels, `C` channels.
 """
@@ -33,7 +33,7 @@ def uniform_fan_in(fan_in: int) -> Initializer:
     return init
 
 
-def initializers(name: str, fan_in: int) -> dict[str, Initializer]:
+def initializers(name: str, fan_in: int) -> dict[str, Any]:
     """`kernel_init` and `bias_init` of a layer: `torch` (PyTorch's) or `flax` (Flax's default)."""
     if name == "torch":
         return {"kernel_init": uniform_fan_in(fan_in), "bias_init": uniform_fan_in(fan_in)}
@@ -90,7 +90,7 @@ class Conv3x3(nn.Module):
     """3x3 convolution for an instance norm to follow, which takes any bias out again.
 
     The published network has that bias, so it is kept among the parameters, but it is not added:
-    its true gradient is zero, and a computed one is rounding noise that Adam blows up to full steps.
+    its true gradient is zero; a computed one is rounding noise that Adam blows up to full steps.
     """
 
     features: int
@@ -114,7 +114,7 @@ class Conv3x3(nn.Module):
 
 
 class ConvBlock(nn.Module):
-    """(3x3 convolution -> instance norm -> leaky ReLU .2) twice, then dropout (method of MultiMix)."""
+    """(3x3 convolution -> instance norm -> leaky ReLU .2) twice, then dropout, as in MultiMix."""
 
     features: int
     dropout_rate: float = 0.25

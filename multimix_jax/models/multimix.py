@@ -115,8 +115,8 @@ class MultiMix(nn.Module):
         encoder, encoder_variables = self.encoder.unbind()
         classifier, classifier_variables = self.classifier.unbind()
 
-        def score(x: jax.Array) -> jax.Array:
-            features = encoder.apply(encoder_variables, x)
+        def score(x: jax.Array) -> Any:
+            features: Any = encoder.apply(encoder_variables, x)
             return classifier.apply(classifier_variables, features[-1])
 
         return bridge_lib.saliency_map(score, images, differentiable=self.bridge_gradient)
@@ -128,8 +128,8 @@ class MultiMix(nn.Module):
         saliency: jax.Array | None = None,
         dropout_keys: jax.Array | None = None,
     ) -> jax.Array:
-        """Features, and with the bridge images and saliency -> mask logits [B,H,W,mask_channels]."""
-        joined = self.bridge(images, saliency) if self.use_bridge else None
+        """Features, and for the bridge images and saliency -> mask logits [B,H,W,C']."""
+        joined = None if saliency is None else self.bridge(images, saliency)
         return self.decoder(features, joined, dropout_keys)
 
     def _check(self, images: jax.Array) -> None:

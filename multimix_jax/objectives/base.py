@@ -32,7 +32,7 @@ class Objective(Protocol):
         ...
 
     def predict(self, variables: PyTree, images: jax.Array) -> dict[str, jax.Array]:
-        """8-bit images [B,H,W,C] -> `mask` [B,H,W,C'] and `classes` [B,K], probabilities, if any."""
+        """8-bit images [B,H,W,C] -> probabilities `mask` [B,H,W,C'], `classes` [B,K], if any."""
         ...
 
     def saliency(self, variables: PyTree, images: jax.Array) -> jax.Array | None:

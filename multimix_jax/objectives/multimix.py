@@ -26,8 +26,8 @@ class MultiMixObjective:
     L_cls = CE(weak(x), c) + pseudo_label_weight * pseudo-label CE(weak(u), strong(u))
     L_seg = dice_weight * Dice + kl_weight * KL(labelled masks || unlabelled masks)
 
-    A term of weight 0 is not computed, its images are not asked for, and a part of the model that is
-    missing takes its terms with it.
+    A term of weight 0 is not computed and its images are not asked for; a part that the model lacks
+    takes its terms with it.
 
     Attributes:
       model: which parts it has decides which tasks are trained.
@@ -107,8 +107,8 @@ class MultiMixObjective:
         return jnp.asarray(sum(terms.values())), ({**terms, **monitors}, state.batch_stats)
 
     def predict(self, variables: PyTree, images: jax.Array) -> dict[str, jax.Array]:
-        """8-bit images [B,H,W,C] -> probabilities `mask` [B,H,W,C'] and `classes` [B,K], if any."""
-        output = self.model.apply(variables, normalize(images))
+        """8-bit images [B,H,W,C] -> probabilities `mask` [B,H,W,C'], `classes` [B,K], if any."""
+        output: Any = self.model.apply(variables, normalize(images))
         probabilities = {}
         if output.mask_logits is not None:
             probabilities["mask"] = jax.nn.sigmoid(output.mask_logits)
@@ -120,17 +120,18 @@ class MultiMixObjective:
         """8-bit images -> saliency [B,H,W,1], or None without a classifier."""
         if not self.model.use_classifier:
             return None
-        return self.model.apply(variables, normalize(images), method="saliency")
+        return self._apply(variables["params"], normalize(images), method="saliency")
 
     def views(self, batch: Batch, keys: ExampleKeys) -> dict[str, jax.Array]:
         """The 8-bit images that the network sees of `batch`, by stream and view, to look at."""
         streams = {name: _at(batch, name) for name in self.streams}
-        views = {f"{name}, original": stream["image"] for name, stream in streams.items()}
-        views |= self._views(streams, keys)
+        views = {name: stream["image"] for name, stream in streams.items()}
+        seen = self._views(streams, keys)
+        if CLS_LABELED in streams:
+            views[f"{CLS_LABELED}, weak"] = seen[CLS_LABELED]
         if CLS_UNLABELED in streams:
-            weak = self._weak_view(streams[CLS_UNLABELED], keys)
-            views[f"{CLS_UNLABELED}, weak"] = weak
-            views[f"{CLS_UNLABELED}, strong"] = views.pop(CLS_UNLABELED)
+            views[f"{CLS_UNLABELED}, strong"] = seen[CLS_UNLABELED]
+            views[f"{CLS_UNLABELED}, weak"] = self._weak_view(streams[CLS_UNLABELED], keys)
         return views
 
     def _views(self, streams: Batch, keys: ExampleKeys) -> dict[str, jax.Array]:

@@ -1,0 +1,61 @@
+"""Packaging of multimix_jax."""
+
+import pathlib
+import re
+
+from setuptools import find_packages, setup
+
+ROOT = pathlib.Path(__file__).parent
+VERSION = re.search(
+    r'__version__ = "(.+)"', (ROOT / "multimix_jax" / "__init__.py").read_text(encoding="utf-8")
+)
+assert VERSION is not None
+
+TEST = [
+    "mypy>=1.15",
+    "pytest>=8.3",
+    "ruff>=0.9",
+    "scikit-learn>=1.6",
+]
+
+setup(
+    name="multimix_jax",
+    version=VERSION.group(1),
+    description="MultiMix and DTML in JAX/Flax: classify and segment medical images, few labels",
+    long_description=(ROOT / "README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    python_requires=">=3.11",
+    packages=find_packages(include=["multimix_jax*", "data_pipelines*", "configs*"]),
+    py_modules=["launch"],
+    install_requires=[
+        "absl-py>=2.1",
+        "array_record>=0.7",
+        "chex>=0.1.90",
+        "dm-pix>=0.4.3",
+        "flax>=0.12.0",
+        "jax>=0.8.0",
+        "matplotlib>=3.9",
+        "ml-collections>=1.0.0",
+        "numpy>=2.0",
+        "optax>=0.2.6",
+        "orbax-checkpoint>=0.11.25",
+        "pillow>=11.0",
+        "scikit-image>=0.25",
+        "scipy>=1.14",
+        "tensorboardX>=2.6.2",
+        "tensorflow-datasets>=4.9.9",
+        "tqdm>=4.66",
+        # For tf.data alone; the CPU build is a third of the download.
+        "tensorflow-cpu>=2.20; platform_system == 'Linux' and platform_machine == 'x86_64'",
+        "tensorflow>=2.20; platform_system != 'Linux' or platform_machine != 'x86_64'",
+    ],
+    extras_require={"test": TEST, "cuda": ["jax[cuda12]>=0.8.0"], "tpu": ["jax[tpu]>=0.8.0"]},
+    classifiers=[
+        "License :: OSI Approved :: Apache Software License",
+        "Programming Language :: Python :: 3.11",
+        "Programming Language :: Python :: 3.12",
+        "Programming Language :: Python :: 3.13",
+        "Topic :: Scientific/Engineering :: Medical Science Apps.",
+    ],
+)
