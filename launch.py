@@ -9,6 +9,7 @@ run. Any field of the config can be set: --config.steps=500.
 import functools
 import logging
 import sys
+from typing import Any
 
 from absl import app, flags
 from absl import logging as absl_logging
@@ -25,9 +26,9 @@ _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run.")
 _MODE = flags.DEFINE_enum("mode", "train", ["train", "eval"], "Train and evaluate, or evaluate.")
 
 
-def make_run(c: ConfigDict, path: str) -> Run:
-    """The run that a config describes, in its workdir."""
-    folder = workdir.check(path, c.to_dict())
+def make_run(c: ConfigDict, path: str, *, begin: bool = True) -> Run:
+    """The run that a config describes, in its workdir; `begin` says whether it may begin there."""
+    folder = workdir.check(path, c.to_dict(), begin=begin)
     parallel.check_divisible(c.batch_size, c.accumulate)
     method = objectives.make_objective(c.method, model=c.model, dtype=c.dtype, terms=c.objective)
     schedule = optimizer.make_schedule(learning_rate=c.learning_rate, steps=c.steps, **c.schedule)
@@ -40,17 +41,12 @@ def make_run(c: ConfigDict, path: str) -> Run:
             size=c.size,
             cache_bytes=int(c.cache_gib * 2**30),
         ),
-        seg_data=c.seg_data,
-        cls_data=c.cls_data,
-        test_data=c.test_data,
-        seg_labels=c.seg_labels,
-        cls_labels=c.cls_labels,
-        seed=c.seed,
-        split_seed=c.split_seed,
+        **_fields(c, "seg_data cls_data test_data seg_labels cls_labels seed split_seed"),
     )
-    workdir.claim(folder, c.to_dict(), data.ids)
     return Run(
         path=folder,
+        config=c.to_dict(),
+        ids=data.ids,
         objective=method,
         optimizer=optimizer.make_optimizer(schedule, **c.optimizer),
         batches=functools.partial(input_pipeline.train_batches, data.streams, c.batch_size, c.seed),
@@ -58,15 +54,13 @@ def make_run(c: ConfigDict, path: str) -> Run:
         tests=data.tests,
         class_names=data.class_names,
         data=data.digest,
-        size=c.size,
-        seed=c.seed,
-        steps=c.steps,
         images_per_step=c.batch_size * len(data.streams),
-        spelling=c.parallel,
-        ema_decay=c.ema_decay,
-        accumulate=c.accumulate,
-        eval_batch_size=c.eval_batch_size,
+        **_fields(c, "size seed steps parallel ema_decay accumulate eval_batch_size"),
     )
+
+
+def _fields(c: ConfigDict, names: str) -> dict[str, Any]:
+    return {name: c[name] for name in names.split()}
 
 
 def main(argv: list[str]) -> None:
@@ -76,17 +70,14 @@ def main(argv: list[str]) -> None:
     c = _CONFIG.value
     try:
         parallel.keep_compiled()
-        run = make_run(c, _WORKDIR.value)
-        results = run.finished() if _MODE.value == "train" else None
+        training = _MODE.value == "train"
+        run = make_run(c, _WORKDIR.value, begin=training)
+        results = run.finished() if training else None
         if results:
             print(f"{run.path} is finished; its results:")
         else:
-            if _MODE.value == "train":
-                run.train(
-                    log_every=c.log_every,
-                    eval_every=c.eval_every,
-                    checkpoint_every=c.checkpoint_every,
-                )
+            if training:
+                run.train(**_fields(c, "log_every eval_every checkpoint_every"))
             results = run.evaluate()
         print(report.table(results))
     except (UsageError, data_pipelines.DataError) as error:

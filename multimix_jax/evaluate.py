@@ -168,7 +168,12 @@ def _class_metrics(
         values = metrics.classification_metrics(
             probabilities, labels, class_names=class_names, threshold=threshold
         )
-        summary: Summary = {k: {"mean": v, "n": len(labels)} for k, v in values.items()}
+        # What one class alone leaves undefined, such as AUROC, is left out.
+        summary: Summary = {
+            name: {"mean": value, "n": len(labels)}
+            for name, value in values.items()
+            if not np.isnan(value)
+        }
         if intervals:
             found = metrics.classification_intervals(
                 probabilities, labels, class_names=class_names, threshold=threshold
@@ -185,15 +190,14 @@ def _class_metrics(
 def validation_score(summaries: Sequence[Summary]) -> float:
     """What the best checkpoint is chosen by: the mean of Dice and AUROC over validation sets.
 
-    Accuracy stands in for an AUROC that one class alone leaves undefined.
+    Accuracy stands in for AUROC where the set has one class only.
     """
     scores = []
     for summary in summaries:
         if "dice" in summary:
             scores.append(summary["dice"]["mean"])
-        if "auroc" in summary:
-            auroc = summary["auroc"]["mean"]
-            scores.append(summary["accuracy"]["mean"] if np.isnan(auroc) else auroc)
+        if "accuracy" in summary:
+            scores.append(summary.get("auroc", summary["accuracy"])["mean"])
     if not scores:
         raise UsageError(
             "no validation set has a mask or a label that the model predicts; check "

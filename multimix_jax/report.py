@@ -1,6 +1,13 @@
-"""Results as tables and pictures."""
+"""Results as tables and pictures.
 
+    python -m multimix_jax.report runs/a runs/b
+
+prints the results of finished runs as Markdown; --json=FILE also writes them as a list of rows.
+"""
+
+import argparse
 import csv
+import json
 import math
 import pathlib
 from collections.abc import Mapping, Sequence
@@ -9,6 +16,9 @@ from typing import Any
 import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
+
+from multimix_jax import workdir
+from multimix_jax.errors import UsageError
 
 Results = Mapping[str, Mapping[str, Mapping[str, Mapping[str, Any]]]]
 Row = Mapping[str, float | int | str]
@@ -158,3 +168,79 @@ def grid(
                 axis.set_ylabel(rows[i], fontsize=8)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=110)
+
+
+def result_rows(paths: Sequence[str | pathlib.Path]) -> list[dict[str, Any]]:
+    """One row per system, checkpoint, data set and metric of the runs in some folders.
+
+    Raises:
+      UsageError: a folder holds no results.
+    """
+    rows = []
+    for path in map(pathlib.Path, paths):
+        try:
+            config = json.loads((path / workdir.CONFIG).read_text(encoding="utf-8"))
+            results = json.loads((path / workdir.RESULTS).read_text(encoding="utf-8"))
+        except OSError as error:
+            raise UsageError(
+                f"{path} holds no results ({error.filename} is missing); finish the run with "
+                "launch.py first"
+            ) from error
+        run = {key: config[key] for key in ("system", "size", "seg_labels", "cls_labels", "steps")}
+        run |= {"seeds": [config["seed"]], "seconds": round(results["run"]["seconds"])}
+        for checkpoint in ("best", "last"):
+            at = {"checkpoint": checkpoint, "step": results["run"][checkpoint]["step"]}
+            for data_set, summary in results[checkpoint].items():
+                rows += [
+                    {**run, **at, "data_set": data_set, "metric": metric, **entry}
+                    for metric, entry in summary.items()
+                ]
+    return rows
+
+
+def markdown(rows: Sequence[Mapping[str, Any]]) -> str:
+    """A Markdown table for each data set: a line per metric, a column per run and checkpoint."""
+    lines = []
+    for data_set in dict.fromkeys(row["data_set"] for row in rows):
+        here = [row for row in rows if row["data_set"] == data_set]
+        columns = list(dict.fromkeys(_column(row) for row in here))
+        cells = {(row["metric"], _column(row)): _markdown_cell(row) for row in here}
+        lines += [f"### {data_set} ({here[0]['n']} images)", ""]
+        lines += ["| | " + " | ".join(columns) + " |", "|---|" + "---|" * len(columns)]
+        for metric in dict.fromkeys(row["metric"] for row in here):
+            values = [cells.get((metric, column), "") for column in columns]
+            lines.append(f"| {metric} | " + " | ".join(values) + " |")
+        lines.append("")
+    return "\n".join(lines)
+
+
+def _column(row: Mapping[str, Any]) -> str:
+    seeds = ", ".join(map(str, row["seeds"]))
+    return f"{row['system']}, seed {seeds}, {row['checkpoint']} (step {row['step']})"
+
+
+def _markdown_cell(row: Mapping[str, Any]) -> str:
+    spread = f" ± {row['std']:.3f}" if "std" in row else ""
+    low, high = row["ci95"]
+    return f"{row['mean']:.3f}{spread} [{low:.3f}, {high:.3f}]"
+
+
+def main() -> None:
+    """Command line, see the top of the file."""
+    parser = argparse.ArgumentParser(
+        prog="python -m multimix_jax.report", description="Results of finished runs as Markdown."
+    )
+    parser.add_argument("runs", nargs="+", metavar="RUN", help="folder of a finished run")
+    parser.add_argument("--json", metavar="FILE", help="also write the rows as a JSON list")
+    arguments = parser.parse_args()
+    try:
+        rows = result_rows(arguments.runs)
+    except UsageError as error:
+        parser.exit(1, f"error: {error}\n")
+    if arguments.json:
+        workdir.write_json(pathlib.Path(arguments.json), rows)
+    print(markdown(rows))
+
+
+if __name__ == "__main__":
+    main()

@@ -3,7 +3,7 @@
 import dataclasses
 import json
 import pathlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from multimix_jax import metrics, parallel, report, workdir
+from multimix_jax import metrics, report, workdir
 from multimix_jax.checkpoint import BEST, LAST, Checkpoints
 from multimix_jax.errors import UsageError
 from multimix_jax.evaluate import (
@@ -27,6 +27,7 @@ from multimix_jax.evaluate import (
 from multimix_jax.keys import ExampleKeys
 from multimix_jax.metric_writer import MetricWriter
 from multimix_jax.objectives.base import Objective
+from multimix_jax.parallel import AXIS, make_predict, make_spread
 from multimix_jax.train import Progress, restore, train
 from multimix_jax.train_state import TrainState
 from multimix_jax.train_step import make_train_step
@@ -41,6 +42,7 @@ class Run:
 
     Attributes:
       path: its folder.
+      config, ids: JSON values to keep there: what was asked for, and the images used.
       objective: the method, with its model.
       optimizer: optax transformation.
       batches: (first step, end) -> training batches of NumPy arrays.
@@ -52,13 +54,15 @@ class Run:
       seed: of everything random in training.
       steps: updates in all.
       images_per_step: for the speed that is shown.
-      spelling: 'pmap' or 'jit', see `parallel.make_spread`.
+      parallel: 'pmap' or 'jit', see `make_spread`.
       ema_decay: of the moving average of the weights, 0 for none.
       accumulate: parts of a batch, see `make_train_step`.
       eval_batch_size: images per call in evaluation.
     """
 
     path: pathlib.Path
+    config: Mapping[str, Any]
+    ids: Mapping[str, Any]
     objective: Objective
     optimizer: optax.GradientTransformation
     batches: Callable[[int, int], Iterator[PyTree]]
@@ -70,7 +74,7 @@ class Run:
     seed: int
     steps: int
     images_per_step: int
-    spelling: str
+    parallel: str
     ema_decay: float
     accumulate: int
     eval_batch_size: int
@@ -83,12 +87,13 @@ class Run:
             seed=self.seed,
             ema_decay=self.ema_decay,
             accumulate=self.accumulate,
-            axis_name=parallel.AXIS,
+            axis_name=AXIS,
         )
-        spread = parallel.make_spread(step, spelling=self.spelling)
-        predict = parallel.make_predict(self.objective.predict)
+        spread = make_spread(step, spelling=self.parallel)
+        predict = make_predict(self.objective.predict)
+        state = spread.put_state(self._initial_state())
+        workdir.claim(self.path, self.config, self.ids)  # nothing is written before all is sound
         with Checkpoints(self.path) as checkpoints:
-            state = spread.put_state(self._initial_state())
             state, progress = restore(checkpoints, LAST, state, Progress(data=self.data))
             start = int(state.step)
             with MetricWriter(self.path, start) as writer:
@@ -121,7 +126,7 @@ class Run:
         Raises:
           UsageError: there is no checkpoint.
         """
-        predict = parallel.make_predict(self.objective.predict)
+        predict = make_predict(self.objective.predict)
         results: dict[str, Any] = {}
         rows: list[dict[str, Any]] = []
         with Checkpoints(self.path) as checkpoints:

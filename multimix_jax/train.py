@@ -88,24 +88,26 @@ def train(
       The state after the last step.
     """
     begun, before = time.monotonic(), progress.seconds
+    spoke: tuple[int, float] | None = None
     step = int(state.step)
     waiting: tuple[int, Mapping[str, jax.Array]] | None = None
     bar = tqdm(total=steps, initial=step, desc="Training", unit=" steps", disable=None)
 
     def write_waiting() -> None:
         """Metrics are fetched one step late, so that the device never waits for the host."""
-        nonlocal waiting
-        if waiting is not None:
-            at, on_device = waiting
-            values = {name: float(value) for name, value in on_device.items()}
-            writer.scalars(at, "train", values)
-            speed = bar.format_dict["rate"]
-            if speed:
-                writer.speed(at, speed * images_per_step)
-                bar.set_postfix_str(
-                    f"loss {values['loss']:.3f}, {speed * images_per_step:.0f} images/s"
-                )
-            waiting = None
+        nonlocal waiting, spoke
+        if waiting is None:
+            return
+        at, on_device = waiting
+        values = {name: float(value) for name, value in on_device.items()}
+        writer.scalars(at, "train", values)
+        shown, now = f"loss {values['loss']:.3f}", time.monotonic()
+        if spoke is not None:  # the first steps compile
+            speed = (at - spoke[0]) * images_per_step / (now - spoke[1])
+            writer.speed(at, speed)
+            shown += f", {speed:.0f} images/s"
+        bar.set_postfix_str(shown)
+        waiting, spoke = None, (at, now)
 
     with bar:
         for batch in parallel.prefetch(batches, spread.put_batch):

@@ -40,13 +40,14 @@ class TrainState:
 
         The moving average starts as a copy of the weights.
         """
-        params = variables["params"]
+        # Copies, because a step may donate its state: the caller's arrays must outlive that.
+        copied = jax.tree.map(jnp.copy, dict(variables))
+        params = copied["params"]
         return cls(
             step=jnp.zeros((), jnp.int32),
             params=params,
             opt_state=optimizer.init(params),
-            batch_stats=variables.get("batch_stats", {}),
-            # A copy, since buffers of the state are donated and must not be shared.
+            batch_stats=copied.get("batch_stats", {}),
             ema_params=jax.tree.map(jnp.copy, params) if keep_average else None,
         )
 

@@ -12,12 +12,15 @@ CONFIG, IDS, RESULTS, PER_IMAGE = "config.json", "ids.json", "results.json", "pe
 FREE_KEYS = ("data_dir", "prepared_dir", "cache_gib", "log_every", "test_data")
 
 
-def check(workdir: str | pathlib.Path, config: Mapping[str, Any]) -> pathlib.Path:
+def check(
+    workdir: str | pathlib.Path, config: Mapping[str, Any], *, begin: bool = True
+) -> pathlib.Path:
     """The path of `workdir`, if this config's run lies there or may begin there; writes nothing.
 
     Args:
       workdir: need not exist.
       config: JSON values, nested.
+      begin: whether a run may begin there.
 
     Raises:
       UsageError: it holds a run of another config, or something else.
@@ -41,6 +44,10 @@ def check(workdir: str | pathlib.Path, config: Mapping[str, Any]) -> pathlib.Pat
                 f"--workdir={path} holds the run of another config: {', '.join(differing[:5])}; "
                 "use another --workdir, or the config of that run"
             )
+    elif not begin:
+        raise UsageError(
+            f"--workdir={path} holds no run; train one with --mode=train, or name its folder"
+        )
     elif path.exists() and not path.is_dir():
         raise UsageError(f"--workdir={path} is a file; use the path of a folder")
     elif path.exists() and any(path.iterdir()):

@@ -1,0 +1,190 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from absl.testing import absltest, parameterized
+from scipy import special
+
+from multimix_jax import losses
+
+RNG = np.random.default_rng(0)
+
+
+def normal(*shape, scale=2.0):
+    return (scale * RNG.normal(size=shape)).astype(np.float32)
+
+
+def log_odds(*probabilities):
+    """Two-class logits whose softmax gives class 1 these probabilities."""
+    p = np.asarray(probabilities)
+    return jnp.asarray(np.stack([np.zeros_like(p), np.log(p / (1 - p))], axis=-1), jnp.float32)
+
+
+class CrossEntropyTest(parameterized.TestCase):
+    @parameterized.parameters(2, 5)
+    def test_equals_numpy(self, classes):
+        logits, label = normal(6, classes), RNG.integers(0, classes, 6)
+        want = -special.log_softmax(logits.astype(np.float64), axis=-1)[np.arange(6), label]
+        got = losses.cross_entropy(logits=jnp.asarray(logits), label=jnp.asarray(label))
+        np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-6)
+
+    def test_by_hand(self):
+        got = losses.cross_entropy(logits=log_odds(0.8, 0.8), label=jnp.asarray([1, 0]))
+        np.testing.assert_allclose(got, -np.log([0.8, 0.2]), rtol=1e-5)
+
+    def test_shapes_are_checked(self):
+        with pytest.raises(AssertionError):
+            losses.cross_entropy(logits=jnp.zeros(3), label=jnp.zeros(3, int))
+        with pytest.raises(AssertionError):
+            losses.cross_entropy(logits=jnp.zeros((3, 2)), label=jnp.zeros((3, 2), int))
+
+
+class PseudoLabelTest(parameterized.TestCase):
+    # Confident of class 1, confident of class 0, unsure, a little unsure.
+    weak = log_odds(0.9, 0.1, 0.5, 0.69)
+    strong = log_odds(0.8, 0.8, 0.8, 0.3)
+
+    def loss(self, weak, strong, threshold=0.7):
+        return losses.pseudo_label_cross_entropy(
+            weak_logits=weak, strong_logits=strong, threshold=threshold
+        )
+
+    def test_by_hand(self):
+        want = [-np.log(0.8), -np.log(0.2), 0, 0]
+        np.testing.assert_allclose(self.loss(self.weak, self.strong), want, rtol=1e-5)
+
+    def test_unsure_is_exactly_zero(self):
+        loss, gradient = jax.vmap(
+            jax.value_and_grad(lambda w, s: self.loss(w[None], s[None])[0], 1)
+        )(self.weak, self.strong)
+        np.testing.assert_array_equal(loss[2:], 0)
+        np.testing.assert_array_equal(gradient[2:], 0)
+        # Where it counts, the gradient of the cross entropy: softmax minus the pseudo-label.
+        np.testing.assert_allclose(gradient[:2], [[0.2, -0.2], [-0.8, 0.8]], rtol=1e-4)
+
+    def test_no_gradient_to_the_weak_view(self):
+        gradient = jax.grad(lambda weak: self.loss(weak, self.strong).sum())(self.weak)
+        np.testing.assert_array_equal(gradient, 0)
+
+    def test_at_the_threshold_counts(self):
+        # Equal logits: the softmax is exactly one half.
+        weak = jnp.zeros((1, 2))
+        strong = log_odds(0.8)
+        np.testing.assert_allclose(self.loss(weak, strong, 0.5), [-np.log(0.2)], rtol=1e-5)
+        np.testing.assert_array_equal(self.loss(weak, strong, np.nextafter(np.float32(0.5), 1)), 0)
+
+    def test_unsure_stays_zero_where_the_strong_view_is_infinite(self):
+        strong = jnp.asarray([[0.0, -jnp.inf]])
+        np.testing.assert_array_equal(self.loss(jnp.asarray([[0.0, 0.1]]), strong), 0)
+
+    def test_shapes_are_checked(self):
+        with pytest.raises(AssertionError):
+            self.loss(jnp.zeros((3, 2)), jnp.zeros((2, 2)))
+        with pytest.raises(AssertionError):
+            self.loss(jnp.zeros(3), jnp.zeros(3))
+
+
+class DiceTest(parameterized.TestCase):
+    def loss(self, logits, mask, **arguments):
+        return losses.dice_loss(
+            logits=jnp.asarray(logits, jnp.float32),
+            mask=jnp.asarray(mask, jnp.float32),
+            **arguments,
+        )
+
+    @parameterized.parameters((1, 1.0), (3, 1.0), (1, 0.25))
+    def test_equals_numpy(self, channels, smooth):
+        logits, mask = normal(3, 5, 4, channels), RNG.integers(0, 2, (3, 5, 4, channels))
+        want = []
+        for image, truth in zip(special.expit(logits.astype(np.float64)), mask, strict=True):
+            want.append(
+                np.mean(
+                    [
+                        1
+                        - (2 * (image[..., c] * truth[..., c]).sum() + smooth)
+                        / (image[..., c].sum() + truth[..., c].sum() + smooth)
+                        for c in range(channels)
+                    ]
+                )
+            )
+        np.testing.assert_allclose(self.loss(logits, mask, smooth=smooth), want, rtol=1e-5)
+
+    def test_by_hand(self):
+        # p = 1/2 on four pixels of which one is lung: 1 - (2 * .5 + 1) / (2 + 1 + 1).
+        mask = np.zeros((1, 2, 2, 1))
+        mask[0, 0, 0] = 1
+        np.testing.assert_allclose(self.loss(np.zeros((1, 2, 2, 1)), mask), [0.5])
+
+    def test_perfect_wrong_and_empty(self):
+        mask = RNG.integers(0, 2, (1, 6, 6, 1))
+        sure = np.where(mask, 50.0, -50.0)
+        np.testing.assert_allclose(self.loss(sure, mask), 0, atol=1e-6)
+        # Nothing in common: all 36 pixels are in one of the two.
+        np.testing.assert_allclose(self.loss(-sure, mask), 1 - 1 / 37, rtol=1e-6)
+        np.testing.assert_allclose(self.loss(np.full((1, 6, 6, 1), -50.0), 0 * mask), 0, atol=1e-6)
+        np.testing.assert_allclose(self.loss(np.full((1, 6, 6, 1), 50.0), 0 * mask), 36 / 37)
+
+    def test_shapes_are_checked(self):
+        with pytest.raises(AssertionError):
+            self.loss(np.zeros((1, 4, 4, 1)), np.zeros((1, 4, 4)))
+        with pytest.raises(AssertionError):
+            self.loss(np.zeros((1, 4, 4)), np.zeros((1, 4, 4)))
+
+
+class BernoulliKlTest(parameterized.TestCase):
+    def loss(self, p_logits, q_logits):
+        return losses.bernoulli_kl(
+            p_logits=jnp.asarray(p_logits, jnp.float32), q_logits=jnp.asarray(q_logits, jnp.float32)
+        )
+
+    def test_equals_scipy(self):
+        p_logits, q_logits = normal(3, 4, 5, 2), normal(3, 4, 5, 2)
+        p, q = (special.expit(logits.astype(np.float64)) for logits in (p_logits, q_logits))
+        want = (special.rel_entr(p, q) + special.rel_entr(1 - p, 1 - q)).mean((1, 2, 3))
+        np.testing.assert_allclose(self.loss(p_logits, q_logits), want, rtol=1e-4)
+
+    def test_by_hand_and_asymmetric(self):
+        half, nine_tenths = np.zeros((1, 1, 1, 1)), np.full((1, 1, 1, 1), np.log(9))
+        np.testing.assert_allclose(
+            self.loss(half, nine_tenths),
+            [0.5 * np.log(0.5 / 0.9) + 0.5 * np.log(0.5 / 0.1)],
+            rtol=1e-5,
+        )
+        np.testing.assert_allclose(
+            self.loss(nine_tenths, half),
+            [0.9 * np.log(0.9 / 0.5) + 0.1 * np.log(0.1 / 0.5)],
+            rtol=1e-5,
+        )
+
+    def test_zero_for_equal_and_positive_otherwise(self):
+        p_logits = normal(8, 3, 3, 1)
+        np.testing.assert_array_equal(self.loss(p_logits, p_logits), 0)
+        self.assertGreater(self.loss(p_logits, p_logits[::-1]).min(), 0)
+
+    def test_finite_far_out(self):
+        far = np.full((1, 2, 2, 1), 100.0)
+        loss, gradients = jax.value_and_grad(lambda p, q: self.loss(p, q).sum(), (0, 1))(
+            jnp.asarray(far), -jnp.asarray(far)
+        )
+        # p = 1, q = e^-100.
+        np.testing.assert_allclose(loss, 100, rtol=1e-6)
+        for gradient in gradients:
+            self.assertTrue(np.isfinite(gradient).all())
+
+    def test_gradient_reaches_both(self):
+        p_logits, q_logits = jnp.asarray(normal(1, 2, 2, 1)), jnp.asarray(normal(1, 2, 2, 1))
+        got = jax.grad(lambda p, q: self.loss(p, q).sum(), (0, 1))(p_logits, q_logits)
+        p, q = special.expit(p_logits), special.expit(q_logits)
+        # d/da of KL(s(a) || s(b)) is p (1 - p) (a - b), d/db is q - p; over four pixels.
+        np.testing.assert_allclose(got[0], p * (1 - p) * (p_logits - q_logits) / 4, atol=1e-6)
+        np.testing.assert_allclose(got[1], (q - p) / 4, atol=1e-6)
+
+    def test_shapes_are_checked(self):
+        with pytest.raises(AssertionError):
+            self.loss(np.zeros((1, 4, 4, 1)), np.zeros((2, 4, 4, 1)))
+        with pytest.raises(AssertionError):
+            self.loss(np.zeros((4, 4)), np.zeros((4, 4)))
+
+
+if __name__ == "__main__":
+    absltest.main()

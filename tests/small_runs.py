@@ -1,0 +1,112 @@
+"""Small sets and short runs, for the tests of what runs are made of."""
+
+import contextlib
+import dataclasses
+import os
+import pathlib
+import subprocess
+import sys
+from collections.abc import Sequence
+from types import SimpleNamespace
+from unittest import mock
+
+import ml_collections
+import numpy as np
+
+import launch
+from configs import quickstart
+from data_pipelines import phantom
+
+ROOT = pathlib.Path(launch.__file__).parent
+SMALL_PLANS = {
+    ("seg", "a"): dict(train=14, val=3, test=5),
+    ("seg", "b"): dict(train=0, val=0, test=4),
+    ("cls", "a"): dict(train=24, val=6, test=7),
+    ("cls", "b"): dict(train=0, val=0, test=6),
+}
+NETWORK = (4, 8, 8)
+
+
+@dataclasses.dataclass
+class Listed:
+    """Stands in for `Examples`: image n is grey n; its mask is its n upper rows."""
+
+    ids: np.ndarray
+    groups: np.ndarray
+    splits: np.ndarray
+    labels: np.ndarray
+    has_mask: np.ndarray
+    spacing: np.ndarray
+    class_names: tuple[str, ...] = ("well", "ill")
+    size: int = 16
+
+    def fetch(self, indices: np.ndarray) -> dict[str, np.ndarray]:
+        shape = (len(indices), self.size, self.size, 1)
+        grey = np.asarray(indices, np.uint8)[:, None, None, None]
+        rows = np.arange(self.size)[:, None, None] < grey
+        return {"image": np.full(shape, grey), "mask": np.full(shape, rows).astype(np.uint8)}
+
+
+def listed(
+    count: int,
+    *,
+    split: Sequence[str] | str = "",
+    labels: Sequence[int] | int = -1,
+    has_mask: Sequence[bool] | bool = False,
+) -> Listed:
+    """`count` examples, each its own patient."""
+    ids = np.array([f"i{n:02d}" for n in range(count)])
+    return Listed(
+        ids=ids,
+        groups=ids,
+        splits=np.broadcast_to(np.asarray(split), count),
+        labels=np.broadcast_to(np.asarray(labels, np.int64), count),
+        has_mask=np.broadcast_to(np.asarray(has_mask, bool), count),
+        spacing=np.zeros((count, 2), np.float32),
+    )
+
+
+def prepare_phantoms(prepared_dir: pathlib.Path) -> None:
+    """Prepares the phantom sets with a few images each; launch.py finds them prepared."""
+    plans = {key: phantom.PLANS[key]._replace(**few) for key, few in SMALL_PLANS.items()}
+    with mock.patch.object(phantom, "PLANS", plans):
+        for task, hospital in plans:
+            builder = phantom.Phantom(
+                task=task, hospital=hospital, size=32, prepared_dir=str(prepared_dir)
+            )
+            builder.prepare()
+
+
+def small_config(prepared_dir: pathlib.Path, **fields: object) -> ml_collections.ConfigDict:
+    """The quickstart, but tiny."""
+    c = quickstart.get_config()
+    c.prepared_dir = str(prepared_dir)
+    c.size, c.batch_size, c.eval_batch_size = 32, 4, 8
+    c.steps, c.log_every, c.eval_every, c.checkpoint_every = 6, 1, 3, 2
+    c.seg_labels, c.cls_labels = "5", "10"
+    c.model.filters = NETWORK
+    c.update_from_flattened_dict(fields)
+    return c.lock()
+
+
+def launch_main(
+    config: ml_collections.ConfigDict, workdir: pathlib.Path, mode: str = "train"
+) -> None:
+    """What `python launch.py` does with these flags, in this process."""
+    flags = {"_CONFIG": config, "_WORKDIR": str(workdir), "_MODE": mode}
+    with contextlib.ExitStack() as stack:
+        for name, value in flags.items():
+            stack.enter_context(mock.patch.object(launch, name, SimpleNamespace(value=value)))
+        launch.main(["launch.py"])
+
+
+def start_launch(*flags: str) -> subprocess.Popen:
+    """`python launch.py` with these flags, in a process of its own."""
+    return subprocess.Popen(
+        [sys.executable, "launch.py", *flags],
+        cwd=ROOT,
+        env=dict(os.environ),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
