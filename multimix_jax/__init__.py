@@ -3,7 +3,15 @@
 from multimix_jax import augment, losses, metrics, models, objectives, optimizer, parallel
 from multimix_jax.errors import UsageError
 from multimix_jax.keys import ExampleKeys
-from multimix_jax.models import MultiMix, MultiMixOutput, saliency_map
+from multimix_jax.models import (
+    ClassifierHead,
+    Decoder,
+    Encoder,
+    MultiMix,
+    MultiMixOutput,
+    SaliencyBridge,
+    saliency_map,
+)
 from multimix_jax.objectives import MultiMixObjective
 from multimix_jax.train_state import TrainState
 from multimix_jax.train_step import make_train_step
@@ -11,10 +19,14 @@ from multimix_jax.train_step import make_train_step
 __version__ = "0.1.0"
 
 __all__ = [
+    "ClassifierHead",
+    "Decoder",
+    "Encoder",
     "ExampleKeys",
     "MultiMix",
     "MultiMixObjective",
     "MultiMixOutput",
+    "SaliencyBridge",
     "TrainState",
     "UsageError",
     "augment",

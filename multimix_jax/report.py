@@ -26,11 +26,6 @@ Row = Mapping[str, float | int | str]
 # Columns of the printed table; results.json has all metrics.
 SEGMENTATION = ("dice", "jaccard", "ssim", "hd", "assd")
 CLASSIFICATION = ("accuracy", "auroc", "f1_normal", "f1_pneumonia", "ece")
-# What a figure shows of an image, without and with a segmentation.
-PANELS = {
-    False: ("image", "saliency"),
-    True: ("image", "truth", "prediction (orange)", "saliency"),
-}
 TRUTH_COLOR = (64, 220, 96)
 PREDICTION_COLOR = (255, 96, 32)
 
@@ -48,9 +43,9 @@ def table(results: Results) -> str:
         if not rows:
             continue
         shown = [name for name in columns if any(name in summary for *_, summary in rows)]
-        lines.append(f"{title:15}{'data set':15}{'n':>6}" + "".join(f"{n:>22}" for n in shown))
+        lines.append(f"{title:15}{'data set':15}{'n':>6}" + "".join(f"{n:>25}" for n in shown))
         for checkpoint, data_set, summary in rows:
-            cells = "".join(f"{_cell(summary.get(name)):>22}" for name in shown)
+            cells = "".join(f"{_cell(summary.get(name)):>25}" for name in shown)
             lines.append(f"{checkpoint:15}{data_set:15}{summary[columns[0]]['n']:6}{cells}")
         lines.append("")
     return "\n".join(lines)
@@ -86,15 +81,14 @@ def instructive(rows: Sequence[Row], count: int) -> np.ndarray:
 
 
 def caption(row: Row) -> str:
-    """Name and main figure of an image."""
-    lines = [str(row["id"])]
+    """Name and main figures of an image."""
+    lines = [str(row["id"]).rpartition("/")[2]]
     if "dice" in row:
         lines.append(f"Dice {float(row['dice']):.3f}")
-    lines += [
-        f"{name.removeprefix('probability_')} {float(value):.2f}"
-        for name, value in row.items()
-        if name.startswith("probability_")
-    ]
+    classes = [name for name in row if name.startswith("probability_")]
+    if classes:
+        truth = classes[int(row["label"])]
+        lines.append(f"is {truth.removeprefix('probability_')}: {float(row[truth]):.2f}")
     return "\n".join(lines)
 
 

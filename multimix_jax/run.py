@@ -92,6 +92,7 @@ class Run:
         spread = make_spread(step, spelling=self.parallel)
         predict = make_predict(self.objective.predict)
         state = spread.put_state(self._initial_state())
+        self._check_classes(state.eval_variables)
         workdir.claim(self.path, self.config, self.ids)  # nothing is written before all is sound
         with Checkpoints(self.path) as checkpoints:
             state, progress = restore(checkpoints, LAST, state, Progress(data=self.data))
@@ -171,6 +172,25 @@ class Run:
         variables = init(jax.random.key(self.seed), self.size)
         return TrainState.create(variables, self.optimizer, keep_average=self.ema_decay > 0)
 
+    def _check_classes(self, variables: PyTree) -> None:
+        """Raises UsageError where the model, its training set and the test sets disagree."""
+        image = self.validation[0].images(np.zeros(1, int))
+        predicted = jax.eval_shape(self.objective.predict, variables, image)
+        if "classes" not in predicted:
+            return
+        count = predicted["classes"].shape[-1]
+        if count != len(self.class_names):
+            raise UsageError(
+                f"the model has {count} classes, but the images have {len(self.class_names)} "
+                f"({', '.join(self.class_names)}); set config.model.num_classes"
+            )
+        for eval_set in self.tests:
+            if len(eval_set.class_names) not in (0, count):
+                raise UsageError(
+                    f"{eval_set.name} has {len(eval_set.class_names)} classes, but the model has "
+                    f"{count}; take {eval_set.name} out of config.test_data"
+                )
+
     def _threshold(self, predict: Predict, variables: PyTree) -> float | None:
         """Threshold on the probability of class 1 that is most accurate on validation."""
         for eval_set in self.validation:
@@ -191,7 +211,7 @@ class Run:
             summaries.append(summary)
             values |= {f"{eval_set.name}/{name}": entry["mean"] for name, entry in summary.items()}
             shown = np.arange(len(found.ids))[:PICTURED]
-            pictures = self._pictures(variables, eval_set, found, shown)
+            _, pictures = self._pictures(variables, eval_set, found, shown)
             writer.picture(step, f"validation/{eval_set.name}", report.mosaic(pictures))
         score = validation_score(summaries)
         return score, {"score": score, **values}
@@ -208,11 +228,11 @@ class Run:
         summary, rows = measure(found, class_names=self.class_names, threshold=threshold)
         if summary:
             shown = report.instructive(rows, PICTURED)
-            pictures = self._pictures(variables, eval_set, found, shown)
+            titles, pictures = self._pictures(variables, eval_set, found, shown)
             report.grid(
                 pictures,
                 self.path / "figures" / f"{which}_{eval_set.name}.png",
-                columns=report.PANELS[found.masks is not None],
+                columns=titles,
                 rows=[report.caption(rows[index]) for index in shown],
             )
         return summary, rows
@@ -223,21 +243,23 @@ class Run:
         eval_set: EvalSet,
         found: Predictions,
         shown: np.ndarray,
-    ) -> list[list[np.ndarray]]:
-        """A row for each shown image: image, truth, prediction, saliency, as far as there are."""
+    ) -> tuple[list[str], list[list[np.ndarray]]]:
+        """Titles, and a row for each shown image: image, truth, prediction, saliency, if any."""
         images = eval_set.images(shown)
         saliency = self.objective.saliency(variables, jnp.asarray(images))
         pictures = []
         for row, index in enumerate(shown):
-            panels = [report.overlay(images[row])]
+            panels = {"image": report.overlay(images[row])}
+            truth = found.truths[index] if found.has_mask[index] else None
+            if found.masks is not None and found.has_mask[shown].any():
+                panels["truth"] = report.overlay(images[row], truth=truth)
             if found.masks is not None:
-                truth = found.truths[index] if found.has_mask[index] else None
-                panels.append(report.overlay(images[row], truth=truth))
-                panels.append(report.overlay(images[row], truth=truth, mask=found.masks[index]))
+                mask = found.masks[index]
+                panels["prediction (orange)"] = report.overlay(images[row], truth=truth, mask=mask)
             if saliency is not None:
-                panels.append(report.heat(np.asarray(saliency[row])))
+                panels["saliency"] = report.heat(np.asarray(saliency[row]))
             pictures.append(panels)
-        return pictures
+        return list(pictures[0]), [list(panels.values()) for panels in pictures]
 
     def _picture_views(self) -> None:
         """Figure of what the network sees of the first batch."""

@@ -55,7 +55,8 @@ class InstanceNormTest(parameterized.TestCase):
     def test_constant_image_is_finite(self):
         x = jnp.full((1, 4, 4, 1), 7.0)
         np.testing.assert_array_equal(blocks.instance_norm(x), 0)
-        np.testing.assert_array_equal(jax.grad(lambda x: blocks.instance_norm(x).sum())(x), 0)
+        gradient = jax.grad(lambda x: blocks.instance_norm(x).sum())(x)
+        np.testing.assert_allclose(gradient, 0, atol=1e-3)
 
 
 class TwoDropouts(nn.Module):

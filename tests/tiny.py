@@ -1,5 +1,6 @@
 """Networks, batches and references small enough to test with."""
 
+import dataclasses
 import functools
 
 import jax
@@ -14,6 +15,13 @@ from multimix_jax.objectives import MultiMixObjective
 from multimix_jax.train_state import TrainState
 
 SIDE = 16
+
+_RNG = np.random.default_rng(0)
+LINEAR_BATCH = {
+    "x": _RNG.normal(size=(8, 3)).astype(np.float32),
+    "y": _RNG.normal(size=8).astype(np.float32),
+}
+LINEAR_WEIGHTS = np.asarray([0.5, -1.0, 2.0])
 
 # Wires and terms of the published tables, copied from them by hand: model, then loss.
 _NO_PSEUDO, _NO_KL = {"pseudo_label_weight": 0.0}, {"kl_weight": 0.0}
@@ -76,26 +84,46 @@ def variables(of, seed=0):
     rng = np.random.default_rng(seed)
     images = jax.ShapeDtypeStruct((1, SIDE, SIDE, of.in_channels), jnp.float32)
     shapes = jax.eval_shape(of.init, jax.random.key(0), images)
-    draw = lambda leaf: jnp.asarray(rng.uniform(-0.3, 0.3, leaf.shape), leaf.dtype)
+    draw = lambda leaf: rng.uniform(-0.3, 0.3, leaf.shape).astype(leaf.dtype)
     return jax.tree.map(draw, shapes)
 
 
 def train_state(of, optimizer=None, **arguments):
-    """State before the first step of an objective. Its buffers are its own, to be donated."""
-    fresh = jax.tree.map(jnp.copy, variables(of.model))
+    """State before the first step of an objective."""
+    fresh = jax.tree.map(jnp.array, variables(of.model))
     return TrainState.create(fresh, optimizer or optax.sgd(0.1), **arguments)
 
 
 @functools.cache
-def loss_and_gradient(of):
-    """Compiled `(params, state, batch, keys) -> ((loss, (metrics, stats)), gradient)`."""
-    return jax.jit(jax.value_and_grad(of, has_aux=True))
+def _loss_and_gradient(of):
+    def loss(params, state, batch, keys, threshold):
+        return dataclasses.replace(of, threshold=threshold)(params, state, batch, keys)
+
+    return jax.jit(jax.value_and_grad(loss, has_aux=True))
 
 
-def gradient(of, batch, seed=0):
-    """Gradient at the initial weights."""
+def loss_and_gradient(of, batch, threshold=0.5):
+    """((loss, (metrics, stats)), gradient) at the first weights; compiled once per objective."""
     state = train_state(of)
-    return loss_and_gradient(of)(state.params, state, batch, keys(seed))[1]
+    return _loss_and_gradient(of)(state.params, state, batch, keys(), threshold)
+
+
+def linear_loss(params, state, batch, keys):
+    """Mean squared error of a linear model."""
+    error = jnp.einsum("bi,i->b", batch["x"], params["w"]) - batch["y"]
+    return jnp.square(error).mean(), ({"error": error.mean()}, state.batch_stats)
+
+
+def noisy_loss(params, state, batch, keys):
+    """The same with noise of its own on every example."""
+    draw = lambda key, x: x + jax.random.normal(key, x.shape)
+    x = jax.vmap(draw)(keys("noise", len(batch["x"])), batch["x"])
+    return linear_loss(params, state, {**batch, "x": x}, keys)
+
+
+def linear_state(optimizer, **arguments):
+    params = {"w": jnp.asarray(LINEAR_WEIGHTS, jnp.float32)}
+    return TrainState.create({"params": params}, optimizer, **arguments)
 
 
 def leaves(tree):

@@ -1,0 +1,174 @@
+"""Tests of multimix_jax.checkpoint."""
+
+import gc
+import pathlib
+import shutil
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from multimix_jax.checkpoint import BEST, LAST, Checkpoints
+from multimix_jax.errors import UsageError
+from multimix_jax.train_state import TrainState
+
+META = {"best_score": 0.1, "best_step": None, "data": "ab", "nested": {"seconds": 1.5}}
+
+
+def state(step=0, *, width=3, keep_average=True, batch_stats=True):
+    """Numbers that differ from place to place and from step to step."""
+    variables = {"params": {"dense": {"kernel": jnp.zeros((2, width)), "bias": jnp.zeros(width)}}}
+    if batch_stats:
+        variables["batch_stats"] = {"mean": jnp.zeros(width)}
+    created = TrainState.create(variables, optax.adam(1e-3), keep_average=keep_average)
+    rng = np.random.default_rng(step)
+    drawn = jax.tree.map(lambda x: jnp.asarray(rng.normal(size=x.shape), x.dtype), created)
+    return drawn.replace(step=jnp.asarray(step, jnp.int32))
+
+
+def steps(workdir, which):
+    return sorted(int(path.name) for path in (workdir / "checkpoints" / which).iterdir())
+
+
+def assert_same(ours, theirs):
+    assert jax.tree.structure(ours) == jax.tree.structure(theirs)
+    for a, b in zip(jax.tree.leaves(ours), jax.tree.leaves(theirs)):
+        assert a.dtype == b.dtype
+        np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.parametrize("which", [LAST, BEST])
+@pytest.mark.parametrize("with_extras", [True, False])
+def test_what_was_saved_is_restored_bit_by_bit(tmp_path, which, with_extras):
+    kinds = dict(keep_average=with_extras, batch_stats=with_extras)
+    saved = state(7, **kinds)
+    with Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(which, saved, META)
+    with Checkpoints(tmp_path) as checkpoints:
+        restored, meta = checkpoints.restore(which, state(0, **kinds))
+        assert checkpoints.restore(BEST if which == LAST else LAST, state(0, **kinds)) is None
+    assert_same(restored, saved)
+    assert (restored.ema_params is None, restored.batch_stats == {}) == (not with_extras,) * 2
+    assert meta == META
+
+
+def test_a_state_is_restored_where_the_given_one_lies(tmp_path):
+    with Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(LAST, state(3), {})
+        device = jax.devices()[1]
+        restored, _ = checkpoints.restore(LAST, jax.device_put(state(), device))
+    assert all(leaf.devices() == {device} for leaf in jax.tree.leaves(restored))
+
+
+def test_a_new_run_has_nothing_to_restore(tmp_path):
+    with Checkpoints(tmp_path) as checkpoints:
+        assert checkpoints.restore(LAST, state()) is None
+        assert checkpoints.restore(BEST, state()) is None
+
+
+def test_two_last_and_one_best_are_kept(tmp_path):
+    with Checkpoints(tmp_path) as checkpoints:
+        for step in (2, 4, 6):
+            checkpoints.save(LAST, state(step), {})
+            checkpoints.save(BEST, state(step), {})
+        assert_same(checkpoints.restore(LAST, state())[0], state(6))
+    assert steps(tmp_path, LAST) == [4, 6]
+    assert steps(tmp_path, BEST) == [6]
+
+
+def test_leaving_waits_for_what_is_being_written(tmp_path):
+    saved = state(1, width=300_000)
+    with Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(LAST, saved, META)
+    folder = tmp_path / "checkpoints" / LAST
+    assert [path.name for path in folder.iterdir()] == ["1"]
+    with Checkpoints(tmp_path) as checkpoints:
+        assert_same(checkpoints.restore(LAST, state(width=300_000))[0], saved)
+
+
+def test_a_saved_state_may_be_donated_at_once(tmp_path):
+    advance = jax.jit(lambda s: jax.tree.map(lambda x: x + 1, s), donate_argnums=0)
+    saved = state(1, width=300_000)
+    expected = jax.tree.map(np.array, saved)
+    with Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(LAST, saved, {})
+        jax.block_until_ready(advance(saved))
+        assert_same(checkpoints.restore(LAST, state(width=300_000))[0], expected)
+
+
+def test_the_same_step_may_be_saved_again(tmp_path):
+    for _ in range(2):
+        with Checkpoints(tmp_path) as checkpoints:
+            checkpoints.save(LAST, state(2), META)
+            checkpoints.save(LAST, state(2), META)
+    assert steps(tmp_path, LAST) == [2]
+
+
+def _largest_file(folder: pathlib.Path) -> pathlib.Path:
+    files = [path for path in (folder / "state").rglob("*") if path.is_file()]
+    return max(files, key=lambda path: path.stat().st_size)
+
+
+def _truncate(folder):
+    file = _largest_file(folder)
+    file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+
+
+def _empty(folder):
+    _largest_file(folder).write_bytes(b"")
+
+
+def _delete_state(folder):
+    shutil.rmtree(folder / "state")
+
+
+def _delete_meta(folder):
+    shutil.rmtree(folder / "meta")
+
+
+# Orbax leaves reads of the other arrays behind; what comes of them is said when they are collected.
+leaves_reads_behind = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+
+
+def failure(checkpoints, like):
+    """What restoring says."""
+    with pytest.raises(UsageError) as error:
+        checkpoints.restore(LAST, like)
+    message = str(error.value)
+    del error
+    gc.collect()
+    return message
+
+
+@leaves_reads_behind
+@pytest.mark.parametrize("damage", [_truncate, _empty, _delete_state, _delete_meta])
+def test_a_damaged_checkpoint_is_named(tmp_path, damage):
+    with Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(LAST, state(3, width=3000), META)
+        checkpoints.save(LAST, state(5, width=3000), META)
+    folder = tmp_path / "checkpoints" / LAST / "5"
+    damage(folder)
+    with Checkpoints(tmp_path) as checkpoints:
+        message = failure(checkpoints, state(width=3000))
+    assert message.startswith(f"checkpoint {folder} cannot be read (")
+    assert "delete that folder" in message
+    assert "\n" not in message
+    assert "<bound method" not in message  # a reason, not the objects of libraries
+    # The remedy helps.
+    shutil.rmtree(folder)
+    with Checkpoints(tmp_path) as checkpoints:
+        assert_same(checkpoints.restore(LAST, state(width=3000))[0], state(3, width=3000))
+
+
+@leaves_reads_behind
+@pytest.mark.parametrize(
+    "other", [dict(width=4), dict(keep_average=False)], ids=["shapes", "structure"]
+)
+def test_a_checkpoint_of_another_model_is_refused(tmp_path, other):
+    with Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(LAST, state(5), META)
+        message = failure(checkpoints, state(**other))
+    assert "checkpoints/last/5 cannot be read (" in message
+    assert "--workdir" in message

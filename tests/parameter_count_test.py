@@ -1,0 +1,68 @@
+"""Every experiment's network has the number of parameters that the published layers add up to."""
+
+import importlib
+import pathlib
+
+import jax
+from absl.testing import absltest, parameterized
+
+import configs
+from configs import multimix
+from multimix_jax import objectives
+
+
+def block(channels, features):
+    """Two 3x3 convolutions with biases; the instance norms have no weights."""
+    return 9 * channels * features + features + 9 * features * features + features
+
+
+ENCODER = block(1, 16) + block(16, 32) + block(32, 64) + block(64, 128) + block(128, 256)
+CLASSIFIER = 256 * 2 + 2
+HEAD = 16 * 1 + 1
+LATER_STAGES = block(128 + 64, 64) + block(64 + 32, 32) + block(32 + 16, 16) + HEAD
+DECODER = block(256 + 128, 128) + LATER_STAGES
+DECODER_WITH_BRIDGE = block(256 + 128 + 2, 128) + LATER_STAGES
+
+PUBLISHED = 1_965_155
+COUNTS = {
+    ("multimix", "unet"): ENCODER + DECODER,
+    ("multimix", "enc"): ENCODER + CLASSIFIER,
+    ("multimix", "enc_ssl"): ENCODER + CLASSIFIER,
+    ("multimix", "umtl"): ENCODER + CLASSIFIER + DECODER,
+    ("multimix", "umtl_s"): PUBLISHED,
+    ("multimix", "umtl_ssl"): ENCODER + CLASSIFIER + DECODER,
+    ("multimix", "umtl_ssl_s"): PUBLISHED,
+    ("multimix", "multimix"): PUBLISHED,
+    ("quickstart", ""): PUBLISHED,
+}
+
+
+def experiments():
+    """(file, system) of every config; system is '' where the file has but one."""
+    for path in pathlib.Path(configs.__file__).parent.glob("*.py"):
+        if path.stem not in ("__init__", "common"):
+            systems = multimix.SYSTEMS if path.stem == "multimix" else ("",)
+            yield from ((path.stem, system) for system in systems)
+
+
+class ParameterCountTest(parameterized.TestCase):
+    def test_every_experiment_is_in_the_table(self):
+        self.assertSetEqual(set(experiments()), set(COUNTS))
+
+    def test_layers_add_up_to_the_published_count(self):
+        self.assertEqual(ENCODER + CLASSIFIER + DECODER_WITH_BRIDGE, PUBLISHED)
+
+    @parameterized.parameters(*COUNTS)
+    def test_count(self, file, system):
+        get_config = importlib.import_module(f"configs.{file}").get_config
+        c = get_config(f"method={system}") if system else get_config()
+        method = objectives.make_objective(
+            c.method, model=c.model, dtype=c.dtype, terms=c.objective
+        )
+        variables = jax.eval_shape(lambda key: method.init(key, 32), jax.random.key(0))
+        sizes = [leaf.size for leaf in jax.tree.leaves(variables["params"])]
+        self.assertEqual(sum(sizes), COUNTS[file, system])
+
+
+if __name__ == "__main__":
+    absltest.main()
