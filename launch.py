@@ -16,6 +16,7 @@ from absl import logging as absl_logging
 from ml_collections import ConfigDict, config_flags
 
 import data_pipelines
+from configs import common
 from data_pipelines import input_pipeline, run_data
 from multimix_jax import objectives, optimizer, parallel, report, workdir
 from multimix_jax.errors import UsageError
@@ -28,6 +29,7 @@ _MODE = flags.DEFINE_enum("mode", "train", ["train", "eval"], "Train and evaluat
 
 def make_run(c: ConfigDict, path: str, *, begin: bool = True) -> Run:
     """The run that a config describes, in its workdir; `begin` says whether it may begin there."""
+    common.check(c)
     folder = workdir.check(path, c.to_dict(), begin=begin)
     parallel.check_divisible(c.batch_size, c.accumulate)
     method = objectives.make_objective(c.method, model=c.model, dtype=c.dtype, terms=c.objective)
@@ -36,12 +38,11 @@ def make_run(c: ConfigDict, path: str, *, begin: bool = True) -> Run:
         method.streams,
         load=functools.partial(
             data_pipelines.load,
-            data_dir=c.data_dir,
-            prepared_dir=c.prepared_dir,
-            size=c.size,
             cache_bytes=int(c.cache_gib * 2**30),
+            **_fields(c, "data_dir prepared_dir size"),
         ),
-        **_fields(c, "seg_data cls_data test_data seg_labels cls_labels seed split_seed"),
+        test_data=common.parse_parts(c.test_data),
+        **_fields(c, "seg_data cls_data seg_labels cls_labels seed split_seed"),
     )
     return Run(
         path=folder,
@@ -53,7 +54,7 @@ def make_run(c: ConfigDict, path: str, *, begin: bool = True) -> Run:
         validation=data.validation,
         tests=data.tests,
         class_names=data.class_names,
-        data=data.digest,
+        data_digest=data.digest,
         images_per_step=c.batch_size * len(data.streams),
         **_fields(c, "size seed steps parallel ema_decay accumulate eval_batch_size"),
     )
@@ -67,10 +68,9 @@ def main(argv: list[str]) -> None:
     del argv
     absl_logging.set_verbosity(absl_logging.WARNING)  # orbax tells of its every step
     logging.getLogger("data_pipelines").setLevel(logging.INFO)
-    c = _CONFIG.value
+    c, training = _CONFIG.value, _MODE.value == "train"
     try:
         parallel.keep_compiled()
-        training = _MODE.value == "train"
         run = make_run(c, _WORKDIR.value, begin=training)
         results = run.finished() if training else None
         if results:
@@ -80,19 +80,20 @@ def main(argv: list[str]) -> None:
                 run.train(**_fields(c, "log_every eval_every checkpoint_every"))
             results = run.evaluate()
         print(report.table(results))
-    except (UsageError, data_pipelines.DataError) as error:
+    except (UsageError, data_pipelines.DataError, common.ConfigError) as error:
+        sys.unraisablehook = lambda _: None  # reads of a damaged checkpoint may be under way
         sys.exit(f"error: {error}")
 
 
 def parse_flags(argv: list[str]) -> list[str]:
-    """absl's parser, with one line in place of a traceback for a field that does not exist."""
+    """absl's parser, with one line in place of a traceback."""
     try:
-        return app.parse_flags_with_usage(argv)
-    except (AttributeError, KeyError, OSError, TypeError, ValueError) as error:
-        sys.exit(
-            f"error: --config: {error}; the fields are in configs/common.py, and the arguments "
-            "behind the colon in the docstring of the config file"
-        )
+        argv = flags.FLAGS(argv)
+        _CONFIG.value.lock()  # a file that cannot be read is noticed only when asked for its value
+        return argv
+    except (flags.Error, AttributeError, KeyError, OSError, TypeError, ValueError) as error:
+        reason = str(error).strip().splitlines()[-1].strip()
+        sys.exit(f"error: {reason} (fields of --config: see configs/common.py; help: --helpshort)")
 
 
 if __name__ == "__main__":

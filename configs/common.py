@@ -1,6 +1,8 @@
-"""The fields that every run has. Values only; an experiment's file overrides a few of them."""
+"""The fields that every run has, and their meaning; an experiment's file overrides a few."""
 
 import ml_collections
+
+COUNTS = "steps batch_size accumulate log_every eval_every checkpoint_every eval_batch_size".split()
 
 
 def get_config() -> ml_collections.ConfigDict:
@@ -18,9 +20,7 @@ def get_config() -> ml_collections.ConfigDict:
     c.cache_gib = 4.0  # a set up to this size is held in memory, a larger one read as needed
     c.seg_data = "phantom_seg_a"
     c.cls_data = "phantom_cls_a"
-    c.test_data = ml_collections.ConfigDict(
-        dict(phantom_seg_a="test", phantom_seg_b="all", phantom_cls_a="test", phantom_cls_b="all")
-    )
+    c.test_data = "phantom_seg_a=test,phantom_seg_b=all,phantom_cls_a=test,phantom_cls_b=all"
     c.seg_labels = "10"  # masks to train on, a number or "all"
     c.cls_labels = "100"  # class labels to train on, a number or "all"
 
@@ -68,23 +68,50 @@ def get_config() -> ml_collections.ConfigDict:
     return c
 
 
+class ConfigError(ValueError):
+    """Says which field or argument is wrong, what was found and how to mend it."""
+
+
+def check(c: ml_collections.ConfigDict) -> None:
+    """Raises ConfigError where a field that counts something is below 1."""
+    for key in COUNTS:
+        if c[key] < 1:
+            raise ConfigError(f"{key}={c[key]}, but it must be 1 or more; set --config.{key}")
+
+
+def parse_parts(text: str) -> dict[str, str]:
+    """'jsrt=test,mcu=all' -> {'jsrt': 'test', 'mcu': 'all'}.
+
+    Raises:
+      ConfigError: an item is not of the form name=part.
+    """
+    items = [item.strip().partition("=") for item in text.split(",") if item.strip()]
+    for name, _, part in items:
+        if not (name and part):
+            raise ConfigError(
+                f"test_data={text!r} is not a list of name=part, such as 'jsrt=test,mcu=all'; set "
+                "--config.test_data"
+            )
+    return {name: part for name, _, part in items}
+
+
 def parse_arguments(text: str | None, **defaults: str | int) -> dict[str, str | int]:
     """'size=64,seed=3', as it stands behind the colon of `--config=FILE:...`, over defaults.
 
     Raises:
-      ValueError: an argument is not `key=value` with a known key and a value of its default's type.
+      ConfigError: an argument is not `key=value` with a known key and a value of the right type.
     """
     values = dict(defaults)
     for item in filter(None, (text or "").split(",")):
         key, equals, value = item.partition("=")
         if not equals or key not in defaults:
-            raise ValueError(
+            raise ConfigError(
                 f"--config argument {item!r} is unknown; use key=value with key one of "
                 f"{', '.join(defaults)}, or set any field with --config.FIELD=VALUE"
             )
         if isinstance(defaults[key], int):
             if not value.lstrip("-").isdigit():
-                raise ValueError(f"--config argument {item!r} needs a whole number")
+                raise ConfigError(f"--config argument {item!r} needs a whole number")
             values[key] = int(value)
         else:
             values[key] = value

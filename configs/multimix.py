@@ -36,8 +36,7 @@ def get_config(arguments: str | None = None) -> ml_collections.ConfigDict:
     c.seed, c.size = args["seed"], args["size"]
     c.seg_labels, c.cls_labels = args["seg_labels"], args["cls_labels"]
     c.seg_data, c.cls_data = "jsrt", "chex"
-    c.test_data = ml_collections.ConfigDict({"jsrt": "test", "mcu": "all"})
-    c.test_data.update({"chex": "test", "nihx": "all"})
+    c.test_data = "jsrt=test,mcu=all,chex=test,nihx=all"
     use_system(c, args["method"])
     return c
 
@@ -45,7 +44,7 @@ def get_config(arguments: str | None = None) -> ml_collections.ConfigDict:
 def use_system(c: ml_collections.ConfigDict, method: str | int) -> None:
     """Takes out the wires and terms that a system of the published tables lacks."""
     if method not in SYSTEMS:
-        raise ValueError(
+        raise common.ConfigError(
             f"--config argument method={method!r} is unknown; use one of {', '.join(SYSTEMS)}"
         )
     system = SYSTEMS[str(method)]

@@ -133,8 +133,8 @@ def open_run(
             continue
         if test_data.get(name) in ("all", "train"):
             raise DataError(
-                f"test_data.{name}={test_data[name]!r} includes images that this run trains on; "
-                "use 'test'"
+                f"test_data has {name}={test_data[name]}, which includes images that are trained on; "
+                "use 'test' (config.test_data)"
             )
         examples = get(name)
         part = _divide(name, examples, split_seed)
@@ -192,9 +192,9 @@ def _test(name: str, examples: Examples, which: str, seed: int) -> EvalSet:
     parts = _divide(name, examples, seed) | {"all": np.argsort(examples.ids)}
     if which not in parts:
         raise DataError(
-            f"test_data.{name}={which!r} is no part of a data set; use 'train', 'val', 'test' or "
-            "'all'"
+            f"test_data has {name}={which}, which is no part of a data set; use 'train', 'val', "
+            "'test' or 'all'"
         )
     if not len(parts[which]):
-        raise DataError(f"test_data.{name}={which!r} holds no image; use another part")
+        raise DataError(f"test_data has {name}={which}, which holds no image; use another part")
     return EvalSet(name, examples, parts[which])

@@ -65,10 +65,13 @@ class Checkpoints(contextlib.AbstractContextManager):
         try:
             restored = manager.restore(step, args=arguments)
         except Exception as error:  # orbax and tensorstore raise many kinds for a damaged file
-            reason = str(error).strip().splitlines()
+            cause: BaseException = error
+            while cause.__cause__ is not None:
+                cause = cause.__cause__
+            reason = str(cause).strip().splitlines()[:1]
             raise UsageError(
                 f"checkpoint {self._root / which / str(step)} cannot be read "
-                f"({type(error).__name__}: {reason[0] if reason else 'no reason given'}); delete "
-                "that folder to go on from the one before, or begin in another --workdir"
+                f"({': '.join([type(cause).__name__, *reason])}); delete that folder to go on from "
+                "the one before, or begin in another --workdir"
             ) from error
         return restored["state"], restored["meta"]

@@ -7,6 +7,7 @@ prints the results of finished runs as Markdown; --json=FILE also writes them as
 
 import argparse
 import csv
+import fnmatch
 import json
 import math
 import pathlib
@@ -23,9 +24,9 @@ from multimix_jax.errors import UsageError
 Results = Mapping[str, Mapping[str, Mapping[str, Mapping[str, Any]]]]
 Row = Mapping[str, float | int | str]
 
-# Columns of the printed table; results.json has all metrics.
+# Columns of the printed table, * for any name; results.json has all metrics.
 SEGMENTATION = ("dice", "jaccard", "ssim", "hd", "assd")
-CLASSIFICATION = ("accuracy", "auroc", "f1_normal", "f1_pneumonia", "ece")
+CLASSIFICATION = ("accuracy", "auroc", "f1_*", "ece")
 TRUTH_COLOR = (64, 220, 96)
 PREDICTION_COLOR = (255, 96, 32)
 
@@ -42,11 +43,14 @@ def table(results: Results) -> str:
         ]
         if not rows:
             continue
-        shown = [name for name in columns if any(name in summary for *_, summary in rows)]
-        lines.append(f"{title:15}{'data set':15}{'n':>6}" + "".join(f"{n:>25}" for n in shown))
+        names = dict.fromkeys(name for *_, summary in rows for name in summary)
+        shown = [name for column in columns for name in fnmatch.filter(names, column)]
+        width = max(len("data set"), *(len(data_set) for _, data_set, _ in rows)) + 2
+        heads = "".join(f"{name:>28}" for name in shown)
+        lines.append(f"{title:16}{'data set':{width}}{'n':>6}{heads}")
         for checkpoint, data_set, summary in rows:
-            cells = "".join(f"{_cell(summary.get(name)):>25}" for name in shown)
-            lines.append(f"{checkpoint:15}{data_set:15}{summary[columns[0]]['n']:6}{cells}")
+            cells = "".join(f"{_cell(summary.get(name)):>28}" for name in shown)
+            lines.append(f"{checkpoint:16}{data_set:{width}}{summary[columns[0]]['n']:6}{cells}")
         lines.append("")
     return "\n".join(lines)
 

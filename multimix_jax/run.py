@@ -1,13 +1,13 @@
 """A run from start to end: training in a workdir, then evaluation of its best and last weights."""
 
 import dataclasses
+import functools
 import json
 import pathlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import optax
 
@@ -49,7 +49,7 @@ class Run:
       validation: sets to choose the checkpoint on, and the threshold.
       tests: sets to report on.
       class_names: in the order of the labels.
-      data: identifies the data and their order; a run goes on only with the same.
+      data_digest: identifies the data and their order; a run goes on only with the same.
       size: side of the images in pixels.
       seed: of everything random in training.
       steps: updates in all.
@@ -69,7 +69,7 @@ class Run:
     validation: Sequence[EvalSet]
     tests: Sequence[EvalSet]
     class_names: Sequence[str]
-    data: str
+    data_digest: str
     size: int
     seed: int
     steps: int
@@ -95,7 +95,7 @@ class Run:
         self._check_classes(state.eval_variables)
         workdir.claim(self.path, self.config, self.ids)  # nothing is written before all is sound
         with Checkpoints(self.path) as checkpoints:
-            state, progress = restore(checkpoints, LAST, state, Progress(data=self.data))
+            state, progress = restore(checkpoints, LAST, state, Progress(data=self.data_digest))
             start = int(state.step)
             with MetricWriter(self.path, start) as writer:
                 if start == 0:
@@ -154,7 +154,11 @@ class Run:
                     "step": int(state.step),
                     "threshold": threshold,
                 }
-        results["run"] |= {"steps": self.steps, "seconds": meta["seconds"]}
+        results["run"] |= {
+            "steps": self.steps,
+            "seconds": meta["seconds"],
+            "tests": [eval_set.name for eval_set in self.tests],
+        }
         report.write_per_image(self.path / workdir.PER_IMAGE, rows)
         workdir.write_json(self.path / workdir.RESULTS, results)
         return results
@@ -165,7 +169,13 @@ class Run:
         if not file.exists():
             return None
         results = json.loads(file.read_text(encoding="utf-8"))
-        return results if results["run"][LAST]["step"] == self.steps else None
+        wanted = {eval_set.name for eval_set in self.tests}
+        done = results["run"][LAST]["step"] == self.steps and wanted == set(results["run"]["tests"])
+        return results if done else None
+
+    @functools.cached_property
+    def _saliency(self) -> Callable[[PyTree, np.ndarray], jax.Array | None]:
+        return jax.jit(self.objective.saliency)
 
     def _initial_state(self) -> TrainState:
         init = jax.jit(self.objective.init, static_argnums=1)
@@ -246,7 +256,7 @@ class Run:
     ) -> tuple[list[str], list[list[np.ndarray]]]:
         """Titles, and a row for each shown image: image, truth, prediction, saliency, if any."""
         images = eval_set.images(shown)
-        saliency = self.objective.saliency(variables, jnp.asarray(images))
+        saliency = self._saliency(variables, images)
         pictures = []
         for row, index in enumerate(shown):
             panels = {"image": report.overlay(images[row])}

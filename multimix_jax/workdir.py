@@ -30,7 +30,7 @@ def check(
     if file.exists():
         try:
             held = json.loads(file.read_text(encoding="utf-8"))
-        except json.JSONDecodeError as error:
+        except ValueError as error:
             raise UsageError(
                 f"{file} is damaged ({error}); restore it or use another --workdir"
             ) from error
@@ -61,8 +61,9 @@ def check(
 def claim(path: pathlib.Path, config: Mapping[str, Any], ids: Mapping[str, Any]) -> None:
     """Makes a checked `path` the folder of the run: writes its config and the ids it uses."""
     path.mkdir(parents=True, exist_ok=True)
-    write_json(path / IDS, ids)
     write_json(path / CONFIG, config)
+    if not (path / IDS).exists():
+        write_json(path / IDS, ids)
 
 
 def write_json(path: pathlib.Path, value: Any) -> None:

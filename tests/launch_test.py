@@ -13,7 +13,6 @@ import time
 from unittest import mock
 
 import jax
-import ml_collections
 import numpy as np
 import pytest
 from absl import flags
@@ -277,7 +276,7 @@ def own_config(own, **fields):
     c = small_config(own.parent.parent / "prepared").copy_and_resolve_references().unlock()
     c.data_dir = str(own.parent)
     c.seg_data = c.cls_data = "folder:own"
-    c.test_data = ml_collections.ConfigDict({"folder:own": "test"})
+    c.test_data = "folder:own=test"
     c.update_from_flattened_dict(fields)
     return c.lock()
 
@@ -389,7 +388,7 @@ def test_a_test_set_of_more_classes(own, tmp_path):
         other / "labels.csv", ["image", "label"], [(f"i{n:02d}", "abc"[n % 3]) for n in range(20)]
     )
     (other / "classes.txt").unlink()
-    c = own_config(own, test_data=ml_collections.ConfigDict({"folder:other": "all"}))
+    c = own_config(own, test_data="folder:other=all")
     assert_matches(
         refusal(c, tmp_path / "run"), r"folder:other has 3 classes, but the model has 2;"
     )
@@ -444,7 +443,7 @@ def test_errors_of_a_process(config, tmp_path):
     """What the shell sees: status 1, one message, nothing written."""
     workdir = tmp_path / "run"
     started = {
-        "--config.foo=1": r"--config: .*foo.* configs/common\.py",
+        "--config.foo=1": r"error: .*foo.* configs/common\.py",
         "--config.seg_labels=15": r'seg_labels=15, but phantom_seg_a has 14 .* up to 14 or "all"',
     }
     processes = [start_launch(*command(config, workdir), flag) for flag in started]
@@ -482,7 +481,10 @@ def parse(monkeypatch, *arguments):
         ),
         (["--config=configs/multimix.py:labels=10"], r"'labels=10' is unknown; use key=value with"),
         (["--config=configs/multimix.py:size=big"], r"'size=big' needs a whole number"),
-        (["--config=configs/quickstart.py", "--config.steps=few"], r"config\.steps.*'few'"),
+        (
+            ["--config=configs/quickstart.py", "--config.batch_size=few"],
+            r"config\.batch_size.*'few'",
+        ),
         (["--config=configs/absent.py"], r"configs/absent\.py"),
         (["--config=configs/quickstart.py", "--config.model.depth=3"], r"depth"),
     ],
@@ -492,7 +494,7 @@ def test_faulty_command_lines(monkeypatch, arguments, expected):
     with pytest.raises(SystemExit) as stop:
         parse(monkeypatch, *arguments)
     message = stop.value.code
-    assert message.startswith("error: --config: ")
+    assert message.startswith("error: ")
     assert "\n" not in message
     assert_matches(message, expected)
 

@@ -169,6 +169,15 @@ class ViewsTest(parameterized.TestCase):
         for name, of in ((f"{CLS}, weak", CLS), (weak, CLS_U), (strong, CLS_U), (strong, weak)):
             self.assertTrue((views[name] != views[of]).any(), name)
 
+    def test_weak_views_keep_grey_values_and_strong_ones_do_not(self):
+        batch, gray = tiny.batch(), np.full((4, 16, 16, 1), 200, np.uint8)
+        for stream in (CLS, CLS_U):
+            batch = changed(batch, stream, image=gray)
+        views = seen_views(batch, tiny.keys())
+        for name in (f"{CLS}, weak", f"{CLS_U}, weak"):
+            np.testing.assert_array_equal(views[name], gray)
+        self.assertTrue((views[f"{CLS_U}, strong"] != gray).any())
+
     def test_only_of_the_streams_it_has(self):
         objective = tiny.objective("unet")
         views = jax.eval_shape(objective.views, only(tiny.batch(), [SEG]), tiny.keys())
