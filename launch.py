@@ -2,8 +2,8 @@
 
     python launch.py --config=configs/quickstart.py --workdir=runs/quickstart
 
-Started again with the same flags it goes on where it stopped, or prints the results of a finished
-run. Any field of the config can be set: --config.steps=500.
+Started again it goes on where it stopped, or prints the results of a finished run. Any field of the
+config can be set: --config.steps=500.
 """
 
 import functools

@@ -133,8 +133,8 @@ def open_run(
             continue
         if test_data.get(name) in ("all", "train"):
             raise DataError(
-                f"test_data has {name}={test_data[name]}, which includes images that are trained on; "
-                "use 'test' (config.test_data)"
+                f"test_data has {name}={test_data[name]}, which includes images that are trained "
+                "on; use 'test' (config.test_data)"
             )
         examples = get(name)
         part = _divide(name, examples, split_seed)
