@@ -122,7 +122,7 @@ def measure(
         measured = np.flatnonzero(predictions.has_mask).tolist()
         for index in measured:
             rows[index] |= _mask_metrics(predictions, index)
-        names = sorted({name for index in measured for name in rows[index]} - {"id"})
+        names = dict.fromkeys(name for index in measured for name in rows[index] if name != "id")
         per_image = {
             name: np.array([rows[index].get(name, np.nan) for index in measured], float)
             for name in names

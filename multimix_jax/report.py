@@ -25,7 +25,7 @@ Results = Mapping[str, Mapping[str, Mapping[str, Mapping[str, Any]]]]
 Row = Mapping[str, float | int | str]
 
 # Columns of the printed table, * for any name; results.json has all metrics.
-SEGMENTATION = ("dice", "jaccard", "ssim", "hd", "assd")
+SEGMENTATION = ("dice", "ssim", "hd", "assd")
 CLASSIFICATION = ("accuracy", "auroc", "f1_*", "ece")
 TRUTH_COLOR = (64, 220, 96)
 PREDICTION_COLOR = (255, 96, 32)
@@ -45,12 +45,12 @@ def table(results: Results) -> str:
             continue
         names = dict.fromkeys(name for *_, summary in rows for name in summary)
         shown = [name for column in columns for name in fnmatch.filter(names, column)]
-        width = max(len("data set"), *(len(data_set) for _, data_set, _ in rows)) + 2
-        heads = "".join(f"{name:>28}" for name in shown)
-        lines.append(f"{title:16}{'data set':{width}}{'n':>6}{heads}")
+        text = [[title, "data set", "n", *shown]]
         for checkpoint, data_set, summary in rows:
-            cells = "".join(f"{_cell(summary.get(name)):>28}" for name in shown)
-            lines.append(f"{checkpoint:16}{data_set:{width}}{summary[columns[0]]['n']:6}{cells}")
+            cells = [_cell(summary.get(name)) for name in shown]
+            text.append([checkpoint, data_set, str(summary[columns[0]]["n"]), *cells])
+        widths = [max(map(len, column)) for column in zip(*text)]
+        lines += ["  ".join(c.ljust(w) for c, w in zip(row, widths)).rstrip() for row in text]
         lines.append("")
     return "\n".join(lines)
 

@@ -90,7 +90,6 @@ class Run:
             axis_name=AXIS,
         )
         spread = make_spread(step, spelling=self.parallel)
-        predict = make_predict(self.objective.predict)
         state = spread.put_state(self._initial_state())
         self._check_classes(state.eval_variables)
         workdir.claim(self.path, self.config, self.ids)  # nothing is written before all is sound
@@ -102,7 +101,7 @@ class Run:
                     self._picture_views()
 
                 def validate(variables: PyTree, at: int) -> tuple[float, dict[str, float]]:
-                    return self._validate(predict, variables, at, writer)
+                    return self._validate(variables, at, writer)
 
                 train(
                     state,
@@ -127,7 +126,6 @@ class Run:
         Raises:
           UsageError: there is no checkpoint.
         """
-        predict = make_predict(self.objective.predict)
         results: dict[str, Any] = {}
         rows: list[dict[str, Any]] = []
         with Checkpoints(self.path) as checkpoints:
@@ -140,11 +138,9 @@ class Run:
                     )
                 state, meta = restored
                 results[which] = {}
-                threshold = self._threshold(predict, state.eval_variables)
+                threshold = self._threshold(state.eval_variables)
                 for eval_set in self.tests:
-                    summary, images = self._test(
-                        predict, state.eval_variables, eval_set, threshold, which
-                    )
+                    summary, images = self._test(state.eval_variables, eval_set, threshold, which)
                     if summary:
                         results[which][eval_set.name] = summary
                     rows += [
@@ -173,14 +169,23 @@ class Run:
         done = results["run"][LAST]["step"] == self.steps and wanted == set(results["run"]["tests"])
         return results if done else None
 
+    # Compiled once for training and evaluation together.
+    @functools.cached_property
+    def _predict(self) -> Predict:
+        return make_predict(self.objective.predict)
+
     @functools.cached_property
     def _saliency(self) -> Callable[[PyTree, np.ndarray], jax.Array | None]:
         return jax.jit(self.objective.saliency)
 
-    def _initial_state(self) -> TrainState:
+    @functools.cached_property
+    def _variables(self) -> PyTree:
         init = jax.jit(self.objective.init, static_argnums=1)
-        variables = init(jax.random.key(self.seed), self.size)
-        return TrainState.create(variables, self.optimizer, keep_average=self.ema_decay > 0)
+        return init(jax.random.key(self.seed), self.size)
+
+    def _initial_state(self) -> TrainState:
+        keep_average = self.ema_decay > 0
+        return TrainState.create(self._variables, self.optimizer, keep_average=keep_average)
 
     def _check_classes(self, variables: PyTree) -> None:
         """Raises UsageError where the model, its training set and the test sets disagree."""
@@ -201,22 +206,22 @@ class Run:
                     f"{count}; take {eval_set.name} out of config.test_data"
                 )
 
-    def _threshold(self, predict: Predict, variables: PyTree) -> float | None:
+    def _threshold(self, variables: PyTree) -> float | None:
         """Threshold on the probability of class 1 that is most accurate on validation."""
         for eval_set in self.validation:
-            found = predict_set(predict, variables, eval_set, batch_size=self.eval_batch_size)
+            found = predict_set(self._predict, variables, eval_set, batch_size=self.eval_batch_size)
             known = found.labels >= 0
             if found.classes is not None and found.classes.shape[-1] == 2 and known.any():
                 return metrics.best_threshold(found.classes[known], found.labels[known])
         return None
 
     def _validate(
-        self, predict: Predict, variables: PyTree, step: int, writer: MetricWriter
+        self, variables: PyTree, step: int, writer: MetricWriter
     ) -> tuple[float, dict[str, float]]:
         summaries: list[Summary] = []
         values: dict[str, float] = {}
         for eval_set in self.validation:
-            found = predict_set(predict, variables, eval_set, batch_size=self.eval_batch_size)
+            found = predict_set(self._predict, variables, eval_set, batch_size=self.eval_batch_size)
             summary, _ = measure(found, class_names=self.class_names, intervals=False)
             summaries.append(summary)
             values |= {f"{eval_set.name}/{name}": entry["mean"] for name, entry in summary.items()}
@@ -228,13 +233,12 @@ class Run:
 
     def _test(
         self,
-        predict: Predict,
         variables: PyTree,
         eval_set: EvalSet,
         threshold: float | None,
         which: str,
     ) -> tuple[Summary, list[Row]]:
-        found = predict_set(predict, variables, eval_set, batch_size=self.eval_batch_size)
+        found = predict_set(self._predict, variables, eval_set, batch_size=self.eval_batch_size)
         summary, rows = measure(found, class_names=self.class_names, threshold=threshold)
         if summary:
             shown = report.instructive(rows, PICTURED)

@@ -1,9 +1,12 @@
-"""Four fake devices, and JAX at its strictest, for every test."""
+"""Four fake devices, quick compilation, and JAX at its strictest, for every test."""
 
 import os
 
 os.environ["XLA_FLAGS"] = (
-    os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=4"
+    os.environ.get("XLA_FLAGS", "")
+    + " --xla_force_host_platform_device_count=4"
+    # Compiling takes most of the time, and tiny tensors gain nothing from the effort.
+    + " --xla_backend_optimization_level=0"
 ).strip()
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
