@@ -81,7 +81,6 @@ def main(argv: list[str]) -> None:
             results = run.evaluate()
         print(report.table(results))
     except (UsageError, data_pipelines.DataError, common.ConfigError) as error:
-        sys.unraisablehook = lambda _: None  # reads of a damaged checkpoint may be under way
         sys.exit(f"error: {error}")
 
 

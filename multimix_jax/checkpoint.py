@@ -1,7 +1,10 @@
 """Checkpoints of a run: the last ones, to go on from, and the best on validation."""
 
 import contextlib
+import inspect
 import pathlib
+import sys
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -62,8 +65,11 @@ class Checkpoints(contextlib.AbstractContextManager):
             state=ocp.args.StandardRestore(jax.tree.map(ocp.utils.to_shape_dtype_struct, like)),
             meta=ocp.args.JsonRestore(),
         )
+        hooks = sys.excepthook, sys.unraisablehook
+        sys.excepthook, sys.unraisablehook = _not_of_late_reads(*hooks)
         try:
             restored = manager.restore(step, args=arguments)
+            sys.excepthook, sys.unraisablehook = hooks
         except Exception as error:  # orbax and tensorstore raise many kinds for a damaged file
             cause: BaseException = error
             while cause.__cause__ is not None:
@@ -75,3 +81,24 @@ class Checkpoints(contextlib.AbstractContextManager):
                 "the one before, or begin in another --workdir"
             ) from error
         return restored["state"], restored["meta"]
+
+
+def _not_of_late_reads(
+    excepthook: Callable[..., Any], unraisablehook: Callable[..., Any]
+) -> tuple[Callable[..., Any], Callable[..., Any]]:
+    """Hooks that pass over what reads still under way say of a restore that failed beside them.
+
+    Each would print a traceback of its own after the one message that counts, until the end of the
+    program: their event loop is closed, their coroutines are dropped.
+    """
+    late = lambda error: isinstance(error, RuntimeError) and "Event loop is closed" in str(error)
+
+    def on_exception(kind: Any, error: Any, traceback: Any) -> None:
+        if not late(error):
+            excepthook(kind, error, traceback)
+
+    def on_unraisable(ignored: Any) -> None:
+        if not (late(ignored.exc_value) or inspect.iscoroutine(ignored.object)):
+            unraisablehook(ignored)
+
+    return on_exception, on_unraisable
