@@ -2,6 +2,7 @@
 
 import contextlib
 import inspect
+import logging
 import pathlib
 import sys
 from collections.abc import Callable
@@ -65,11 +66,13 @@ class Checkpoints(contextlib.AbstractContextManager):
             state=ocp.args.StandardRestore(jax.tree.map(ocp.utils.to_shape_dtype_struct, like)),
             meta=ocp.args.JsonRestore(),
         )
-        hooks = sys.excepthook, sys.unraisablehook
+        hooks, log = (sys.excepthook, sys.unraisablehook), logging.getLogger("asyncio")
         sys.excepthook, sys.unraisablehook = _not_of_late_reads(*hooks)
+        log.disabled = True
         try:
             restored = manager.restore(step, args=arguments)
             sys.excepthook, sys.unraisablehook = hooks
+            log.disabled = False
         except Exception as error:  # orbax and tensorstore raise many kinds for a damaged file
             cause: BaseException = error
             while cause.__cause__ is not None:
