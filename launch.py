@@ -70,6 +70,7 @@ def main(argv: list[str]) -> None:
     logging.getLogger("data_pipelines").setLevel(logging.INFO)
     c, training = _CONFIG.value, _MODE.value == "train"
     try:
+        parallel.set_xla_flags()
         parallel.keep_compiled()
         run = make_run(c, _WORKDIR.value, begin=training)
         results = run.finished() if training else None

@@ -13,6 +13,7 @@ from multimix_jax.errors import UsageError
 
 PyTree = Any
 AXIS = "batch"
+_LIBRARIES = "xla_cpu_experimental_ynn_fusion_type"  # what XLA takes from YNNPACK
 
 
 @dataclasses.dataclass(frozen=True)
@@ -122,6 +123,19 @@ def keep_compiled() -> None:
     if jax.config.jax_compilation_cache_dir is None:  # type: ignore[attr-defined]
         cache = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
         jax.config.update("jax_compilation_cache_dir", os.path.join(cache, "multimix_jax", "xla"))
+
+
+def set_xla_flags() -> None:
+    """Lets XLA on CPU take convolutions and matrix products from Eigen; before the first array.
+
+    Its choice since jaxlib 0.10 is YNNPACK, which makes a training step up to a third slower
+    (measured: docs/performance.md). Flags that the user has set stay as they are.
+    """
+    flags = os.environ.get("XLA_FLAGS", "")
+    # XLA ends the process at a flag that it does not know; later versions may not know this one.
+    known = (0, 10) <= tuple(map(int, jax.lib.__version__.split(".")[:2])) < (0, 13)
+    if known and _LIBRARIES not in flags:
+        os.environ["XLA_FLAGS"] = f"{flags} --{_LIBRARIES}=LIBRARY_FUSION_TYPE_REDUCE".strip()
 
 
 def prefetch(batches: Iterator[PyTree], put: Callable[[PyTree], PyTree]) -> Iterator[PyTree]:

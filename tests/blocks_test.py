@@ -35,28 +35,62 @@ class ResizeAlignedTest(parameterized.TestCase):
         image = jnp.ones((1, 2, 2, 1), jnp.bfloat16)
         self.assertEqual(blocks.resize_aligned(image, 4, 4).dtype, jnp.bfloat16)
 
+    @parameterized.parameters((1, 1), (2, 5), (7, 4))
+    def test_doubling_equals_scipy(self, *source):
+        images = np.random.default_rng(0).normal(size=(2, *source, 3)).astype(np.float32)
+        got = blocks.double_aligned(jnp.asarray(images))
+        want = [tiny.resized(image, 2 * source[0], 2 * source[1]) for image in images]
+        np.testing.assert_allclose(got, want, atol=1e-5)
 
-class InstanceNormTest(parameterized.TestCase):
+
+def plain_norm_relu(x):
+    """As the formula says; JAX takes its gradient."""
+    mean = x.mean((1, 2), keepdims=True)
+    variance = ((x - mean) ** 2).mean((1, 2), keepdims=True)
+    return nn.leaky_relu((x - mean) / jnp.sqrt(variance + 1e-5), 0.2)
+
+
+class NormReluTest(parameterized.TestCase):
     def test_equals_numpy(self):
         x = np.random.default_rng(0).normal(3, 2, (2, 5, 7, 3))
-        want = (x - x.mean((1, 2), keepdims=True)) / np.sqrt(x.var((1, 2), keepdims=True) + 1e-5)
-        np.testing.assert_allclose(
-            blocks.instance_norm(jnp.asarray(x, jnp.float32)), want, atol=1e-5
-        )
+        z = (x - x.mean((1, 2), keepdims=True)) / np.sqrt(x.var((1, 2), keepdims=True) + 1e-5)
+        want = np.where(z > 0, z, 0.2 * z)
+        np.testing.assert_allclose(blocks.norm_relu(jnp.asarray(x, jnp.float32)), want, atol=1e-5)
+
+    def test_mean_far_from_zero(self):
+        # A variance taken from the mean of the squares would be off here.
+        x = np.random.default_rng(0).normal(30, 1, (1, 32, 32, 2))
+        z = (x - x.mean((1, 2), keepdims=True)) / np.sqrt(x.var((1, 2), keepdims=True) + 1e-5)
+        want = np.where(z > 0, z, 0.2 * z)
+        np.testing.assert_allclose(blocks.norm_relu(jnp.asarray(x, jnp.float32)), want, atol=3e-4)
 
     def test_statistics_of_bfloat16_are_float32(self):
         # 256 + 0..14: with eight bits the mean and the squares would be off by whole units.
         x = 256 + 2 * np.random.default_rng(0).integers(0, 8, (1, 16, 16, 2)).astype(np.float64)
-        got = blocks.instance_norm(jnp.asarray(x, jnp.bfloat16))
+        got = blocks.norm_relu(jnp.asarray(x, jnp.bfloat16))
         self.assertEqual(got.dtype, jnp.bfloat16)
-        want = (x - x.mean((1, 2))) / np.sqrt(x.var((1, 2)) + 1e-5)
-        np.testing.assert_allclose(got.astype(jnp.float32), want, rtol=2**-8)
+        z = (x - x.mean((1, 2))) / np.sqrt(x.var((1, 2)) + 1e-5)
+        np.testing.assert_allclose(got.astype(jnp.float32), np.where(z > 0, z, 0.2 * z), rtol=2**-7)
 
     def test_constant_image_is_finite(self):
         x = jnp.full((1, 4, 4, 1), 7.0)
-        np.testing.assert_array_equal(blocks.instance_norm(x), 0)
-        gradient = jax.grad(lambda x: blocks.instance_norm(x).sum())(x)
+        np.testing.assert_array_equal(blocks.norm_relu(x), 0)
+        gradient = jax.grad(lambda x: blocks.norm_relu(x).sum())(x)
         np.testing.assert_allclose(gradient, 0, atol=1e-3)
+
+    def test_gradients_are_those_of_the_formula(self):
+        keys = jax.random.split(jax.random.key(0), 3)
+        x, weights, direction = (jax.random.normal(key, (2, 5, 7, 3)) for key in keys)
+
+        def first(norm):
+            return jax.grad(lambda x: (weights * norm(x)).sum())
+
+        def second(norm):
+            return jax.grad(lambda x: (direction * first(norm)(x)).sum())
+
+        for derivative in (first, second):
+            got, want = derivative(blocks.norm_relu)(x), derivative(plain_norm_relu)(x)
+            np.testing.assert_allclose(got, want, atol=1e-5 * float(jnp.abs(want).max()))
 
 
 class TwoDropouts(nn.Module):
@@ -173,10 +207,27 @@ class ConvBlockTest(parameterized.TestCase):
         self.assertTrue((on == 0).any())
         np.testing.assert_allclose(on, jnp.where(on == 0, 0, off / 0.75), rtol=1e-6)
 
-    def test_max_pool(self):
+
+class MaxPoolTest(parameterized.TestCase):
+    def test_equals_numpy(self):
         images = np.random.default_rng(0).normal(size=(2, 6, 4, 3)).astype(np.float32)
         want = [tiny.pooled(image) for image in images]
         np.testing.assert_array_equal(blocks.max_pool(jnp.asarray(images)), want)
+
+    def test_odd_rows_and_columns_are_left_out(self):
+        images = jnp.asarray(np.random.default_rng(0).normal(size=(1, 5, 3, 2)))
+        np.testing.assert_array_equal(blocks.max_pool(images), blocks.max_pool(images[:, :4, :2]))
+
+    def test_gradient_goes_to_the_first_of_equals(self):
+        images = np.random.default_rng(0).integers(0, 3, (2, 8, 6, 3)).astype(np.float32)
+        weights = np.random.default_rng(1).normal(size=(2, 4, 3, 3)).astype(np.float32)
+        want = np.zeros_like(images)
+        for b, i, j, c in np.ndindex(weights.shape):
+            window = images[b, 2 * i : 2 * i + 2, 2 * j : 2 * j + 2, c]
+            di, dj = np.unravel_index(window.argmax(), (2, 2))
+            want[b, 2 * i + di, 2 * j + dj, c] = weights[b, i, j, c]
+        got = jax.grad(lambda x: (weights * blocks.max_pool(x)).sum())(jnp.asarray(images))
+        np.testing.assert_array_equal(got, want)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,10 @@
 import functools
 import logging
+import os
 import re
+import subprocess
+import sys
+from unittest import mock
 
 import jax
 import jax.numpy as jnp
@@ -117,6 +121,38 @@ class CheckDivisibleTest(parameterized.TestCase):
         words = f"batch_size={batch_size} .* multiple of {multiple}$"
         with pytest.raises(ValueError, match=words):
             parallel.check_divisible(batch_size, accumulate, devices)
+
+
+class XlaFlagsTest(parameterized.TestCase):
+    def flags_after(self, before, version):
+        with (
+            mock.patch.dict(os.environ, {"XLA_FLAGS": before}),
+            mock.patch.object(jax.lib, "__version__", version),
+        ):
+            parallel.set_xla_flags()
+            return os.environ["XLA_FLAGS"]
+
+    @parameterized.parameters("0.10.0", "0.12.0.1")
+    def test_added_to_those_of_the_user(self, version):
+        flags = self.flags_after("--xla_a=1", version)
+        self.assertEqual(flags.split()[0], "--xla_a=1")
+        self.assertEqual(flags.split()[1].partition("=")[2], "LIBRARY_FUSION_TYPE_REDUCE")
+
+    @parameterized.parameters("0.9.2", "0.13.0", "1.0.0")
+    def test_versions_that_may_not_know_the_flag(self, version):
+        self.assertEqual(self.flags_after("--xla_a=1", version), "--xla_a=1")
+
+    def test_the_user_decides(self):
+        flags = "--xla_cpu_experimental_ynn_fusion_type=LIBRARY_FUSION_TYPE_DOT"
+        self.assertEqual(self.flags_after(flags, "0.10.2"), flags)
+
+    def test_this_jaxlib_takes_it(self):
+        code = (
+            "from multimix_jax import parallel; parallel.set_xla_flags(); import jax; "
+            "print(jax.numpy.ones(()))"
+        )
+        run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+        self.assertEqual(run.stdout.strip(), "1.0", run.stderr)
 
 
 class PrefetchTest(absltest.TestCase):

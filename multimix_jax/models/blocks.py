@@ -14,9 +14,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from multimix_jax.errors import UsageError
+from multimix_jax.models.convolution import conv3x3
 
 Array = jax.Array
 Initializer = Callable[..., Array]
+
+EPSILON = 1e-5  # of the instance norm
+SLOPE = 0.2  # of the leaky ReLU
 
 
 def uniform_fan_in(fan_in: int) -> Initializer:
@@ -45,16 +49,39 @@ def initializers(name: str, fan_in: int) -> dict[str, Any]:
     )
 
 
-def instance_norm(x: Array, epsilon: float = 1e-5) -> Array:
-    """Zero mean and unit variance over H and W for each image and channel, no scale or bias.
+@jax.custom_vjp
+def norm_relu(x: Array) -> Array:
+    """Instance norm (Ulyanov et al. 2016), then leaky ReLU of slope .2; [B,H,W,C] -> the same.
 
-    Ulyanov et al. 2016. Statistics are taken in float32, whatever the dtype of `x` [B,H,W,C].
+    The norm gives zero mean and unit variance over H and W for each image and channel, without
+    scale or bias. Statistics are taken in float32, whatever the dtype of `x`. The gradient needs
+    the result alone, and two passes over it.
     """
+    return _norm_relu(x)[0]
+
+
+def _norm_relu(x: Array) -> tuple[Array, tuple[Array, Array]]:
     x32 = x.astype(jnp.float32)
     mean = x32.mean(axis=(1, 2), keepdims=True)
     centred = x32 - mean
     variance = jnp.square(centred).mean(axis=(1, 2), keepdims=True)
-    return (centred * jax.lax.rsqrt(variance + epsilon)).astype(x.dtype)
+    inverse = jax.lax.rsqrt(variance + EPSILON)
+    z = centred * inverse
+    y = jnp.maximum(z, SLOPE * z).astype(x.dtype)
+    return y, (y, inverse)
+
+
+def _norm_relu_backward(residuals: tuple[Array, Array], gradient: Array) -> tuple[Array]:
+    y, inverse = residuals
+    gradient32, y32 = gradient.astype(jnp.float32), y.astype(jnp.float32)
+    z = jnp.minimum(y32, y32 / SLOPE)
+    to_z = jnp.where(y32 > 0, gradient32, SLOPE * gradient32)
+    mean = to_z.mean(axis=(1, 2), keepdims=True)
+    along = (gradient32 * y32).mean(axis=(1, 2), keepdims=True)  # of to_z * z, which is the same
+    return ((inverse * (to_z - mean - along * z)).astype(y.dtype),)
+
+
+norm_relu.defvjp(_norm_relu, _norm_relu_backward)
 
 
 class ExampleDropout(nn.Module):
@@ -105,13 +132,7 @@ class Conv3x3(nn.Module):
         inits = initializers(self.initializer, 9 * channels)
         kernel = self.param("kernel", inits["kernel_init"], (3, 3, channels, self.features))
         self.param("bias", inits["bias_init"], (self.features,))
-        return jax.lax.conv_general_dilated(
-            x.astype(self.dtype),
-            kernel.astype(self.dtype),
-            window_strides=(1, 1),
-            padding="SAME",
-            dimension_numbers=("NHWC", "HWIO", "NHWC"),
-        )
+        return conv3x3(x.astype(self.dtype), kernel.astype(self.dtype))
 
 
 class ConvBlock(nn.Module):
@@ -127,7 +148,7 @@ class ConvBlock(nn.Module):
         """[B,H,W,C] -> [B,H,W,features]."""
         for index in (1, 2):
             x = Conv3x3(self.features, self.initializer, self.dtype, name=f"conv{index}")(x)
-            x = nn.leaky_relu(instance_norm(x), 0.2)
+            x = norm_relu(x)
         return ExampleDropout(self.dropout_rate)(x, dropout_keys)
 
 
@@ -154,6 +175,35 @@ def resize_aligned(x: Array, height: int, width: int) -> Array:
     return jnp.einsum("wW,bhWc->bhwc", columns, x)
 
 
+def double_aligned(x: Array) -> Array:
+    """Bilinear doubling [B,H,W,C] -> [B,2H,2W,C] with aligned corners.
+
+    As `resize_aligned`, but each output is taken from two neighbours, which is less work.
+    """
+    return _double(_double(x, 1), 2)
+
+
+def _double(x: Array, axis: int) -> Array:
+    """Output 2i lies i / (2n - 1) before input i, output 2i + 1 (n - 1 - i) / (2n - 1) behind."""
+    size = x.shape[axis]
+    along = [1] * x.ndim
+    along[axis] = size
+    before = np.arange(size) / (2 * size - 1)
+    back, ahead = (jnp.asarray(part.reshape(along), x.dtype) for part in (before, before[::-1]))
+    part = lambda start, stop: jax.lax.slice_in_dim(x, start, stop, axis=axis)
+    previous = jnp.concatenate([part(0, 1), part(0, size - 1)], axis)
+    following = jnp.concatenate([part(1, size), part(size - 1, size)], axis)
+    even = x + back * (previous - x)
+    odd = x + ahead * (following - x)
+    shape = list(x.shape)
+    shape[axis] *= 2
+    return jnp.stack([even, odd], axis + 1).reshape(shape)
+
+
 def max_pool(x: Array) -> Array:
-    """2x2 maximum [B,H,W,C] -> [B,H//2,W//2,C]."""
-    return nn.max_pool(x, (2, 2), (2, 2))
+    """2x2 maximum [B,H,W,C] -> [B,H//2,W//2,C]; of equals the first gets the gradient."""
+    height, width = x.shape[1] // 2 * 2, x.shape[2] // 2 * 2
+    corner = lambda i, j: x[:, i:height:2, j:width:2]
+    larger = lambda a, b: jnp.where(b > a, b, a)
+    # Comparisons, because XLA's gradient of a window's maximum is many times slower on CPU.
+    return larger(larger(corner(0, 0), corner(0, 1)), larger(corner(1, 0), corner(1, 1)))

@@ -39,7 +39,7 @@ class Decoder(nn.Module):
         x = features[-1]
         skips = features[-2::-1]
         for stage, (width, skip) in enumerate(zip(self.filters, skips, strict=True)):
-            parts = [blocks.resize_aligned(x, skip.shape[1], skip.shape[2]), skip]
+            parts = [blocks.double_aligned(x), skip]
             if stage == 0 and bridge is not None:
                 parts.append(bridge.astype(self.dtype))
             block = blocks.ConvBlock(
