@@ -6,8 +6,14 @@ from scipy import ndimage
 
 from multimix_jax.models import convolution
 
-# Below and above the size from which the kernel's gradient is taken by matrix products.
-SHAPES = [((3, 8, 6, 8), 4), ((6, 32, 32, 8), 5), ((5, 32, 33, 9), 2), ((2, 32, 32, 1), 3)]
+# Few channels and many; batches that divide into groups of 4, 3 and 1.
+SHAPES = [
+    ((4, 8, 6, 1), 5),
+    ((8, 5, 7, 3), 4),
+    ((4, 4, 4, 8), 4),
+    ((6, 9, 8, 10), 5),
+    ((5, 2, 3, 9), 2),
+]
 
 
 def operands(shape, features):
@@ -42,16 +48,8 @@ class Conv3x3Test(parameterized.TestCase):
         for ours, theirs in zip(got, want, strict=True):
             np.testing.assert_allclose(ours, theirs, atol=1e-5 * float(jnp.abs(theirs).max()))
 
-    def test_matrix_products_are_used_on_cpu_where_they_pay(self):
-        def products(shape, features):
-            x, kernel, gradient = operands(shape, features)
-            backward = lambda x, kernel: jax.vjp(convolution.conv3x3, x, kernel)[1](gradient)[1]
-            return jax.jit(backward).lower(x, kernel).as_text().count("dot_general")
-
-        self.assertEqual([products(*shape) for shape in SHAPES], [0, 3, 3, 0])
-
     def test_second_derivative(self):
-        x, kernel, gradient = operands((2, 32, 32, 8), 2)
+        x, kernel, gradient = operands((2, 8, 8, 8), 2)
 
         def along(conv):
             to_x = lambda x, kernel: jax.vjp(lambda x: conv(x, kernel), x)[1](gradient)[0]
@@ -61,7 +59,7 @@ class Conv3x3Test(parameterized.TestCase):
         np.testing.assert_allclose(got, want, atol=1e-5 * float(jnp.abs(want).max()))
 
     def test_bfloat16_is_summed_in_float32(self):
-        x, kernel, gradient = (t.astype(jnp.bfloat16) for t in operands((4, 32, 32, 8), 4))
+        x, kernel, gradient = (t.astype(jnp.bfloat16) for t in operands((4, 16, 16, 8), 4))
         got = jax.vjp(convolution.conv3x3, x, kernel)[1](gradient)[1]
         self.assertEqual(got.dtype, jnp.bfloat16)
         exact = (t.astype(jnp.float32) for t in (x, kernel))

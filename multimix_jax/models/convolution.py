@@ -12,7 +12,7 @@ def conv3x3(x: jax.Array, kernel: jax.Array) -> jax.Array:
     """Convolution [B,H,W,C] * [3,3,C,K] -> [B,H,W,K], stride 1, edges padded with zeros.
 
     The numbers of `jax.lax.conv_general_dilated`, and its gradients up to rounding. On CPU the
-    gradient of the kernel of a large image is taken by matrix products, which is faster.
+    kernel's gradient is taken by matrix products (measured: docs/performance.md).
     """
     return _plain(x, kernel)
 
@@ -31,52 +31,59 @@ def _backward(
     residuals: tuple[jax.Array, jax.Array], gradient: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
     x, kernel = residuals
-    to_x, to_kernel = jax.vjp(_plain, x, kernel)[1](gradient)
-    if _pays(x.shape):
-        # Whichever is not used is not computed.
-        to_kernel = jax.lax.platform_dependent(
-            x, gradient, cpu=_kernel_gradient, default=lambda *_: to_kernel
-        )
+    # Spelled as a convolution forwards: XLA's own gradients are very slow on CPU within a loop.
+    to_x = _plain(gradient, kernel[::-1, ::-1].swapaxes(2, 3))
+    to_kernel = jax.lax.platform_dependent(
+        x,
+        gradient,
+        cpu=_kernel_gradient,
+        default=lambda x, gradient: jax.vjp(lambda k: _plain(x, k), kernel)[1](gradient)[0],
+    )
     return to_x, to_kernel
 
 
 conv3x3.defvjp(_forward, _backward)
 
 
-def _pays(shape: tuple[int, ...]) -> bool:
-    """Whether matrix products beat XLA's own way on CPU (measured: docs/performance.md)."""
-    _, height, width, channels = shape
-    return channels >= 8 and height * width >= 1024
-
-
 def _kernel_gradient(x: jax.Array, gradient: jax.Array) -> jax.Array:
-    """sum_{b,h,w} x[b,h+i-1,w+j-1,c] gradient[b,h,w,k] as [3,3,C,K], group by group of images.
-
-    The columns' shift is moved over to the gradient, whose three shifted copies lie side by side:
-    three products of [C, pixels] and [pixels, 3K] give all nine taps.
-    """
-    batch, height, width, channels = x.shape
-    features = gradient.shape[-1]
+    """sum_{b,h,w} x[b,h+i-1,w+j-1,c] gradient[b,h,w,k] as [3,3,C,K], group by group of images."""
+    batch, channels, features = x.shape[0], x.shape[-1], gradient.shape[-1]
     group = next(size for size in range(_GROUP, 0, -1) if batch % size == 0)
+    grouped = lambda t: t.reshape(batch // group, group, *t.shape[1:])
+    taps = _taps_of_few if channels < 8 else _taps
 
     def add(total: jax.Array, parts: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, None]:
-        x, gradient = parts
-        rows = jnp.pad(x, ((0, 0), (1, 1), (0, 0), (0, 0)))
-        columns = jnp.pad(gradient, ((0, 0), (0, 0), (1, 1), (0, 0)))
-        shifted = jnp.concatenate([columns[:, :, 2 - j : 2 - j + width] for j in range(3)], axis=-1)
-        shifted = shifted.reshape(-1, 3 * features)
-        taps = [
-            jnp.matmul(
-                rows[:, i : i + height].reshape(-1, channels).T,
-                shifted,
-                preferred_element_type=jnp.float32,
-            )
-            for i in range(3)
-        ]
-        return total + jnp.stack(taps), None
+        return total + taps(*parts), None
 
-    grouped = lambda t: t.reshape(batch // group, group, *t.shape[1:])
-    zero = jnp.zeros((3, channels, 3 * features), jnp.float32)
+    zero = jnp.zeros((3, 3, channels, features), jnp.float32)
     total, _ = jax.lax.scan(add, zero, (grouped(x), grouped(gradient)))
-    total = total.reshape(3, channels, 3, features).transpose(0, 2, 1, 3)
     return total.astype(x.dtype)
+
+
+def _taps(x: jax.Array, gradient: jax.Array) -> jax.Array:
+    """The columns' shift is moved over to the gradient, whose three copies lie side by side.
+
+    Three products of [C, pixels] and [pixels, 3K] then give all nine taps.
+    """
+    _, height, width, channels = x.shape
+    features = gradient.shape[-1]
+    rows = jnp.pad(x, ((0, 0), (1, 1), (0, 0), (0, 0)))
+    columns = jnp.pad(gradient, ((0, 0), (0, 0), (1, 1), (0, 0)))
+    shifted = jnp.concatenate([columns[:, :, 2 - j : 2 - j + width] for j in range(3)], axis=-1)
+    taps = jnp.stack([_product(rows[:, i : i + height], shifted) for i in range(3)])
+    return taps.reshape(3, channels, 3, features).swapaxes(1, 2)
+
+
+def _taps_of_few(x: jax.Array, gradient: jax.Array) -> jax.Array:
+    """Of few channels nine copies are cheaper than three of the gradient."""
+    _, height, width, channels = x.shape
+    padded = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
+    shifted = [padded[:, i : i + height, j : j + width] for i in range(3) for j in range(3)]
+    taps = _product(jnp.concatenate(shifted, axis=-1), gradient)
+    return taps.reshape(3, 3, channels, gradient.shape[-1])
+
+
+def _product(a: jax.Array, b: jax.Array) -> jax.Array:
+    """[..., M] and [..., N] -> [M, N], summed over all pixels in float32."""
+    a, b = (t.reshape(-1, t.shape[-1]) for t in (a, b))
+    return jnp.matmul(a.T, b, preferred_element_type=jnp.float32)
