@@ -50,7 +50,12 @@ setup(
         "tensorflow-cpu>=2.20; platform_system == 'Linux' and platform_machine == 'x86_64'",
         "tensorflow>=2.20; platform_system != 'Linux' or platform_machine != 'x86_64'",
     ],
-    extras_require={"test": TEST, "cuda": ["jax[cuda12]>=0.8.0"], "tpu": ["jax[tpu]>=0.8.0"]},
+    extras_require={
+        "test": TEST,
+        "bench": ["torch>=2.9"],
+        "cuda": ["jax[cuda12]>=0.8.0"],
+        "tpu": ["jax[tpu]>=0.8.0"],
+    },
     classifiers=[
         "License :: OSI Approved :: Apache Software License",
         "Programming Language :: Python :: 3.11",

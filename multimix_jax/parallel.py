@@ -128,7 +128,7 @@ def keep_compiled() -> None:
 def set_xla_flags() -> None:
     """Lets XLA on CPU take convolutions and matrix products from Eigen; before the first array.
 
-    Its choice since jaxlib 0.10 is YNNPACK, which makes a training step up to a third slower
+    Its choice since jaxlib 0.10 is YNNPACK, which makes a training step about a tenth slower
     (measured: docs/performance.md). Flags that the user has set stay as they are.
     """
     flags = os.environ.get("XLA_FLAGS", "")

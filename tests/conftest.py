@@ -12,4 +12,7 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
 import jax
 
+from multimix_jax import parallel
+
+parallel.set_xla_flags()  # as launch.py does: a run goes on bit for bit under the same flags alone
 jax.config.update("jax_numpy_rank_promotion", "raise")

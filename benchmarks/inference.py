@@ -1,0 +1,125 @@
+"""Prediction against PyTorch's: images per second of a batch, and latency of one image.
+
+    python -m benchmarks.inference [--quick] [--sides 64 128] [--batch 16] [--json FILE]
+
+Probabilities of masks and classes, with saliency, as published, and with the bridge taken out.
+PyTorch has the same weights, and computes no gradient but the saliency's, whose pass gives the
+features too. It is compiled where that works, and then channels last. All of a case take turns.
+
+On a GPU, the least time that the program's bytes and FLOPs allow is set against its own.
+"""
+
+import functools
+import itertools
+import os
+import statistics
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from benchmarks import measure, scaling, torch_multimix
+from benchmarks.measure import Row
+from configs import common
+from multimix_jax import objectives, parallel
+
+PyTree = Any
+DTYPES = ("float32", "bfloat16")
+
+row = functools.partial(Row, "inference")
+
+
+class Case(NamedTuple):
+    """Side of the images in pixels, dtype of the computation, and whether with the bridge."""
+
+    side: int
+    dtype: str
+    saliency: bool
+
+    def __str__(self) -> str:
+        with_or_without = "with" if self.saliency else "without"
+        return f"side {self.side}, {self.dtype}, {with_or_without} saliency"
+
+
+class Prediction:
+    """Predicts for the same images each time it is called."""
+
+    def __init__(self, objective: Any, variables: PyTree, images: np.ndarray):
+        self.arguments = jax.device_put((variables, images))
+        self.predict = jax.jit(objective.predict).lower(*self.arguments).compile()
+
+    def __call__(self) -> None:
+        jax.block_until_ready(self.predict(*self.arguments))
+
+
+def make_objective(dtype: str, bridge: bool) -> Any:
+    """MultiMix as published, or without its bridge."""
+    c = common.get_config()
+    model = {**c.model, "use_bridge": bridge}
+    return objectives.make_objective(c.method, model=model, dtype=dtype, terms=c.objective)
+
+
+def random_variables(objective: Any) -> PyTree:
+    """Drawn by NumPy, since XLA takes long to compile its own draws."""
+    rng = np.random.default_rng(0)
+    shapes = jax.eval_shape(lambda: objective.init(jax.random.key(0), 32))  # fit any side
+    draw = lambda leaf: rng.uniform(-0.05, 0.05, leaf.shape).astype(leaf.dtype)
+    return jax.tree.map(draw, shapes)
+
+
+def compare(case: Case, count: int, form: str | None, rounds: int) -> list[Row]:
+    """Ours and PyTorch's, if it has a form here, for so many images at once."""
+    what = f"{case}, {'1 image' if count == 1 else f'{count} images'}"
+    scaling.tell(f"{what}: compiling")
+    objective = make_objective(case.dtype, case.saliency)
+    variables = random_variables(objective)
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (count, case.side, case.side, 1), dtype=np.uint8)
+    ours = Prediction(objective, variables, images)
+    programs: list[Callable[[], Any]] = [ours]
+    if form:
+        arguments = variables["params"], images, case.dtype, case.saliency
+        programs.append(torch_multimix.Prediction(form, *arguments))
+
+    scaling.tell(f"{what}: timing")
+    taken, *of_peer = measure.in_turn(programs, rounds=rounds)
+    # One image is a matter of latency, more are one of speed.
+    unit = "s" if count == 1 else "images/s"
+    in_unit = lambda seconds: seconds if count == 1 else count / seconds
+    median = statistics.median(taken)
+    rows = [] if form else [row(what, in_unit(median), None, unit)]
+    for seconds in of_peer:
+        peer, ratio = statistics.median(seconds), measure.median_ratio(seconds, taken)
+        rows.append(row(f"{what}, against {form}", in_unit(median), in_unit(peer), unit, ratio))
+    if jax.default_backend() == "gpu":
+        least = measure.roofline(ours.predict, case.dtype)
+        share, says = least / median, "of the roofline"
+        rows.append(row(f"{what}, against the roofline", median, least, "s", share, says))
+    return rows
+
+
+def main() -> None:
+    # PyTorch needs memory of the GPU beside JAX.
+    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
+    parser = measure.parser(__doc__, sides=(64, 128, 256))
+    parser.add_argument("--dtypes", nargs="+", choices=DTYPES, default=DTYPES[:1])
+    parser.add_argument("--batch", type=int, default=16, help="images at once")
+    args = parser.parse_args()
+    parallel.set_xla_flags()
+    sides, dtypes, rounds = args.sides, args.dtypes, args.rounds
+    if args.quick:
+        sides, dtypes, rounds = sides[:1], dtypes[:1], 3
+    form = None
+    if torch_multimix.reaches_device():
+        compiled = not args.quick and torch_multimix.compiles()  # PyTorch compiles for minutes
+        form = torch_multimix.COMPILED if compiled else torch_multimix.EAGER
+    rows = []
+    for side, dtype, saliency in itertools.product(sides, dtypes, (True, False)):
+        for count in (args.batch, 1):
+            rows += compare(Case(side, dtype, saliency), count, form, rounds)
+    measure.report(rows, args.json)
+
+
+if __name__ == "__main__":
+    main()
