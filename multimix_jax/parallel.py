@@ -128,8 +128,8 @@ def keep_compiled() -> None:
 def set_xla_flags() -> None:
     """Lets XLA on CPU take convolutions and matrix products from Eigen; before the first array.
 
-    Its choice since jaxlib 0.10 is YNNPACK, which makes a training step about a tenth slower
-    (measured: docs/performance.md). Flags that the user has set stay as they are.
+    Its choice since jaxlib 0.10 is YNNPACK, which is slower for the shapes of these networks
+    (docs/performance.md). Flags that the user has set stay as they are.
     """
     flags = os.environ.get("XLA_FLAGS", "")
     # XLA ends the process at a flag that it does not know; later versions may not know this one.
