@@ -61,9 +61,15 @@ class Block(nn.Module):
 
 
 def lean_instance_norm(x: Tensor) -> Tensor:
-    """Zero mean and unit variance of each image and channel; statistics in float32."""
-    variance, mean = torch.var_mean(x.float(), (2, 3), correction=0, keepdim=True)
-    return ((x.float() - mean) * torch.rsqrt(variance + 1e-5)).to(x.dtype)
+    """Zero mean and unit variance of each image and channel; statistics in float32 or wider."""
+    wide = widen(x)
+    variance, mean = torch.var_mean(wide, (2, 3), correction=0, keepdim=True)
+    return ((wide - mean) * torch.rsqrt(variance + 1e-5)).to(x.dtype)
+
+
+def widen(x: Tensor) -> Tensor:
+    """bfloat16 -> float32."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
 class MultiMix(nn.Module):
@@ -116,9 +122,9 @@ class MultiMix(nn.Module):
         return features
 
     def classify(self, features: Sequence[Tensor]) -> Tensor:
-        """Class logits [B,2], float32."""
-        pooled = F.max_pool2d(features[-1], 2).float().mean((2, 3))
-        return self.classifier["logits"](pooled).float()
+        """Class logits [B,2], float32 or wider."""
+        pooled = widen(F.max_pool2d(features[-1], 2)).mean((2, 3))
+        return widen(self.classifier["logits"](pooled))
 
     def score(self, images: Tensor) -> Tensor:
         """The highest class logit of each image, summed, dropout off; its gradient is saliency."""
@@ -131,7 +137,7 @@ class MultiMix(nn.Module):
         saliency: Tensor | None = None,
         dropout: bool = False,
     ) -> Tensor:
-        """Mask logits [B,1,H,W], float32."""
+        """Mask logits [B,1,H,W], float32 or wider."""
         scale = functools.partial(F.interpolate, mode="bilinear", align_corners=True)
         x = features[-1]
         for stage, skip in enumerate(features[-2::-1], 1):
@@ -140,7 +146,7 @@ class MultiMix(nn.Module):
                 joined = torch.cat([images, saliency], 1)
                 parts.append(scale(joined, scale_factor=0.125).to(skip.dtype))
             x = self.decoder[f"block{stage}"](torch.cat(parts, 1), dropout)
-        return self.decoder["logits"](x).float()
+        return widen(self.decoder["logits"](x))
 
 
 class Views(NamedTuple):
@@ -308,7 +314,7 @@ class Step:
 
 def predict(model: MultiMix, images: Tensor, autocast: bool) -> tuple[Tensor, Tensor]:
     """Probabilities of masks and classes, see `MultiMix.forward`."""
-    with torch.no_grad(), torch.autocast(device().type, torch.bfloat16, enabled=autocast):
+    with torch.no_grad(), torch.autocast(images.device.type, torch.bfloat16, enabled=autocast):
         return model(images)
 
 
