@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from multimix_jax.errors import UsageError
-from multimix_jax.models.convolution import conv3x3
+from multimix_jax.models.convolution import conv3x3, conv3x3_doubled
 
 Array = jax.Array
 Initializer = Callable[..., Array]
@@ -101,17 +101,25 @@ class ExampleDropout(nn.Module):
         # Each layer folds its own name into the keys.
         salt = zlib.crc32("/".join(map(str, self.path)).encode()) & 0x7FFFFFFF
         size = math.prod(x.shape[1:])
-        draw = lambda key: _random_bytes(jax.random.fold_in(key, salt), size)
-        # Eight bits are a quarter of the work of a float; 1/256 is finer than any rate in use.
-        threshold = round(self.rate * 256)
+        bits, threshold = _fraction_of_two(self.rate)
+        draw = lambda key: _random_integers(jax.random.fold_in(key, salt), size, bits)
         keep = (jax.vmap(draw)(keys) >= threshold).reshape(x.shape)
-        return jnp.where(keep, x / (1.0 - threshold / 256), jnp.zeros_like(x))
+        return jnp.where(keep, x / (1.0 - threshold / 2**bits), jnp.zeros_like(x))
 
 
-def _random_bytes(key: Array, size: int) -> Array:
-    """Uniform uint8 [size]. Flat 32-bit draws compile and run several times faster on CPU."""
-    words = jax.random.bits(key, (-(-size // 4),), jnp.uint32)
-    return jax.lax.bitcast_convert_type(words, jnp.uint8).reshape(-1)[:size]
+def _fraction_of_two(rate: float) -> tuple[int, int]:
+    """Bits and numerator of `rate` as numerator / 2^bits, to 1/256: few bits are little work."""
+    bits = next(bits for bits in (1, 2, 4, 8) if bits == 8 or (rate * 2**bits).is_integer())
+    return bits, round(rate * 2**bits)
+
+
+def _random_integers(key: Array, size: int, bits: int) -> Array:
+    """Uniform integers below 2^bits as uint8 [size]; `bits` is 1, 2, 4 or 8."""
+    # Flat 32-bit draws compile and run several times faster on CPU than bytes do.
+    words = jax.random.bits(key, (-(-size * bits // 32),), jnp.uint32)
+    octets = jax.lax.bitcast_convert_type(words, jnp.uint8).reshape(1, -1)
+    shifts = jnp.arange(0, 8, bits, dtype=jnp.uint8)[:, None]
+    return ((octets >> shifts) & (2**bits - 1)).reshape(-1)[:size]
 
 
 class Conv3x3(nn.Module):
@@ -126,13 +134,22 @@ class Conv3x3(nn.Module):
     dtype: Any = jnp.float32
 
     @nn.compact
-    def __call__(self, x: Array) -> Array:
-        """[B,H,W,C] -> [B,H,W,features], edges padded with zeros."""
-        channels = x.shape[-1]
+    def __call__(self, x: Array, deeper: Array | None = None) -> Array:
+        """[B,H,W,C] -> [B,H,W,features], edges padded with zeros.
+
+        `deeper` [B,H/2,W/2,D], doubled bilinearly, precedes the channels of `x`.
+        """
+        first = 0 if deeper is None else deeper.shape[-1]
+        channels = first + x.shape[-1]
         inits = initializers(self.initializer, 9 * channels)
         kernel = self.param("kernel", inits["kernel_init"], (3, 3, channels, self.features))
         self.param("bias", inits["bias_init"], (self.features,))
-        return conv3x3(x.astype(self.dtype), kernel.astype(self.dtype))
+        kernel = kernel.astype(self.dtype)
+        y = conv3x3(x.astype(self.dtype), kernel[:, :, first:])
+        if deeper is not None:
+            # A convolution over a concatenation is a sum of convolutions.
+            y += conv3x3_doubled(deeper.astype(self.dtype), kernel[:, :, :first])
+        return y
 
 
 class ConvBlock(nn.Module):
@@ -144,60 +161,16 @@ class ConvBlock(nn.Module):
     dtype: Any = jnp.float32
 
     @nn.compact
-    def __call__(self, x: Array, dropout_keys: Array | None = None) -> Array:
-        """[B,H,W,C] -> [B,H,W,features]."""
-        for index in (1, 2):
-            x = Conv3x3(self.features, self.initializer, self.dtype, name=f"conv{index}")(x)
-            x = norm_relu(x)
+    def __call__(
+        self, x: Array, dropout_keys: Array | None = None, deeper: Array | None = None
+    ) -> Array:
+        """[B,H,W,C] -> [B,H,W,features]; for `deeper` see `Conv3x3`."""
+        conv1, conv2 = (
+            Conv3x3(self.features, self.initializer, self.dtype, name=name)
+            for name in ("conv1", "conv2")
+        )
+        x = norm_relu(conv2(norm_relu(conv1(x, deeper))))
         return ExampleDropout(self.dropout_rate)(x, dropout_keys)
-
-
-def aligned_weights(source: int, target: int) -> np.ndarray:
-    """Matrix [target, source] of linear interpolation with aligned corners along one axis."""
-    position = np.linspace(0.0, source - 1.0, target)
-    low = np.clip(np.floor(position).astype(int), 0, max(source - 2, 0))
-    fraction = position - low
-    weights = np.zeros((target, source), np.float32)
-    weights[np.arange(target), low] += 1.0 - fraction
-    weights[np.arange(target), np.minimum(low + 1, source - 1)] += fraction
-    return weights
-
-
-def resize_aligned(x: Array, height: int, width: int) -> Array:
-    """Bilinear interpolation [B,H,W,C] -> [B,height,width,C] with aligned corners.
-
-    No antialiasing. `jax.image.resize` knows half-pixel centres only; two small matrix products are
-    exact and fast.
-    """
-    rows = jnp.asarray(aligned_weights(x.shape[1], height), x.dtype)
-    columns = jnp.asarray(aligned_weights(x.shape[2], width), x.dtype)
-    x = jnp.einsum("hH,bHwc->bhwc", rows, x)
-    return jnp.einsum("wW,bhWc->bhwc", columns, x)
-
-
-def double_aligned(x: Array) -> Array:
-    """Bilinear doubling [B,H,W,C] -> [B,2H,2W,C] with aligned corners.
-
-    As `resize_aligned`, but each output is taken from two neighbours, which is less work.
-    """
-    return _double(_double(x, 1), 2)
-
-
-def _double(x: Array, axis: int) -> Array:
-    """Output 2i lies i / (2n - 1) before input i, output 2i + 1 (n - 1 - i) / (2n - 1) behind."""
-    size = x.shape[axis]
-    along = [1] * x.ndim
-    along[axis] = size
-    before = np.arange(size) / (2 * size - 1)
-    back, ahead = (jnp.asarray(part.reshape(along), x.dtype) for part in (before, before[::-1]))
-    part = lambda start, stop: jax.lax.slice_in_dim(x, start, stop, axis=axis)
-    previous = jnp.concatenate([part(0, 1), part(0, size - 1)], axis)
-    following = jnp.concatenate([part(1, size), part(size - 1, size)], axis)
-    even = x + back * (previous - x)
-    odd = x + ahead * (following - x)
-    shape = list(x.shape)
-    shape[axis] *= 2
-    return jnp.stack([even, odd], axis + 1).reshape(shape)
 
 
 def max_pool(x: Array) -> Array:

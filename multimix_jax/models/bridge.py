@@ -6,7 +6,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from multimix_jax.models import blocks
+from multimix_jax.models.interpolation import resize_aligned
 
 
 def saliency_map(
@@ -44,4 +44,4 @@ class SaliencyBridge(nn.Module):
         """[B,H,W,C] and [B,H,W,1] -> [B, H/factor, W/factor, C+1]."""
         joined = jnp.concatenate([images, saliency.astype(images.dtype)], axis=-1)
         height, width = images.shape[1] // self.factor, images.shape[2] // self.factor
-        return blocks.resize_aligned(joined, height, width)
+        return resize_aligned(joined, height, width)

@@ -1,10 +1,14 @@
-"""3x3 convolution with a filter gradient that is fast on CPU as well."""
+"""3x3 convolutions that are fast on CPU as well, with their gradients."""
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
-# Images of one matrix product: enough to keep the cores busy, few enough to stay in their caches.
-_GROUP = 4
+from multimix_jax.models.interpolation import aligned_weights, double_aligned
+
+Operands = tuple[jax.Array, jax.Array]
+
+_SUMMANDS = 8  # what the innermost loop of the filter gradient adds, at least, if it can
 
 
 @jax.custom_vjp
@@ -12,7 +16,7 @@ def conv3x3(x: jax.Array, kernel: jax.Array) -> jax.Array:
     """Convolution [B,H,W,C] * [3,3,C,K] -> [B,H,W,K], stride 1, edges padded with zeros.
 
     The numbers of `jax.lax.conv_general_dilated`, and its gradients up to rounding. On CPU the
-    kernel's gradient is taken by matrix products (measured: docs/performance.md).
+    kernel's gradient is itself a convolution forwards (measured: docs/performance.md).
     """
     return _plain(x, kernel)
 
@@ -23,13 +27,11 @@ def _plain(x: jax.Array, kernel: jax.Array) -> jax.Array:
     )
 
 
-def _forward(x: jax.Array, kernel: jax.Array) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+def _forward(x: jax.Array, kernel: jax.Array) -> tuple[jax.Array, Operands]:
     return _plain(x, kernel), (x, kernel)
 
 
-def _backward(
-    residuals: tuple[jax.Array, jax.Array], gradient: jax.Array
-) -> tuple[jax.Array, jax.Array]:
+def _backward(residuals: Operands, gradient: jax.Array) -> Operands:
     x, kernel = residuals
     # Spelled as a convolution forwards: XLA's own gradients are very slow on CPU within a loop.
     to_x = _plain(gradient, kernel[::-1, ::-1].swapaxes(2, 3))
@@ -46,44 +48,83 @@ conv3x3.defvjp(_forward, _backward)
 
 
 def _kernel_gradient(x: jax.Array, gradient: jax.Array) -> jax.Array:
-    """sum_{b,h,w} x[b,h+i-1,w+j-1,c] gradient[b,h,w,k] as [3,3,C,K], group by group of images."""
-    batch, channels, features = x.shape[0], x.shape[-1], gradient.shape[-1]
-    group = next(size for size in range(_GROUP, 0, -1) if batch % size == 0)
-    grouped = lambda t: t.reshape(batch // group, group, *t.shape[1:])
-    taps = _taps_of_few if channels < 8 else _taps
+    """sum_{b,h,w} x[b,h+i-1,w+j-1,c] gradient[b,h,w,k] as [3,3,C,K].
 
-    def add(total: jax.Array, parts: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, None]:
-        return total + taps(*parts), None
-
-    zero = jnp.zeros((3, 3, channels, features), jnp.float32)
-    total, _ = jax.lax.scan(add, zero, (grouped(x), grouped(gradient)))
-    return total.astype(x.dtype)
-
-
-def _taps(x: jax.Array, gradient: jax.Array) -> jax.Array:
-    """The columns' shift is moved over to the gradient, whose three copies lie side by side.
-
-    Three products of [C, pixels] and [pixels, 3K] then give all nine taps.
+    One convolution forwards: the channels of the narrower tensor are its batch, the images its
+    channels, and the other tensor is its kernel, as large as an image.
     """
-    _, height, width, channels = x.shape
-    features = gradient.shape[-1]
-    rows = jnp.pad(x, ((0, 0), (1, 1), (0, 0), (0, 0)))
-    columns = jnp.pad(gradient, ((0, 0), (0, 0), (1, 1), (0, 0)))
-    shifted = jnp.concatenate([columns[:, :, 2 - j : 2 - j + width] for j in range(3)], axis=-1)
-    taps = jnp.stack([_product(rows[:, i : i + height], shifted) for i in range(3)])
-    return taps.reshape(3, channels, 3, features).swapaxes(1, 2)
+    if x.shape[-1] > gradient.shape[-1]:
+        return _correlate(gradient, x)[:, ::-1, ::-1].transpose(1, 2, 3, 0)
+    return _correlate(x, gradient).transpose(1, 2, 0, 3)
 
 
-def _taps_of_few(x: jax.Array, gradient: jax.Array) -> jax.Array:
-    """Of few channels nine copies are cheaper than three of the gradient."""
-    _, height, width, channels = x.shape
-    padded = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
-    shifted = [padded[:, i : i + height, j : j + width] for i in range(3) for j in range(3)]
-    taps = _product(jnp.concatenate(shifted, axis=-1), gradient)
-    return taps.reshape(3, 3, channels, gradient.shape[-1])
+def _correlate(a: jax.Array, b: jax.Array) -> jax.Array:
+    """sum_{n,h,w} a[n,h+i-1,w+j-1,c] b[n,h,w,k] as [C,3,3,K], rounded to `a`'s dtype at the end."""
+    # Few images are cut into strips: the innermost loop runs over what is summed first.
+    strips = 1
+    while len(a) * strips < _SUMMANDS and a.shape[1] % (8 * strips) == 0:
+        strips *= 2
+    padding = ((1, 1), (1, 1))
+    if strips > 1:
+        height = a.shape[1] // strips
+        a = jnp.pad(a, ((0, 0), (1, 1), (0, 0), (0, 0)))
+        a = jnp.concatenate([a[:, i * height : (i + 1) * height + 2] for i in range(strips)])
+        b = jnp.concatenate([b[:, i * height : (i + 1) * height] for i in range(strips)])
+        padding = ((0, 0), (1, 1))
+    total = jax.lax.conv_general_dilated(
+        a.transpose(3, 1, 2, 0),
+        b.transpose(1, 2, 0, 3),
+        (1, 1),
+        padding,
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        preferred_element_type=jnp.float32,
+    )
+    return total.astype(a.dtype)
 
 
-def _product(a: jax.Array, b: jax.Array) -> jax.Array:
-    """[..., M] and [..., N] -> [M, N], summed over all pixels in float32."""
-    a, b = (t.reshape(-1, t.shape[-1]) for t in (a, b))
-    return jnp.matmul(a.T, b, preferred_element_type=jnp.float32)
+@jax.custom_vjp
+def conv3x3_doubled(x: jax.Array, kernel: jax.Array) -> jax.Array:
+    """`conv3x3(double_aligned(x), kernel)`: [B,H,W,C] * [3,3,C,K] -> [B,2H,2W,K], up to rounding.
+
+    Both are linear, so on CPU the kernel comes first where that is less work: nine 1x1 products on
+    a quarter of the pixels, and then one interpolation that shifts as well.
+    """
+    return jax.lax.platform_dependent(x, kernel, cpu=_taps_then_double, default=_double_then_conv)
+
+
+def _doubled_forward(x: jax.Array, kernel: jax.Array) -> tuple[jax.Array, Operands]:
+    return conv3x3_doubled(x, kernel), (x, kernel)
+
+
+def _doubled_backward(residuals: Operands, gradient: jax.Array) -> Operands:
+    # Chosen here again: the gradient of a choice would carry what either side needs.
+    cpu, default = (
+        lambda x, kernel, gradient, f=f: jax.vjp(f, x, kernel)[1](gradient)
+        for f in (_taps_then_double, _double_then_conv)
+    )
+    return jax.lax.platform_dependent(*residuals, gradient, cpu=cpu, default=default)
+
+
+conv3x3_doubled.defvjp(_doubled_forward, _doubled_backward)
+
+
+def _double_then_conv(x: jax.Array, kernel: jax.Array) -> jax.Array:
+    return conv3x3(double_aligned(x), kernel)
+
+
+def _taps_then_double(x: jax.Array, kernel: jax.Array) -> jax.Array:
+    batch, height, width, channels = x.shape
+    if height + width > 4 * channels:  # the interpolation would be the larger part (measured)
+        return _double_then_conv(x, kernel)
+    features = kernel.shape[-1]
+    by_pixel = kernel.transpose(2, 1, 0, 3).reshape(channels, 9 * features)
+    taps = jnp.matmul(x.reshape(-1, channels), by_pixel, preferred_element_type=jnp.float32)
+    taps = taps.reshape(batch, height, width, 3, 3, features)
+    taps = jnp.einsum("oWj,bhWjik->bhoik", _doubled_and_shifted(width), taps)
+    return jnp.einsum("phi,bhoik->bpok", _doubled_and_shifted(height), taps).astype(x.dtype)
+
+
+def _doubled_and_shifted(size: int) -> jax.Array:
+    """Weights [2 size, size, 3]: output o takes what aligned doubling has at o + tap - 1."""
+    doubled = np.pad(aligned_weights(size, 2 * size), ((1, 1), (0, 0)))
+    return jnp.asarray(np.stack([doubled[tap : tap + 2 * size] for tap in range(3)], axis=-1))

@@ -39,13 +39,12 @@ class Decoder(nn.Module):
         x = features[-1]
         skips = features[-2::-1]
         for stage, (width, skip) in enumerate(zip(self.filters, skips, strict=True)):
-            parts = [blocks.double_aligned(x), skip]
             if stage == 0 and bridge is not None:
-                parts.append(bridge.astype(self.dtype))
+                skip = jnp.concatenate([skip, bridge.astype(skip.dtype)], axis=-1)
             block = blocks.ConvBlock(
                 width, self.dropout_rate, self.initializer, self.dtype, name=f"block{stage + 1}"
             )
-            x = block(jnp.concatenate(parts, axis=-1), dropout_keys)
+            x = block(skip, dropout_keys, deeper=x)
         inits = blocks.initializers(self.initializer, x.shape[-1])
         x = nn.Conv(self.mask_channels, (1, 1), dtype=self.dtype, name="logits", **inits)(x)
         return x.astype(jnp.float32)
