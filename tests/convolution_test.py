@@ -4,15 +4,16 @@ import numpy as np
 from absl.testing import absltest, parameterized
 from scipy import ndimage
 
-from multimix_jax.models import convolution
+from multimix_jax.models import convolution, interpolation
 
-# Few channels and many; batches that divide into groups of 4, 3 and 1.
+# Few channels and many, on either side; few images that are cut into strips, and others.
 SHAPES = [
     ((4, 8, 6, 1), 5),
     ((8, 5, 7, 3), 4),
-    ((4, 4, 4, 8), 4),
-    ((6, 9, 8, 10), 5),
-    ((5, 2, 3, 9), 2),
+    ((8, 5, 7, 5), 2),
+    ((2, 32, 4, 4), 4),
+    ((1, 16, 8, 10), 5),
+    ((5, 2, 3, 4), 9),
 ]
 
 
@@ -30,11 +31,21 @@ def plain(x, kernel):
     )
 
 
+def gradients(conv, x, kernel, gradient):
+    return jax.jit(lambda *args: jax.vjp(conv, *args)[1](gradient))(x, kernel)
+
+
+def assert_near(got, want):
+    np.testing.assert_allclose(got, want, atol=1e-5 * float(jnp.abs(want).max()))
+
+
 class Conv3x3Test(parameterized.TestCase):
-    def test_equals_scipy(self):
-        x, kernel, _ = (np.asarray(t, np.float64) for t in operands((2, 7, 5, 3), 4))
-        want = np.zeros((2, 7, 5, 4))
-        for b, c, k in np.ndindex(2, 3, 4):
+    @parameterized.parameters((3, 4), (5, 4), (4, 1))
+    def test_equals_scipy(self, channels, features):
+        operand = operands((2, 7, 5, channels), features)
+        x, kernel, _ = (np.asarray(t, np.float64) for t in operand)
+        want = np.zeros((2, 7, 5, features))
+        for b, c, k in np.ndindex(2, channels, features):
             tap = kernel[:, :, c, k]
             want[b, :, :, k] += ndimage.correlate(x[b, :, :, c], tap, mode="constant")
         got = convolution.conv3x3(jnp.asarray(x), jnp.asarray(kernel))
@@ -43,20 +54,20 @@ class Conv3x3Test(parameterized.TestCase):
     @parameterized.parameters(*SHAPES)
     def test_gradients_equal_those_of_lax(self, shape, features):
         x, kernel, gradient = operands(shape, features)
-        got = jax.jit(lambda *args: jax.vjp(convolution.conv3x3, *args)[1](gradient))(x, kernel)
-        want = jax.jit(lambda *args: jax.vjp(plain, *args)[1](gradient))(x, kernel)
-        for ours, theirs in zip(got, want, strict=True):
-            np.testing.assert_allclose(ours, theirs, atol=1e-5 * float(jnp.abs(theirs).max()))
+        got = gradients(convolution.conv3x3, x, kernel, gradient)
+        for ours, theirs in zip(got, gradients(plain, x, kernel, gradient), strict=True):
+            assert_near(ours, theirs)
 
-    def test_second_derivative(self):
-        x, kernel, gradient = operands((2, 8, 8, 8), 2)
+    @parameterized.parameters((1, 4), (4, 4), (8, 2))
+    def test_second_derivative(self, channels, features):
+        x, kernel, gradient = operands((2, 8, 8, channels), features)
 
         def along(conv):
             to_x = lambda x, kernel: jax.vjp(lambda x: conv(x, kernel), x)[1](gradient)[0]
             return jax.grad(lambda kernel: jnp.square(to_x(x, kernel)).sum())(kernel)
 
         got, want = along(convolution.conv3x3), along(plain)
-        np.testing.assert_allclose(got, want, atol=1e-5 * float(jnp.abs(want).max()))
+        assert_near(got, want)
 
     def test_bfloat16_is_summed_in_float32(self):
         x, kernel, gradient = (t.astype(jnp.bfloat16) for t in operands((4, 16, 16, 8), 4))
@@ -66,6 +77,21 @@ class Conv3x3Test(parameterized.TestCase):
         want = jax.vjp(plain, *exact)[1](gradient.astype(jnp.float32))[1]
         error = jnp.abs(got.astype(jnp.float32) - want).max() / jnp.abs(want).max()
         self.assertLess(float(error), 2**-8)
+
+
+class Conv3x3DoubledTest(parameterized.TestCase):
+    # The second is doubled first.
+    @parameterized.parameters(((2, 3, 5, 4), 3), ((2, 8, 6, 2), 3), ((1, 1, 1, 2), 2))
+    def test_equals_doubling_then_convolution(self, shape, features):
+        x, kernel, _ = operands(shape, features)
+        gradient = jax.random.normal(
+            jax.random.key(1), (shape[0], 2 * shape[1], 2 * shape[2], features)
+        )
+        separate = lambda x, kernel: plain(interpolation.double_aligned(x), kernel)
+        assert_near(convolution.conv3x3_doubled(x, kernel), separate(x, kernel))
+        got = gradients(convolution.conv3x3_doubled, x, kernel, gradient)
+        for ours, theirs in zip(got, gradients(separate, x, kernel, gradient), strict=True):
+            assert_near(ours, theirs)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What encoder and decoder are built of: convolution, normalisation, dropout, interpolation.
+"""What encoder and decoder are built of: convolution, normalisation, dropout, pooling.
 
 Shapes: `B` images, `H` x `W` pixels, `C` channels.
 """

@@ -1,5 +1,7 @@
 """3x3 convolutions that are fast on CPU as well, with their gradients."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -8,6 +10,7 @@ from multimix_jax.models.interpolation import aligned_weights, double_aligned
 
 Operands = tuple[jax.Array, jax.Array]
 
+_FEW = 3  # channels that no convolution of a library is made for
 _SUMMANDS = 8  # what the innermost loop of the filter gradient adds, at least, if it can
 
 
@@ -15,10 +18,15 @@ _SUMMANDS = 8  # what the innermost loop of the filter gradient adds, at least, 
 def conv3x3(x: jax.Array, kernel: jax.Array) -> jax.Array:
     """Convolution [B,H,W,C] * [3,3,C,K] -> [B,H,W,K], stride 1, edges padded with zeros.
 
-    The numbers of `jax.lax.conv_general_dilated`, and its gradients up to rounding. On CPU the
-    kernel's gradient is itself a convolution forwards (measured: docs/performance.md).
+    The numbers of `jax.lax.conv_general_dilated`, and its gradients, up to rounding. On CPU few
+    channels, and the kernel's gradient, are taken another way (measured: docs/performance.md).
     """
-    return _plain(x, kernel)
+    cpu = _plain
+    if x.shape[-1] <= _FEW:
+        cpu = _of_few_channels
+    elif kernel.shape[-1] <= _FEW:
+        cpu = _to_few_channels
+    return jax.lax.platform_dependent(x, kernel, cpu=cpu, default=_plain)
 
 
 def _plain(x: jax.Array, kernel: jax.Array) -> jax.Array:
@@ -27,14 +35,34 @@ def _plain(x: jax.Array, kernel: jax.Array) -> jax.Array:
     )
 
 
+def _of_few_channels(x: jax.Array, kernel: jax.Array) -> jax.Array:
+    """Tap by tap, each a multiplication and an addition: one pass over the result."""
+    _, height, width, channels = x.shape
+    x = jnp.pad(x.astype(jnp.float32), ((0, 0), (1, 1), (1, 1), (0, 0)))
+    taps = [
+        x[:, i : i + height, j : j + width, c : c + 1] * kernel[i, j, c][None, None, None]
+        for i, j, c in np.ndindex(3, 3, channels)
+    ]
+    return functools.reduce(jnp.add, taps).astype(kernel.dtype)
+
+
+def _to_few_channels(x: jax.Array, kernel: jax.Array) -> jax.Array:
+    """All taps as one matrix product, then shifted and added: the results are the smaller part."""
+    _, height, width, _ = x.shape
+    taps = jnp.einsum("bhwc,ijck->bhwijk", x, kernel, preferred_element_type=jnp.float32)
+    taps = jnp.pad(taps, ((0, 0), (1, 1), (1, 1), (0, 0), (0, 0), (0, 0)))
+    shifted = [taps[:, i : i + height, j : j + width, i, j] for i, j in np.ndindex(3, 3)]
+    return functools.reduce(jnp.add, shifted).astype(x.dtype)
+
+
 def _forward(x: jax.Array, kernel: jax.Array) -> tuple[jax.Array, Operands]:
-    return _plain(x, kernel), (x, kernel)
+    return conv3x3(x, kernel), (x, kernel)
 
 
 def _backward(residuals: Operands, gradient: jax.Array) -> Operands:
     x, kernel = residuals
     # Spelled as a convolution forwards: XLA's own gradients are very slow on CPU within a loop.
-    to_x = _plain(gradient, kernel[::-1, ::-1].swapaxes(2, 3))
+    to_x = conv3x3(gradient, kernel[::-1, ::-1].swapaxes(2, 3))
     to_kernel = jax.lax.platform_dependent(
         x,
         gradient,
