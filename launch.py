@@ -31,7 +31,8 @@ def make_run(c: ConfigDict, path: str, *, begin: bool = True) -> Run:
     """The run that a config describes, in its workdir; `begin` says whether it may begin there."""
     common.check(c)
     folder = workdir.check(path, c.to_dict(), begin=begin)
-    parallel.check_divisible(c.batch_size, c.accumulate)
+    accumulate = c.accumulate or parallel.parts_for_caches(c.batch_size, c.size)
+    parallel.check_divisible(c.batch_size, accumulate)
     method = objectives.make_objective(c.method, model=c.model, dtype=c.dtype, terms=c.objective)
     schedule = optimizer.make_schedule(learning_rate=c.learning_rate, steps=c.steps, **c.schedule)
     data = run_data.open_run(
@@ -56,7 +57,8 @@ def make_run(c: ConfigDict, path: str, *, begin: bool = True) -> Run:
         class_names=data.class_names,
         data_digest=data.digest,
         images_per_step=c.batch_size * len(data.streams),
-        **_fields(c, "size seed steps parallel ema_decay accumulate eval_batch_size"),
+        accumulate=accumulate,
+        **_fields(c, "size seed steps parallel ema_decay eval_batch_size"),
     )
 
 

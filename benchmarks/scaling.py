@@ -99,7 +99,8 @@ class Step:
 def on_one_device(side: int, batch_size: int) -> Step:
     """The published step at this side, with this many images per stream."""
     tell(f"compiling the step at side {side}, batch {batch_size}")
-    step = make_train_step(objective(), adam())
+    parts = parallel.parts_for_caches(batch_size, side, 1)
+    step = make_train_step(objective(), adam(), accumulate=parts)
     state, batch = first_state(), random_batch(side, batch_size)
     compiled = jax.jit(step, donate_argnums=0).lower(state, batch).compile()
     return Step(compiled, state, jax.device_put(batch))
@@ -108,7 +109,8 @@ def on_one_device(side: int, batch_size: int) -> Step:
 def on_devices(count: int, side: int) -> Step:
     """The same over `count` devices, with PER_DEVICE images per stream on each."""
     tell(f"compiling the step at side {side} for {count} devices")
-    step = make_train_step(objective(), adam(), axis_name=parallel.AXIS)
+    parts = parallel.parts_for_caches(PER_DEVICE * count, side, count)
+    step = make_train_step(objective(), adam(), accumulate=parts, axis_name=parallel.AXIS)
     spread: Any = parallel.make_spread(step, devices=jax.devices()[:count])
     state = spread.put_state(first_state())
     batch = spread.put_batch(random_batch(side, PER_DEVICE * count))

@@ -65,7 +65,8 @@ class OurStep:
         )
         self.state = scaling.first_state()
         self.batch = jax.device_put(scaling.random_batch(case.side, case.batch_size))
-        step = make_train_step(self.objective, scaling.adam())
+        parts = parallel.parts_for_caches(case.batch_size, case.side, 1)
+        step = make_train_step(self.objective, scaling.adam(), accumulate=parts)
         self.step: Any = jax.jit(step, donate_argnums=0)
 
     def compile(self) -> Any:

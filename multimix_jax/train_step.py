@@ -40,8 +40,8 @@ def make_train_step(
       optimizer: optax transformation.
       seed: of everything random in training; draws are functions of (seed, step, example).
       ema_decay: of the moving average of the weights, where the state keeps one.
-      accumulate: parts that the batch is cut into, one after the other, to save memory; the
-        gradient is that of the whole batch.
+      accumulate: parts that the batch is cut into, one after the other, to save memory (on
+        CPU also time: `parallel.parts_for_caches`); the gradient is that of the whole batch.
       axis_name: mapped axis to average over, None outside of a map.
 
     Returns:

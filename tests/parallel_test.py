@@ -123,6 +123,19 @@ class CheckDivisibleTest(parameterized.TestCase):
             parallel.check_divisible(batch_size, accumulate, devices)
 
 
+class PartsForCachesTest(parameterized.TestCase):
+    @parameterized.parameters(
+        (10, 64, 1, 2), (10, 128, 1, 5), (10, 256, 1, 10), (8, 16, 4, 1), (7, 512, 1, 7)
+    )
+    def test_on_cpu(self, batch_size, size, devices, want):
+        self.assertEqual(parallel.parts_for_caches(batch_size, size, devices), want)
+
+    def test_one_elsewhere_and_where_the_batch_does_not_divide(self):
+        self.assertEqual(parallel.parts_for_caches(10, 256, 4), 1)
+        with mock.patch.object(jax, "default_backend", lambda: "gpu"):
+            self.assertEqual(parallel.parts_for_caches(10, 256, 1), 1)
+
+
 class XlaFlagsTest(parameterized.TestCase):
     def flags_after(self, before, version):
         with (
