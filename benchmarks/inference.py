@@ -46,8 +46,8 @@ class Prediction:
     """Predicts for the same images each time it is called."""
 
     def __init__(self, objective: Any, variables: PyTree, images: np.ndarray):
-        self.arguments = jax.device_put((variables, images))
-        self.predict = jax.jit(objective.predict).lower(*self.arguments).compile()
+        self.arguments = jax.device_put(variables), images
+        self.predict = parallel.make_predict(objective.predict, devices=jax.devices()[:1])
 
     def __call__(self) -> None:
         jax.block_until_ready(self.predict(*self.arguments))
@@ -93,7 +93,8 @@ def compare(case: Case, count: int, form: str | None, rounds: int) -> list[Row]:
         peer, ratio = statistics.median(seconds), measure.median_ratio(seconds, taken)
         rows.append(row(f"{what}, against {form}", in_unit(median), in_unit(peer), unit, ratio))
     if jax.default_backend() == "gpu":
-        least = measure.roofline(ours.predict, case.dtype)
+        predict: Any = jax.jit(objective.predict)
+        least = measure.roofline(predict.lower(*ours.arguments).compile(), case.dtype)
         share, says = least / median, "of the roofline"
         rows.append(row(f"{what}, against the roofline", median, least, "s", share, says))
     return rows

@@ -65,14 +65,19 @@ class OurStep:
         )
         self.state = scaling.first_state()
         self.batch = jax.device_put(scaling.random_batch(case.side, case.batch_size))
-        parts = parallel.parts_for_caches(case.batch_size, case.side, 1)
-        step = make_train_step(self.objective, scaling.adam(), accumulate=parts)
+        self.parts = parallel.parts_for_caches(case.batch_size, case.side, 1)
+        step = make_train_step(self.objective, scaling.adam(), accumulate=self.parts)
         self.step: Any = jax.jit(step, donate_argnums=0)
 
     def compile(self) -> Any:
         """Compiles the step beforehand."""
         self.step = self.step.lower(self.state, self.batch).compile()
         return self.step
+
+    def flops(self) -> float:
+        """By XLA's cost analysis, which counts a loop's body once: of the batch in one part."""
+        step: Any = jax.jit(make_train_step(self.objective, scaling.adam()))
+        return step.lower(self.state, self.batch).cost_analysis()["flops"]
 
     def __call__(self) -> None:
         self.state, metrics = self.step(self.state, self.batch)
@@ -121,8 +126,12 @@ def _memory(make: Callable[..., Program], *arguments: Any) -> tuple[float, float
 
 
 def parts(ours: OurStep, case: Case) -> dict[str, Program]:
-    """What the step consists of, each part compiled by itself, on noise."""
+    """What the step consists of, each part compiled by itself, on noise.
+
+    As in the step, a batch goes through the network in parts.
+    """
     objective, optimizer = ours.objective, scaling.adam()
+    size = case.batch_size // ours.parts
     state = jax.tree.map(jnp.copy, ours.state)  # the step takes its own away
     params = state.params
     rng = np.random.default_rng(0)
@@ -133,7 +142,7 @@ def parts(ours: OurStep, case: Case) -> dict[str, Program]:
 
     def images(streams: int) -> tuple[jax.Array, jax.Array]:
         """Of so many streams, with their keys for dropout."""
-        count = streams * case.batch_size
+        count = streams * size
         keys = jax.random.split(jax.random.key(0), count)
         return noise(jax.ShapeDtypeStruct((count, case.side, case.side, 1), jnp.float32)), keys
 
@@ -151,9 +160,25 @@ def parts(ours: OurStep, case: Case) -> dict[str, Program]:
         updated = optax.apply_updates(params, updates)
         return updated, opt_state, optax.incremental_update(updated, params, 0.001)
 
-    def forward(function: Callable[..., Any], *args: Any) -> Program:
+    def once(function: Callable[..., Any], *args: Any) -> Program:
         program = jax.jit(function)
         return lambda: jax.block_until_ready(program(*args))
+
+    def forward(function: Callable[..., Any], *args: Any) -> Program:
+        program = once(function, *args)
+        return lambda: [program() for _ in range(ours.parts)]
+
+    def convolve(x: jax.Array, kernel: jax.Array) -> jax.Array:
+        return jax.lax.conv_general_dilated(
+            x, kernel, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
+        )
+
+    def convolution(side: int, channels: int, features: int) -> Program:
+        x = jax.ShapeDtypeStruct((size, side, side, channels), case.dtype)
+        kernel = jax.ShapeDtypeStruct((3, 3, channels, features), case.dtype)
+        return forward(convolve, noise(x), noise(kernel))
+
+    alone = [(convolution(*shape), times) for shape, times in convolutions(case)]
 
     def both(function: Callable[..., Any], inputs: tuple[Any, ...], *args: Any) -> Program:
         """Forward, and backward to the inputs."""
@@ -168,32 +193,49 @@ def parts(ours: OurStep, case: Case) -> dict[str, Program]:
     to_segment, keys = images(2)
     features = noise(jax.eval_shape(encode, params, to_segment))
     return {
-        "augmentation": forward(objective.views, ours.batch, ExampleKeys(jax.random.key(0))),
+        "augmentation": once(objective.views, ours.batch, ExampleKeys(jax.random.key(0))),
         "saliency": forward(saliency, params, to_segment),
         "encoder, forward and backward": both(encode, (params,), *images(4)),
         "encoder, weak view": forward(weak_view, params, *images(1)),
         "decoder, forward and backward": both(
             decode, (params, features), to_segment, to_segment, keys
         ),
-        "optimiser and moving average": forward(update, params, state.opt_state, params),
+        "optimiser and moving average": once(update, params, state.opt_state, params),
+        "its convolutions alone, as XLA takes them forwards": lambda: [
+            program() for program, times in alone for _ in range(times)
+        ],
     }
 
 
-def arithmetic(case: Case) -> float:
-    """FLOPs of the network's convolutions in a step that computes nothing in vain.
+def convolutions(case: Case) -> list[tuple[tuple[int, int, int], int]]:
+    """Side, channels and features of the step's convolutions, and through how many streams each.
 
-    A convolution costs the same forward, back to its input and back to its kernel.
+    Back to the input, channels and features change places; back to the kernel is the same work.
     """
     filters = common.get_config().model.filters
-    pixels = [(case.side >> level) ** 2 for level in range(len(filters))]
-    block = lambda level, channels: 9 * pixels[level] * filters[level] * (channels + filters[level])
-    first = 9 * pixels[0] * filters[0]  # of the image itself, which has no gradient in training
-    encoder = block(0, 1) + sum(block(i, filters[i - 1]) for i in range(1, len(filters)))
-    bridge = 9 * pixels[-2] * filters[-2] * 2
-    decoder = sum(block(i, filters[i] + filters[i + 1]) for i in range(len(filters) - 1))
-    decoder += bridge + pixels[0] * filters[0]
-    saliency, weak = 2 * (2 * encoder), encoder
-    return 2.0 * case.batch_size * (4 * (3 * encoder - first) + saliency + weak + 2 * 3 * decoder)
+    shapes = []
+    for level, width in enumerate(filters):
+        side, before = case.side >> level, filters[level - 1] if level else 1
+        # Four streams forwards and back, the weak view forwards, saliency to the image and back.
+        shapes += [((side, width, width), 4 + 1 + 2 + 4), ((side, width, width), 4 + 2)]
+        shapes += [
+            ((side, before, width), 4 + 1 + 2 + 4),
+            ((side, width, before), 4 * (level > 0) + 2),
+        ]
+        if level < len(filters) - 1:
+            joined = width + filters[level + 1]
+            shapes += [((side, joined, width), 2 + 2), ((side, width, joined), 2)]
+            shapes += [((side, width, width), 2 + 2 + 2)]
+    return shapes
+
+
+def arithmetic(case: Case) -> float:
+    """FLOPs of the convolutions in a step that computes nothing in vain."""
+    taps = sum(
+        9 * side**2 * channels * features * times
+        for (side, channels, features), times in convolutions(case)
+    )
+    return 2.0 * case.batch_size * taps
 
 
 def compare_memory(case: Case, forms: Sequence[str]) -> list[Row]:
@@ -237,7 +279,7 @@ def compare_time(case: Case, forms: Sequence[str], rounds: int) -> list[Row]:
         rows.append(row(f"{case}: {part}", of_part, None, "s", share, "of the step"))
 
     best, known = measure.matrix_rate(case.dtype), arithmetic(case)
-    for whose, count in ("by XLA", program.cost_analysis()["flops"]), ("of the network", known):
+    for whose, count in ("by XLA", ours.flops()), ("of the network", known):
         rate, says = count / median, "of the matrix rate"
         rows.append(row(f"{case}: arithmetic {whose}", count, None, "FLOP"))
         rows.append(row(f"{case}: rate {whose}", rate, best, "FLOP/s", rate / best, says))
