@@ -21,11 +21,9 @@ import numpy as np
 
 from benchmarks import measure, scaling, torch_multimix
 from benchmarks.measure import Row
-from configs import common
-from multimix_jax import objectives, parallel
+from multimix_jax import parallel
 
 PyTree = Any
-DTYPES = ("float32", "bfloat16")
 
 row = functools.partial(Row, "inference")
 
@@ -53,27 +51,12 @@ class Prediction:
         jax.block_until_ready(self.predict(*self.arguments))
 
 
-def make_objective(dtype: str, bridge: bool) -> Any:
-    """MultiMix as published, or without its bridge."""
-    c = common.get_config()
-    model = {**c.model, "use_bridge": bridge}
-    return objectives.make_objective(c.method, model=model, dtype=dtype, terms=c.objective)
-
-
-def random_variables(objective: Any) -> PyTree:
-    """Drawn by NumPy, since XLA takes long to compile its own draws."""
-    rng = np.random.default_rng(0)
-    shapes = jax.eval_shape(lambda: objective.init(jax.random.key(0), 32))  # fit any side
-    draw = lambda leaf: rng.uniform(-0.05, 0.05, leaf.shape).astype(leaf.dtype)
-    return jax.tree.map(draw, shapes)
-
-
 def compare(case: Case, count: int, form: str | None, rounds: int) -> list[Row]:
     """Ours and PyTorch's, if it has a form here, for so many images at once."""
     what = f"{case}, {'1 image' if count == 1 else f'{count} images'}"
     scaling.tell(f"{what}: compiling")
-    objective = make_objective(case.dtype, case.saliency)
-    variables = random_variables(objective)
+    objective = scaling.objective(case.dtype, use_bridge=case.saliency)
+    variables = scaling.random_variables(objective)
     rng = np.random.default_rng(0)
     images = rng.integers(0, 256, (count, case.side, case.side, 1), dtype=np.uint8)
     ours = Prediction(objective, variables, images)
@@ -104,7 +87,7 @@ def main() -> None:
     # PyTorch needs memory of the GPU beside JAX.
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
     parser = measure.parser(__doc__, sides=(64, 128, 256))
-    parser.add_argument("--dtypes", nargs="+", choices=DTYPES, default=DTYPES[:1])
+    parser.add_argument("--dtypes", nargs="+", choices=measure.DTYPES, default=measure.DTYPES[:1])
     parser.add_argument("--batch", type=int, default=16, help="images at once")
     args = parser.parse_args()
     parallel.set_xla_flags()

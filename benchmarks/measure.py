@@ -15,6 +15,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+DTYPES = ("float32", "bfloat16")  # of a network's computation
+
 
 @dataclasses.dataclass(frozen=True)
 class Row:

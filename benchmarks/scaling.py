@@ -201,10 +201,11 @@ def in_fake_devices(function: Callable[..., list[Row]], count: int, *arguments: 
 
 
 @functools.cache
-def objective() -> Objective:
-    """MultiMix as published."""
+def objective(dtype: str = "float32", **model: Any) -> Objective:
+    """MultiMix as published, but for these fields of its model."""
     c = common.get_config()
-    return objectives.make_objective(c.method, model=c.model, dtype=c.dtype, terms=c.objective)
+    fields = {**c.model, **model}
+    return objectives.make_objective(c.method, model=fields, dtype=dtype, terms=c.objective)
 
 
 def adam() -> optax.GradientTransformation:
@@ -212,12 +213,17 @@ def adam() -> optax.GradientTransformation:
     return optimizer.make_optimizer(optax.constant_schedule(1e-4), name="adam")
 
 
-def first_state() -> TrainState:
-    """Random weights, drawn by NumPy, since XLA takes long to compile its own draws."""
+def random_variables(of: Objective) -> PyTree:
+    """Drawn by NumPy, since XLA takes long to compile its own draws."""
     rng = np.random.default_rng(0)
-    shapes = jax.eval_shape(lambda: objective().init(jax.random.key(0), 32))  # fit any side
+    shapes = jax.eval_shape(lambda: of.init(jax.random.key(0), 32))  # fit any side
     draw = lambda leaf: rng.uniform(-0.05, 0.05, leaf.shape).astype(leaf.dtype)
-    return TrainState.create(jax.tree.map(draw, shapes), adam())
+    return jax.tree.map(draw, shapes)
+
+
+def first_state() -> TrainState:
+    """Random weights of the published network, and Adam's state."""
+    return TrainState.create(random_variables(objective()), adam())
 
 
 def random_batch(side: int, batch_size: int) -> PyTree:

@@ -29,16 +29,15 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from benchmarks import measure, scaling, torch_multimix
+from benchmarks import layers, measure, scaling, torch_multimix
 from benchmarks.measure import Row
 from configs import common
-from multimix_jax import objectives, parallel
+from multimix_jax import parallel
 from multimix_jax.keys import ExampleKeys
 from multimix_jax.train_step import make_train_step
 
 PyTree = Any
 Program = Callable[[], Any]  # returns when its work is done
-DTYPES = ("float32", "bfloat16")
 PEERS = ("published", "best")
 
 row = functools.partial(Row, "train_step")
@@ -59,10 +58,7 @@ class OurStep:
     """One step of ours each time it is called."""
 
     def __init__(self, case: Case):
-        c = common.get_config()
-        self.objective: Any = objectives.make_objective(
-            c.method, model=c.model, dtype=case.dtype, terms=c.objective
-        )
+        self.objective: Any = scaling.objective(case.dtype)
         self.state = scaling.first_state()
         self.batch = jax.device_put(scaling.random_batch(case.side, case.batch_size))
         self.parts = parallel.parts_for_caches(case.batch_size, case.side, 1)
@@ -168,15 +164,10 @@ def parts(ours: OurStep, case: Case) -> dict[str, Program]:
         program = once(function, *args)
         return lambda: [program() for _ in range(ours.parts)]
 
-    def convolve(x: jax.Array, kernel: jax.Array) -> jax.Array:
-        return jax.lax.conv_general_dilated(
-            x, kernel, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
-        )
-
     def convolution(side: int, channels: int, features: int) -> Program:
         x = jax.ShapeDtypeStruct((size, side, side, channels), case.dtype)
         kernel = jax.ShapeDtypeStruct((3, 3, channels, features), case.dtype)
-        return forward(convolve, noise(x), noise(kernel))
+        return forward(layers.plain_convolution, noise(x), noise(kernel))
 
     alone = [(convolution(*shape), times) for shape, times in convolutions(case)]
 
@@ -217,8 +208,8 @@ def convolutions(case: Case) -> list[tuple[tuple[int, int, int], int]]:
     for level, width in enumerate(filters):
         side, before = case.side >> level, filters[level - 1] if level else 1
         # Four streams forwards and back, the weak view forwards, saliency to the image and back.
-        shapes += [((side, width, width), 4 + 1 + 2 + 4), ((side, width, width), 4 + 2)]
         shapes += [
+            ((side, width, width), 4 + 1 + 2 + 4 + 4 + 2),
             ((side, before, width), 4 + 1 + 2 + 4),
             ((side, width, before), 4 * (level > 0) + 2),
         ]
@@ -294,7 +285,7 @@ def main() -> None:
     # PyTorch and the other processes need memory of the GPU beside JAX.
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
     parser = measure.parser(__doc__, sides=(64, 128, 256))
-    parser.add_argument("--dtypes", nargs="+", choices=DTYPES, default=DTYPES)
+    parser.add_argument("--dtypes", nargs="+", choices=measure.DTYPES, default=measure.DTYPES)
     parser.add_argument("--batch", type=int, default=scaling.BATCH_SIZE, help="images per stream")
     parser.add_argument("--peers", nargs="*", choices=PEERS, default=PEERS)
     args = parser.parse_args()
