@@ -6,12 +6,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from multimix_jax.models.interpolation import aligned_weights, double_aligned
+from multimix_jax.models.interpolation import double_aligned, double_taps, double_taps_transposed
 
 Operands = tuple[jax.Array, jax.Array]
 
 _FEW = 3  # channels that no convolution of a library is made for
-_SUMMANDS = 8  # what the innermost loop of the filter gradient adds, at least, if it can
+_NARROW = 16  # features that fill a third of what Eigen multiplies at once
+_PACKET = 8  # a multiple of so many channels is what Eigen pads within a convolution without delay
 
 
 @jax.custom_vjp
@@ -26,13 +27,27 @@ def conv3x3(x: jax.Array, kernel: jax.Array) -> jax.Array:
         cpu = _of_few_channels
     elif kernel.shape[-1] <= _FEW:
         cpu = _to_few_channels
+    elif kernel.shape[-1] <= _NARROW and x.shape[2] % 2 == 0:
+        cpu = _in_pairs
     return jax.lax.platform_dependent(x, kernel, cpu=cpu, default=_plain)
 
 
+_convolve = functools.partial(
+    jax.lax.conv_general_dilated, dimension_numbers=("NHWC", "HWIO", "NHWC")
+)
+
+
 def _plain(x: jax.Array, kernel: jax.Array) -> jax.Array:
-    return jax.lax.conv_general_dilated(
-        x, kernel, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
-    )
+    return _convolve(x, kernel, (1, 1), "SAME")
+
+
+def _in_pairs(x: jax.Array, kernel: jax.Array) -> jax.Array:
+    """Two neighbouring pixels as one of twice the features: a third more work, better shaped."""
+    batch, height, width, _ = x.shape
+    one, other = (((0, 0), shift, (0, 0), (0, 0)) for shift in ((0, 1), (1, 0)))
+    pair = jnp.concatenate([jnp.pad(kernel, one), jnp.pad(kernel, other)], axis=-1)
+    y = _convolve(x, pair, (1, 2), ((1, 1), (1, 1)))
+    return y.reshape(batch, height, width, -1)
 
 
 def _of_few_channels(x: jax.Array, kernel: jax.Array) -> jax.Array:
@@ -88,23 +103,14 @@ def _kernel_gradient(x: jax.Array, gradient: jax.Array) -> jax.Array:
 
 def _correlate(a: jax.Array, b: jax.Array) -> jax.Array:
     """sum_{n,h,w} a[n,h+i-1,w+j-1,c] b[n,h,w,k] as [C,3,3,K], rounded to `a`'s dtype at the end."""
-    # Few images are cut into strips: the innermost loop runs over what is summed first.
-    strips = 1
-    while len(a) * strips < _SUMMANDS and a.shape[1] % (8 * strips) == 0:
-        strips *= 2
-    padding = ((1, 1), (1, 1))
-    if strips > 1:
-        height = a.shape[1] // strips
-        a = jnp.pad(a, ((0, 0), (1, 1), (0, 0), (0, 0)))
-        a = jnp.concatenate([a[:, i * height : (i + 1) * height + 2] for i in range(strips)])
-        b = jnp.concatenate([b[:, i * height : (i + 1) * height] for i in range(strips)])
-        padding = ((0, 0), (1, 1))
-    total = jax.lax.conv_general_dilated(
+    padding = 1
+    if len(a) % _PACKET:
+        a, padding = jnp.pad(a, ((0, 0), (1, 1), (1, 1), (0, 0))), 0
+    total = _convolve(
         a.transpose(3, 1, 2, 0),
         b.transpose(1, 2, 0, 3),
         (1, 1),
-        padding,
-        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        [(padding, padding)] * 2,
         preferred_element_type=jnp.float32,
     )
     return total.astype(a.dtype)
@@ -114,8 +120,8 @@ def _correlate(a: jax.Array, b: jax.Array) -> jax.Array:
 def conv3x3_doubled(x: jax.Array, kernel: jax.Array) -> jax.Array:
     """`conv3x3(double_aligned(x), kernel)`: [B,H,W,C] * [3,3,C,K] -> [B,2H,2W,K], up to rounding.
 
-    Both are linear, so on CPU the kernel comes first where that is less work: nine 1x1 products on
-    a quarter of the pixels, and then one interpolation that shifts as well.
+    Both are linear, so on CPU the kernel comes first: nine 1x1 products on a quarter of the pixels,
+    and then an interpolation that shifts as well.
     """
     return jax.lax.platform_dependent(x, kernel, cpu=_taps_then_double, default=_double_then_conv)
 
@@ -125,12 +131,12 @@ def _doubled_forward(x: jax.Array, kernel: jax.Array) -> tuple[jax.Array, Operan
 
 
 def _doubled_backward(residuals: Operands, gradient: jax.Array) -> Operands:
-    # Chosen here again: the gradient of a choice would carry what either side needs.
-    cpu, default = (
-        lambda x, kernel, gradient, f=f: jax.vjp(f, x, kernel)[1](gradient)
-        for f in (_taps_then_double, _double_then_conv)
+    return jax.lax.platform_dependent(
+        *residuals,
+        gradient,
+        cpu=_taps_then_double_backward,
+        default=lambda x, kernel, gradient: jax.vjp(_double_then_conv, x, kernel)[1](gradient),
     )
-    return jax.lax.platform_dependent(*residuals, gradient, cpu=cpu, default=default)
 
 
 conv3x3_doubled.defvjp(_doubled_forward, _doubled_backward)
@@ -141,18 +147,22 @@ def _double_then_conv(x: jax.Array, kernel: jax.Array) -> jax.Array:
 
 
 def _taps_then_double(x: jax.Array, kernel: jax.Array) -> jax.Array:
-    batch, height, width, channels = x.shape
-    if height + width > 4 * channels:  # the interpolation would be the larger part (measured)
-        return _double_then_conv(x, kernel)
-    features = kernel.shape[-1]
-    by_pixel = kernel.transpose(2, 1, 0, 3).reshape(channels, 9 * features)
-    taps = jnp.matmul(x.reshape(-1, channels), by_pixel, preferred_element_type=jnp.float32)
-    taps = taps.reshape(batch, height, width, 3, 3, features)
-    taps = jnp.einsum("oWj,bhWjik->bhoik", _doubled_and_shifted(width), taps)
-    return jnp.einsum("phi,bhoik->bpok", _doubled_and_shifted(height), taps).astype(x.dtype)
+    # Matrices throughout: products of more axes make XLA turn the large taps round.
+    pixels = x.reshape(-1, x.shape[-1])
+    taps = jnp.matmul(pixels, _by_tap(kernel), preferred_element_type=jnp.float32)
+    taps = taps.reshape(*x.shape[:-1], 3, 3, -1)
+    return double_taps(double_taps(taps, axis=2), axis=1).astype(x.dtype)
 
 
-def _doubled_and_shifted(size: int) -> jax.Array:
-    """Weights [2 size, size, 3]: output o takes what aligned doubling has at o + tap - 1."""
-    doubled = np.pad(aligned_weights(size, 2 * size), ((1, 1), (0, 0)))
-    return jnp.asarray(np.stack([doubled[tap : tap + 2 * size] for tap in range(3)], axis=-1))
+def _taps_then_double_backward(x: jax.Array, kernel: jax.Array, gradient: jax.Array) -> Operands:
+    taps = double_taps_transposed(gradient.astype(jnp.float32), axis=1)
+    taps = double_taps_transposed(taps, axis=2).astype(x.dtype)
+    pixels, taps = x.reshape(-1, x.shape[-1]), taps.reshape(-1, 9 * taps.shape[-1])
+    to_x = jnp.matmul(taps, _by_tap(kernel).T).reshape(x.shape)
+    to_kernel = jnp.matmul(pixels.T, taps, preferred_element_type=jnp.float32)
+    return to_x, jax.linear_transpose(_by_tap, kernel)(to_kernel.astype(kernel.dtype))[0]
+
+
+def _by_tap(kernel: jax.Array) -> jax.Array:
+    """[3,3,C,K] -> [C,9K], a column's taps before a row's, as columns are doubled first."""
+    return kernel.transpose(2, 1, 0, 3).reshape(kernel.shape[2], -1)
