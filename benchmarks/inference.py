@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from benchmarks import measure, scaling, torch_multimix
+from benchmarks import convolutions, measure, scaling, torch_multimix
 from benchmarks.measure import Row
 from multimix_jax import parallel
 
@@ -64,9 +64,14 @@ def compare(case: Case, count: int, form: str | None, rounds: int) -> list[Row]:
     if form:
         arguments = variables["params"], images, case.dtype, case.saliency
         programs.append(torch_multimix.Prediction(form, *arguments))
+    known = convolutions.of_prediction(case.side, count, case.saliency)
+    pieces = {"its convolutions alone": convolutions.ours(known, case.dtype)}
+    if form:
+        pieces["its convolutions alone, by PyTorch"] = convolutions.of_peer(known, case.dtype)
 
     scaling.tell(f"{what}: timing")
-    taken, *of_peer = measure.in_turn(programs, rounds=rounds)
+    taken, *others = measure.in_turn([*programs, *pieces.values()], rounds=rounds)
+    of_peer, of_pieces = others[: len(programs) - 1], others[len(programs) - 1 :]
     # One image is a matter of latency, more are one of speed.
     unit = "s" if count == 1 else "images/s"
     in_unit = lambda seconds: seconds if count == 1 else count / seconds
@@ -75,6 +80,9 @@ def compare(case: Case, count: int, form: str | None, rounds: int) -> list[Row]:
     for seconds in of_peer:
         peer, ratio = statistics.median(seconds), measure.median_ratio(seconds, taken)
         rows.append(row(f"{what}, against {form}", in_unit(median), in_unit(peer), unit, ratio))
+    for piece, seconds in zip(pieces, of_pieces):
+        share, of_piece = measure.median_ratio(seconds, taken), statistics.median(seconds)
+        rows.append(row(f"{what}: {piece}", of_piece, None, "s", share, "of the prediction"))
     if jax.default_backend() == "gpu":
         predict: Any = jax.jit(objective.predict)
         least = measure.roofline(predict.lower(*ours.arguments).compile(), case.dtype)

@@ -312,6 +312,27 @@ class Step:
         return loss.item()  # done when it is known
 
 
+def convolutions(shapes: Sequence[tuple[int, int, int, int]], dtype: str) -> Any:
+    """3x3 convolutions of noise, one after the other; each (images, side, channels, features)."""
+    kind: Any = {"dtype": getattr(torch, dtype), "device": device()}
+    layout: Any = {"memory_format": torch.channels_last}
+    operands = [
+        (
+            torch.randn(images, channels, side, side, **kind).to(**layout),
+            torch.randn(features, channels, 3, 3, **kind).to(**layout),
+        )
+        for images, side, channels, features in shapes
+    ]
+
+    def program() -> float:
+        with torch.no_grad():
+            for x, kernel in operands:
+                y = F.conv2d(x, kernel, padding=1)
+        return y[0, 0, 0, 0].item()  # done when it is known
+
+    return program
+
+
 def predict(model: MultiMix, images: Tensor, autocast: bool) -> tuple[Tensor, Tensor]:
     """Probabilities of masks and classes, see `MultiMix.forward`."""
     with torch.no_grad(), torch.autocast(images.device.type, torch.bfloat16, enabled=autocast):

@@ -29,9 +29,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from benchmarks import layers, measure, scaling, torch_multimix
+from benchmarks import convolutions, measure, scaling, torch_multimix
 from benchmarks.measure import Row
-from configs import common
 from multimix_jax import parallel
 from multimix_jax.keys import ExampleKeys
 from multimix_jax.train_step import make_train_step
@@ -164,13 +163,6 @@ def parts(ours: OurStep, case: Case) -> dict[str, Program]:
         program = once(function, *args)
         return lambda: [program() for _ in range(ours.parts)]
 
-    def convolution(side: int, channels: int, features: int) -> Program:
-        x = jax.ShapeDtypeStruct((size, side, side, channels), case.dtype)
-        kernel = jax.ShapeDtypeStruct((3, 3, channels, features), case.dtype)
-        return forward(layers.plain_convolution, noise(x), noise(kernel))
-
-    alone = [(convolution(*shape), times) for shape, times in convolutions(case)]
-
     def both(function: Callable[..., Any], inputs: tuple[Any, ...], *args: Any) -> Program:
         """Forward, and backward to the inputs."""
 
@@ -192,41 +184,7 @@ def parts(ours: OurStep, case: Case) -> dict[str, Program]:
             decode, (params, features), to_segment, to_segment, keys
         ),
         "optimiser and moving average": once(update, params, state.opt_state, params),
-        "its convolutions alone, as XLA takes them forwards": lambda: [
-            program() for program, times in alone for _ in range(times)
-        ],
     }
-
-
-def convolutions(case: Case) -> list[tuple[tuple[int, int, int], int]]:
-    """Side, channels and features of the step's convolutions, and through how many streams each.
-
-    Back to the input, channels and features change places; back to the kernel is the same work.
-    """
-    filters = common.get_config().model.filters
-    shapes = []
-    for level, width in enumerate(filters):
-        side, before = case.side >> level, filters[level - 1] if level else 1
-        # Four streams forwards and back, the weak view forwards, saliency to the image and back.
-        shapes += [
-            ((side, width, width), 4 + 1 + 2 + 4 + 4 + 2),
-            ((side, before, width), 4 + 1 + 2 + 4),
-            ((side, width, before), 4 * (level > 0) + 2),
-        ]
-        if level < len(filters) - 1:
-            joined = width + filters[level + 1]
-            shapes += [((side, joined, width), 2 + 2), ((side, width, joined), 2)]
-            shapes += [((side, width, width), 2 + 2 + 2)]
-    return shapes
-
-
-def arithmetic(case: Case) -> float:
-    """FLOPs of the convolutions in a step that computes nothing in vain."""
-    taps = sum(
-        9 * side**2 * channels * features * times
-        for (side, channels, features), times in convolutions(case)
-    )
-    return 2.0 * case.batch_size * taps
 
 
 def compare_memory(case: Case, forms: Sequence[str]) -> list[Row]:
@@ -253,7 +211,13 @@ def compare_time(case: Case, forms: Sequence[str], rounds: int) -> list[Row]:
     rows = [row(f"{case}: compilation", time.perf_counter() - begun, None, "s")]
     planned = program.memory_analysis().temp_size_in_bytes / 2**20
     rows.append(row(f"{case}: temporary memory by XLA's plan", planned, None, "MiB"))
+    known = convolutions.of_step(case.side, case.batch_size)
+    of_part = convolutions.of_step(case.side, case.batch_size // ours.parts)
+    alone = convolutions.ours(of_part, case.dtype)
     pieces = parts(ours, case)
+    pieces["its convolutions alone"] = lambda: [alone() for _ in range(ours.parts)]
+    if forms:
+        pieces["its convolutions alone, by PyTorch"] = convolutions.of_peer(known, case.dtype)
     steps = [peer_step(case, form) for form in forms]
 
     scaling.tell(f"{case}: timing")
@@ -266,16 +230,16 @@ def compare_time(case: Case, forms: Sequence[str], rounds: int) -> list[Row]:
         peer = statistics.median(taken)
         rows.append(row(f"{case}: step, against {form}", median, peer, "s", ratio))
     for part, taken in zip(pieces, others[len(steps) :]):
-        share, of_part = measure.median_ratio(taken, seconds), statistics.median(taken)
-        rows.append(row(f"{case}: {part}", of_part, None, "s", share, "of the step"))
+        share, of_piece = measure.median_ratio(taken, seconds), statistics.median(taken)
+        rows.append(row(f"{case}: {part}", of_piece, None, "s", share, "of the step"))
 
-    best, known = measure.matrix_rate(case.dtype), arithmetic(case)
-    for whose, count in ("by XLA", ours.flops()), ("of the network", known):
+    best, arithmetic = measure.matrix_rate(case.dtype), sum(c.flops for c in known)
+    for whose, count in ("by XLA", ours.flops()), ("of the network", arithmetic):
         rate, says = count / median, "of the matrix rate"
         rows.append(row(f"{case}: arithmetic {whose}", count, None, "FLOP"))
         rows.append(row(f"{case}: rate {whose}", rate, best, "FLOP/s", rate / best, says))
     if jax.default_backend() == "gpu":
-        least = measure.roofline(program, case.dtype, arithmetic=known)
+        least = measure.roofline(program, case.dtype, arithmetic=arithmetic)
         share, says = least / median, "of the roofline"
         rows.append(row(f"{case}: step, against the roofline", median, least, "s", share, says))
     return rows

@@ -93,8 +93,7 @@ def make_predict(
 ) -> Callable[[PyTree, np.ndarray], PyTree]:
     """Compiles `predict(variables, images)` over devices, images [B,H,W,C] split.
 
-    Batches are filled up to a multiple of the devices and cut again. A single CPU takes them in
-    parts, see `parts_for_caches`.
+    Batches are filled up to a multiple of the devices and cut again.
 
     Args:
       predict: gives arrays of one entry per image.
@@ -105,15 +104,7 @@ def make_predict(
         NamedSharding(mesh, spec) for spec in (PartitionSpec(), PartitionSpec(AXIS))
     )
 
-    def in_parts(variables: PyTree, images: jax.Array) -> PyTree:
-        parts = parts_for_caches(len(images), images.shape[1], 1) if mesh.size == 1 else 1
-        if parts == 1:
-            return predict(variables, images)
-        cut = images.reshape(parts, -1, *images.shape[1:])
-        output = jax.lax.map(lambda part: predict(variables, part), cut)
-        return jax.tree.map(lambda x: x.reshape(len(images), *x.shape[2:]), output)
-
-    compiled = jax.jit(in_parts, in_shardings=(replicated, split), out_shardings=split)
+    compiled = jax.jit(predict, in_shardings=(replicated, split), out_shardings=split)
 
     def padded(variables: PyTree, images: np.ndarray) -> PyTree:
         missing = -len(images) % mesh.size

@@ -6,7 +6,7 @@ from scipy import ndimage
 
 from multimix_jax.models import convolution, interpolation
 
-# Few channels and many, on either side; few images that are cut into strips, and others.
+# Few channels and many, on either side; odd and even widths; images by eights, and others.
 SHAPES = [
     ((4, 8, 6, 1), 5),
     ((8, 5, 7, 3), 4),
@@ -40,11 +40,11 @@ def assert_near(got, want):
 
 
 class Conv3x3Test(parameterized.TestCase):
-    @parameterized.parameters((3, 4), (5, 4), (4, 1))
-    def test_equals_scipy(self, channels, features):
-        operand = operands((2, 7, 5, channels), features)
+    @parameterized.parameters((3, 4, 5), (5, 4, 5), (5, 4, 6), (4, 17, 6), (4, 1, 5))
+    def test_equals_scipy(self, channels, features, width):
+        operand = operands((2, 7, width, channels), features)
         x, kernel, _ = (np.asarray(t, np.float64) for t in operand)
-        want = np.zeros((2, 7, 5, features))
+        want = np.zeros((2, 7, width, features))
         for b, c, k in np.ndindex(2, channels, features):
             tap = kernel[:, :, c, k]
             want[b, :, :, k] += ndimage.correlate(x[b, :, :, c], tap, mode="constant")
@@ -80,7 +80,6 @@ class Conv3x3Test(parameterized.TestCase):
 
 
 class Conv3x3DoubledTest(parameterized.TestCase):
-    # The second is doubled first.
     @parameterized.parameters(((2, 3, 5, 4), 3), ((2, 8, 6, 2), 3), ((1, 1, 1, 2), 2))
     def test_equals_doubling_then_convolution(self, shape, features):
         x, kernel, _ = operands(shape, features)

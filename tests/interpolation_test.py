@@ -39,6 +39,18 @@ class ResizeAlignedTest(parameterized.TestCase):
         want = [tiny.resized(image, 2 * source[0], 2 * source[1]) for image in images]
         np.testing.assert_allclose(got, want, atol=1e-5)
 
+    @parameterized.parameters((1, 1), (1, 4), (2, 5))
+    def test_taps_are_doubled_shifted_and_added(self, axis, size):
+        shape = [2, 3, 3, 3, 5]
+        shape[axis] = size
+        taps = np.random.default_rng(0).normal(size=shape).astype(np.float32)
+        weights = interpolation.aligned_weights(size, 2 * size)
+        doubled = np.moveaxis(taps, axis, -1) @ weights.T
+        padded = np.pad(doubled, ((0, 0), (0, 0), (0, 0), (0, 0), (1, 1)))
+        want = sum(padded[:, :, tap, :, tap : tap + 2 * size] for tap in range(3))
+        got = interpolation.double_taps(jnp.asarray(taps), axis)
+        np.testing.assert_allclose(np.moveaxis(got, axis, -1), want, atol=1e-5)
+
 
 if __name__ == "__main__":
     absltest.main()

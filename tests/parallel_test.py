@@ -110,17 +110,6 @@ class PredictTest(parameterized.TestCase):
         got = parallel.make_predict(predict)({"scale": jnp.float32(2)}, images)
         np.testing.assert_allclose(got["mean"], 2 * images.mean((1, 2, 3)), rtol=1e-6)
 
-    def test_one_cpu_takes_parts(self):
-        images = np.random.default_rng(0).normal(size=(3, 200, 200, 1)).astype(np.float32)
-
-        def predict(variables, images):
-            self.assertLen(images, 1)
-            return {"same": images, "sum": images.sum((1, 2, 3))}
-
-        got = parallel.make_predict(predict, devices=jax.devices()[:1])({}, images)
-        np.testing.assert_array_equal(got["same"], images)
-        np.testing.assert_allclose(got["sum"], images.sum((1, 2, 3)), rtol=1e-3)
-
 
 class CheckDivisibleTest(parameterized.TestCase):
     @parameterized.parameters((8, 1, 4), (8, 2, 4), (10, 1, 1), (4, 1, None))

@@ -71,8 +71,8 @@ def double_taps(taps: Array, axis: int) -> Array:
     parts = [jax.lax.index_in_dim(taps, tap, axis=3, keepdims=False) for tap in range(3)]
     sides = [jnp.zeros((), taps.dtype)] * 2
     for side, tap, shift, weights in _tap_terms(taps.shape[axis]):
-        weights = _along(weights, axis, parts[tap])
-        sides[side] += weights * _shifted(parts[tap], shift, axis)
+        part = parts[tap]
+        sides[side] += _along(weights, axis, part) * _shifted(part, shift, axis)
     return _interleave(sides, axis)
 
 
@@ -83,9 +83,10 @@ def double_taps_transposed(gradient: Array, axis: int) -> Array:
     sides = [jax.lax.index_in_dim(split, side, axis + 1, keepdims=False) for side in range(2)]
     parts = [jnp.zeros((), gradient.dtype)] * 3
     for side, tap, shift, weights in _tap_terms(size):
+        part = sides[side]
         # Rolled, as the weights where the input would lie beyond an edge are zero.
-        weights = _along(np.roll(weights, shift), axis, sides[side])
-        parts[tap] += weights * _shifted(sides[side], -shift, axis)
+        rolled = _along(np.roll(weights, shift), axis, part)
+        parts[tap] += rolled * _shifted(part, -shift, axis)
     return jnp.stack(parts, axis=3)
 
 
