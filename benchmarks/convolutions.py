@@ -1,6 +1,8 @@
 """The network's convolutions alone: what is left of a step or a prediction if all else were free.
 
 A kernel's gradient is as much work as the convolution forwards, and is counted, and run, as one.
+The decoder's go over the doubled features whole, which our step does in less work: this is a
+yardstick, not a bound.
 """
 
 from collections.abc import Callable, Sequence
@@ -13,6 +15,9 @@ import numpy as np
 from benchmarks import torch_multimix
 from configs import common
 from multimix_jax.models.convolution import conv3x3
+
+Streams = tuple[int, ...]  # how many streams each call takes at once
+Shape = tuple[int, int, int]  # side, channels, features
 
 
 class Convolution(NamedTuple):
@@ -41,10 +46,6 @@ def of_prediction(side: int, images: int, saliency: bool) -> list[Convolution]:
     """Those of a prediction of masks and classes."""
     back = (1,) if saliency else ()
     return _counted(_of_encoder(side, (1,), back, back) + _of_decoder(side, (1,), ()), images)
-
-
-Streams = tuple[int, ...]
-Shape = tuple[int, int, int]
 
 
 def _of_encoder(
