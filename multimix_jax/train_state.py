@@ -1,4 +1,4 @@
-"""What changes from step to step, and nothing else."""
+"""What a run consists of between two steps, and nothing else."""
 
 from typing import Any
 
@@ -16,6 +16,8 @@ class TrainState:
 
     Attributes:
       step: updates made so far, int32 scalar.
+      seed: of everything random in training, uint32 scalar; here, so that runs of several seeds
+        share one compiled step.
       params: trained weights.
       opt_state: the optimiser's.
       batch_stats: running statistics of a model that has any, else {}.
@@ -23,6 +25,7 @@ class TrainState:
     """
 
     step: jax.Array
+    seed: jax.Array
     params: PyTree
     opt_state: optax.OptState
     batch_stats: PyTree
@@ -34,6 +37,7 @@ class TrainState:
         variables: PyTree,
         optimizer: optax.GradientTransformation,
         *,
+        seed: int = 0,
         keep_average: bool = False,
     ) -> "TrainState":
         """State before the first step, from the variables that `model.init` gave.
@@ -45,6 +49,7 @@ class TrainState:
         params = copied["params"]
         return cls(
             step=jnp.zeros((), jnp.int32),
+            seed=jnp.asarray(seed, jnp.uint32),
             params=params,
             opt_state=optimizer.init(params),
             batch_stats=copied.get("batch_stats", {}),

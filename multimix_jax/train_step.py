@@ -23,7 +23,6 @@ def make_train_step(
     loss_fn: LossFn,
     optimizer: optax.GradientTransformation,
     *,
-    seed: int = 0,
     ema_decay: float = 0.0,
     accumulate: int = 1,
     axis_name: str | None = None,
@@ -36,9 +35,8 @@ def make_train_step(
       loss_fn: `(params, state, batch, keys) -> (loss, (metrics, batch_stats))`: a scalar that is a
         mean over the batch, a dictionary of scalars, and the new batch statistics (give
         `state.batch_stats` back where there are none). `keys(name, count)` gives one random key per
-        example.
+        example, a function of (`state.seed`, `state.step`, name, example).
       optimizer: optax transformation.
-      seed: of everything random in training; draws are functions of (seed, step, example).
       ema_decay: of the moving average of the weights, where the state keeps one.
       accumulate: parts that the batch is cut into, one after the other, to save memory (on
         CPU also time: `parallel.parts_for_caches`); the gradient is that of the whole batch.
@@ -49,7 +47,7 @@ def make_train_step(
     """
 
     def train_step(state: TrainState, batch: PyTree) -> tuple[TrainState, Metrics]:
-        key = jax.random.fold_in(jax.random.key(seed), state.step)
+        key = jax.random.fold_in(jax.random.key(state.seed), state.step)
         device = jax.lax.axis_index(axis_name) if axis_name else 0
         grad_fn = jax.value_and_grad(loss_fn, has_aux=True)
 

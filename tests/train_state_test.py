@@ -19,6 +19,7 @@ class TrainStateTest(absltest.TestCase):
     def test_create(self):
         state = create({"params": PARAMS, "batch_stats": STATS})
         self.assertEqual((int(state.step), state.step.dtype), (0, jnp.int32))
+        self.assertEqual(create({"params": PARAMS}, seed=7).seed, 7)
         np.testing.assert_array_equal(state.params["w"], PARAMS["w"])
         np.testing.assert_array_equal(state.opt_state[0].trace["w"], 0)
         np.testing.assert_array_equal(state.batch_stats["mean"], 1)

@@ -59,16 +59,16 @@ class LinearTest(parameterized.TestCase):
 
     def test_draws_follow_from_seed_and_step(self):
         optimizer = optax.sgd(0.0)
-        steps = [jax.jit(make_train_step(tiny.noisy_loss, optimizer, seed=seed)) for seed in (0, 1)]
-        state = tiny.linear_state(optimizer)
-        later, first = steps[0](state, tiny.LINEAR_BATCH)
+        step = jax.jit(make_train_step(tiny.noisy_loss, optimizer))
+        state, other = (tiny.linear_state(optimizer, seed=seed) for seed in (0, 1))
+        later, first = step(state, tiny.LINEAR_BATCH)
         losses = [
             first["loss"],
-            steps[0](later, tiny.LINEAR_BATCH)[1]["loss"],
-            steps[1](state, tiny.LINEAR_BATCH)[1]["loss"],
+            step(later, tiny.LINEAR_BATCH)[1]["loss"],
+            step(other, tiny.LINEAR_BATCH)[1]["loss"],
         ]
         self.assertLen(set(map(float, losses)), 3)
-        self.assertEqual(steps[0](state, tiny.LINEAR_BATCH)[1]["loss"], first["loss"])
+        self.assertEqual(step(state, tiny.LINEAR_BATCH)[1]["loss"], first["loss"])
 
     def test_traced_once(self):
         traces = []
@@ -82,6 +82,7 @@ class LinearTest(parameterized.TestCase):
         state = tiny.linear_state(optimizer, keep_average=True)
         for _ in range(4):
             state, _ = step(state, tiny.LINEAR_BATCH)
+        step(tiny.linear_state(optimizer, seed=1, keep_average=True), tiny.LINEAR_BATCH)
         self.assertLen(traces, 1)
 
 
