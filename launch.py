@@ -1,13 +1,16 @@
-"""Trains and evaluates a model.
+"""Trains and evaluates a model, or a grid of them.
 
     python launch.py --config=configs/quickstart.py --workdir=runs/quickstart
+    python launch.py --config=configs/grid.py:budgets=100/10,size=64 --workdir=runs/grid
 
 Started again it goes on where it stopped, or prints the results of a finished run. Any field of the
 config can be set: --config.steps=500.
 """
 
 import functools
+import json
 import logging
+import pathlib
 import sys
 from typing import Any
 
@@ -16,27 +19,48 @@ from absl import logging as absl_logging
 from ml_collections import ConfigDict, config_flags
 
 import data_pipelines
-from configs import common
+from configs import common, grid
 from data_pipelines import input_pipeline, run_data
 from multimix_jax import objectives, optimizer, parallel, report, workdir
 from multimix_jax.errors import UsageError
+from multimix_jax.grid import choose, run_all
+from multimix_jax.programs import Programs
 from multimix_jax.run import Run
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "Config file, with :arguments if any.")
-_WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run.")
+_WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run, or of the grid's runs.")
 _MODE = flags.DEFINE_enum("mode", "train", ["train", "eval"], "Train and evaluate, or evaluate.")
+_CELL = flags.DEFINE_integer("cell", None, "Run only this one of a grid, counted from 0.")
+
+ERRORS = (UsageError, data_pipelines.DataError, common.ConfigError)
 
 
-def make_run(c: ConfigDict, path: str, *, begin: bool = True) -> Run:
-    """The run that a config describes, in its workdir; `begin` says whether it may begin there."""
-    common.check(c)
-    folder = workdir.check(path, c.to_dict(), begin=begin)
+@functools.lru_cache(maxsize=1)  # the runs of a grid share them where they can
+def make_programs(fields: str) -> Programs:
+    """What a config of these fields (JSON) compiles."""
+    c = ConfigDict(json.loads(fields))
     accumulate = c.accumulate or parallel.parts_for_caches(c.batch_size, c.size)
     parallel.check_divisible(c.batch_size, accumulate)
-    method = objectives.make_objective(c.method, model=c.model, dtype=c.dtype, terms=c.objective)
     schedule = optimizer.make_schedule(learning_rate=c.learning_rate, steps=c.steps, **c.schedule)
+    return Programs(
+        objective=objectives.make_objective(
+            c.method, model=c.model, dtype=c.dtype, terms=c.objective
+        ),
+        optimizer=optimizer.make_optimizer(schedule, **c.optimizer),
+        accumulate=accumulate,
+        **_fields(c, "parallel ema_decay"),
+    )
+
+
+def make_run(c: ConfigDict, path: pathlib.Path) -> Run:
+    """The run that a config describes, in its folder."""
+    compiled = (
+        "method model dtype objective optimizer schedule learning_rate steps batch_size size "
+        "accumulate parallel ema_decay"
+    )
+    programs = make_programs(json.dumps(_fields(c, compiled), default=ConfigDict.to_dict))
     data = run_data.open_run(
-        method.streams,
+        programs.objective.streams,
         load=functools.partial(
             data_pipelines.load,
             cache_bytes=int(c.cache_gib * 2**30),
@@ -46,19 +70,18 @@ def make_run(c: ConfigDict, path: str, *, begin: bool = True) -> Run:
         **_fields(c, "seg_data cls_data seg_labels cls_labels seed split_seed"),
     )
     return Run(
-        path=folder,
+        path=path,
         config=c.to_dict(),
         ids=data.ids,
-        objective=method,
-        optimizer=optimizer.make_optimizer(schedule, **c.optimizer),
+        programs=programs,
         batches=functools.partial(input_pipeline.train_batches, data.streams, c.batch_size, c.seed),
         validation=data.validation,
         tests=data.tests,
         class_names=data.class_names,
+        trivial=data.trivial,
         data_digest=data.digest,
         images_per_step=c.batch_size * len(data.streams),
-        accumulate=accumulate,
-        **_fields(c, "size seed steps parallel ema_decay eval_batch_size"),
+        **_fields(c, "size seed steps eval_batch_size"),
     )
 
 
@@ -66,24 +89,35 @@ def _fields(c: ConfigDict, names: str) -> dict[str, Any]:
     return {name: c[name] for name in names.split()}
 
 
+def run_one(c: ConfigDict, path: str | pathlib.Path) -> None:
+    """Does what is left to do in a run's folder, and prints its results."""
+    common.check(c)
+    training = _MODE.value == "train"
+    folder = workdir.check(path, c.to_dict(), begin=training)
+    results = workdir.finished(folder, c.steps, common.parse_parts(c.test_data))
+    if training and results:
+        print(f"{folder} is finished; its results:\n{report.table(results)}")
+        return
+    run = make_run(c, folder)
+    if training:
+        run.train(**_fields(c, "log_every eval_every checkpoint_every"))
+    print(report.table(run.evaluate()))
+
+
 def main(argv: list[str]) -> None:
     del argv
     absl_logging.set_verbosity(absl_logging.WARNING)  # orbax tells of its every step
     logging.getLogger("data_pipelines").setLevel(logging.INFO)
-    c, training = _CONFIG.value, _MODE.value == "train"
+    c = _CONFIG.value
     try:
         parallel.set_xla_flags()
         parallel.keep_compiled()
-        run = make_run(c, _WORKDIR.value, begin=training)
-        results = run.finished() if training else None
-        if results:
-            print(f"{run.path} is finished; its results:")
+        if "grid" in c:
+            cells = choose(grid.cells(c), _CELL.value)
+            run_all(cells, _WORKDIR.value, run_one, errors=ERRORS)
         else:
-            if training:
-                run.train(**_fields(c, "log_every eval_every checkpoint_every"))
-            results = run.evaluate()
-        print(report.table(results))
-    except (UsageError, data_pipelines.DataError, common.ConfigError) as error:
+            run_one(c, _WORKDIR.value)
+    except ERRORS as error:
         sys.exit(f"error: {error}")
 
 

@@ -74,7 +74,7 @@ class ConfigError(ValueError):
 
 def check(c: ml_collections.ConfigDict) -> None:
     """Raises ConfigError where a field that counts something is too small."""
-    for key, least in [*((key, 1) for key in COUNTS), ("accumulate", 0)]:
+    for key, least in [*((key, 1) for key in COUNTS), ("accumulate", 0), ("seed", 0)]:
         if c[key] < least:
             raise ConfigError(f"{key}={c[key]}, but it must be {least} or more; set --config.{key}")
 

@@ -26,6 +26,9 @@ SYSTEMS = {
     "umtl_ssl_s": dict(classifier=True, decoder=True, bridge=True, pseudo_labels=True, kl=False),
     "multimix": dict(classifier=True, decoder=True, bridge=True, pseudo_labels=True, kl=True),
 }
+PUBLISHED = tuple(SYSTEMS)
+# With the gradient through the bridge switched on, which the paper leaves out.
+SYSTEMS["multimix_grad"] = dict(SYSTEMS["multimix"], bridge_gradient=True)
 
 
 def get_config(arguments: str | None = None) -> ml_collections.ConfigDict:
@@ -52,6 +55,7 @@ def use_system(c: ml_collections.ConfigDict, method: str | int) -> None:
     c.model.use_classifier = system["classifier"]
     c.model.use_decoder = system["decoder"]
     c.model.use_bridge = system["bridge"]
+    c.model.bridge_gradient = system.get("bridge_gradient", c.model.bridge_gradient)
     if not system["pseudo_labels"]:
         c.objective.pseudo_label_weight = 0.0
     if not system["kl"]:

@@ -82,6 +82,24 @@ class RunData:
         return hashlib.sha256(listed.encode()).hexdigest()[:16]
 
     @property
+    def trivial(self) -> dict[str, np.ndarray]:
+        """What the labels say of any image: mean `mask` [S,S,1], shares of `classes` [K].
+
+        What a model says has to be better than this.
+        """
+        answer = {}
+        if "seg/labeled" in self.streams:
+            stream = self.streams["seg/labeled"]
+            answer["mask"] = stream.examples.fetch(stream.indices)["mask"].mean(axis=0)
+        if "cls/labeled" in self.streams:
+            stream = self.streams["cls/labeled"]
+            counts = np.bincount(
+                stream.examples.labels[stream.indices], minlength=len(self.class_names)
+            )
+            answer["classes"] = counts / counts.sum()
+        return answer
+
+    @property
     def ids(self) -> dict[str, Any]:
         """Every id used, by purpose, for the record."""
         return {

@@ -5,7 +5,7 @@ import inspect
 import logging
 import pathlib
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -13,8 +13,9 @@ import orbax.checkpoint as ocp
 
 from multimix_jax.errors import UsageError
 from multimix_jax.train_state import TrainState
+from multimix_jax.workdir import BEST, LAST
 
-LAST, BEST = "last", "best"
+PyTree = Any
 
 
 class Checkpoints(contextlib.AbstractContextManager):
@@ -28,6 +29,10 @@ class Checkpoints(contextlib.AbstractContextManager):
         self._managers = {
             which: ocp.CheckpointManager(
                 self._root / which,
+                item_handlers={
+                    "state": ocp.PyTreeCheckpointHandler(),
+                    "meta": ocp.JsonCheckpointHandler(),
+                },
                 options=ocp.CheckpointManagerOptions(
                     max_to_keep=keep, cleanup_tmp_directories=True
                 ),
@@ -47,7 +52,7 @@ class Checkpoints(contextlib.AbstractContextManager):
         if step in manager.all_steps():
             return
         arguments = ocp.args.Composite(
-            state=ocp.args.StandardSave(state), meta=ocp.args.JsonSave(meta)
+            state=ocp.args.PyTreeSave(state), meta=ocp.args.JsonSave(meta)
         )
         manager.save(step, args=arguments)
 
@@ -57,20 +62,57 @@ class Checkpoints(contextlib.AbstractContextManager):
         Raises:
           UsageError: the folder holds a checkpoint that cannot be read or is of another model.
         """
+        restored = self._restore(which, lambda _: _arguments(like))
+        return restored and restored[1:]
+
+    def restore_variables(
+        self, which: str, like: PyTree | None = None
+    ) -> tuple[int, PyTree, dict[str, Any]] | None:
+        """What to evaluate the newest checkpoint with, whatever optimiser it was trained with.
+
+        Args:
+          which: LAST or BEST.
+          like: `TrainState.eval_variables` of the model; None takes what is there.
+
+        Returns:
+          Step, variables (of the moving average where one was kept) and `meta`, or None.
+
+        Raises:
+          UsageError: as for `restore`.
+        """
+        names = {"batch_stats": "batch_stats"}
+
+        def arguments(held: Mapping[str, Any]) -> Any:
+            names["params"] = "params" if held["ema_params"] is None else "ema_params"
+            wanted = {
+                name: held[name] if like is None else like[part] for part, name in names.items()
+            }
+            return _arguments(wanted, partial_restore=True)
+
+        restored = self._restore(which, arguments)
+        if restored is None:
+            return None
+        step, found, meta = restored
+        return step, {part: found[name] for part, name in names.items()}, meta
+
+    def _restore(
+        self, which: str, arguments: Callable[[Mapping[str, Any]], Any]
+    ) -> tuple[int, Any, dict[str, Any]] | None:
+        """Step, state and meta; `arguments` makes orbax' for the state of what it finds held."""
         manager = self._managers[which]
         manager.wait_until_finished()
         step = manager.latest_step()
         if step is None:
             return None
-        arguments = ocp.args.Composite(
-            state=ocp.args.StandardRestore(jax.tree.map(ocp.utils.to_shape_dtype_struct, like)),
-            meta=ocp.args.JsonRestore(),
-        )
         hooks, log = (sys.excepthook, sys.unraisablehook), logging.getLogger("asyncio")
         sys.excepthook, sys.unraisablehook = _not_of_late_reads(*hooks)
         log.disabled = True
         try:
-            restored = manager.restore(step, args=arguments)
+            held = manager.item_metadata(step)["state"].tree
+            restored = manager.restore(
+                step,
+                args=ocp.args.Composite(state=arguments(held), meta=ocp.args.JsonRestore()),
+            )
             sys.excepthook, sys.unraisablehook = hooks
             log.disabled = False
         except Exception as error:  # orbax and tensorstore raise many kinds for a damaged file
@@ -80,10 +122,19 @@ class Checkpoints(contextlib.AbstractContextManager):
             reason = str(cause).strip().splitlines()[:1]
             raise UsageError(
                 f"checkpoint {self._root / which / str(step)} cannot be read "
-                f"({': '.join([type(cause).__name__, *reason])}); delete that folder to go on from "
+                f"({', '.join([type(cause).__name__, *reason])}); delete that folder to go on from "
                 "the one before, or begin in another --workdir"
             ) from error
-        return restored["state"], restored["meta"]
+        return step, restored["state"], restored["meta"]
+
+
+def _arguments(like: PyTree, **options: bool) -> ocp.args.PyTreeRestore:
+    """To restore arrays of these shapes to where these lie."""
+    return ocp.args.PyTreeRestore(
+        jax.tree.map(ocp.utils.to_shape_dtype_struct, like),
+        restore_args=ocp.checkpoint_utils.construct_restore_args(like),
+        **options,
+    )
 
 
 def _not_of_late_reads(

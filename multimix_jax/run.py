@@ -1,39 +1,36 @@
 """A run from start to end: training in a workdir, then evaluation of its best and last weights."""
 
 import dataclasses
-import functools
-import json
 import pathlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
 import numpy as np
-import optax
 
-from multimix_jax import metrics, report, workdir
-from multimix_jax.checkpoint import BEST, LAST, Checkpoints
+from multimix_jax import figures, metrics, report, workdir
+from multimix_jax.checkpoint import Checkpoints
 from multimix_jax.errors import UsageError
 from multimix_jax.evaluate import (
     EvalSet,
-    Predict,
     Predictions,
     Row,
     Summary,
     measure,
+    predict_same,
     predict_set,
     validation_score,
 )
 from multimix_jax.keys import ExampleKeys
 from multimix_jax.metric_writer import MetricWriter
-from multimix_jax.objectives.base import Objective
-from multimix_jax.parallel import AXIS, make_predict, make_spread
+from multimix_jax.programs import Programs
 from multimix_jax.train import Progress, restore, train
 from multimix_jax.train_state import TrainState
-from multimix_jax.train_step import make_train_step
+from multimix_jax.workdir import BEST, LAST, TRIVIAL
 
 PyTree = Any
 PICTURED = 4  # images of each set in a figure
+EXAMPLES = 6  # images of each set kept with their masks, to compare models by
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,53 +40,39 @@ class Run:
     Attributes:
       path: its folder.
       config, ids: JSON values to keep there: what was asked for, and the images used.
-      objective: the method, with its model.
-      optimizer: optax transformation.
+      programs: the method, compiled.
       batches: (first step, end) -> training batches of NumPy arrays.
       validation: sets to choose the checkpoint on, and the threshold.
       tests: sets to report on.
       class_names: in the order of the labels.
+      trivial: the answer that looks at no image: probabilities `mask` [H,W,C'], `classes` [K].
       data_digest: identifies the data and their order; a run goes on only with the same.
       size: side of the images in pixels.
       seed: of everything random in training.
       steps: updates in all.
       images_per_step: for the speed that is shown.
-      parallel: 'pmap' or 'jit', see `make_spread`.
-      ema_decay: of the moving average of the weights, 0 for none.
-      accumulate: parts of a batch, see `make_train_step`.
       eval_batch_size: images per call in evaluation.
     """
 
     path: pathlib.Path
     config: Mapping[str, Any]
     ids: Mapping[str, Any]
-    objective: Objective
-    optimizer: optax.GradientTransformation
+    programs: Programs
     batches: Callable[[int, int], Iterator[PyTree]]
     validation: Sequence[EvalSet]
     tests: Sequence[EvalSet]
     class_names: Sequence[str]
+    trivial: Mapping[str, np.ndarray]
     data_digest: str
     size: int
     seed: int
     steps: int
     images_per_step: int
-    parallel: str
-    ema_decay: float
-    accumulate: int
     eval_batch_size: int
 
     def train(self, *, log_every: int, eval_every: int, checkpoint_every: int) -> None:
         """Trains to the last step, from the last checkpoint if there is one."""
-        step = make_train_step(
-            self.objective,
-            self.optimizer,
-            seed=self.seed,
-            ema_decay=self.ema_decay,
-            accumulate=self.accumulate,
-            axis_name=AXIS,
-        )
-        spread = make_spread(step, spelling=self.parallel)
+        spread = self.programs.spread
         state = spread.put_state(self._initial_state())
         self._check_classes(state.eval_variables)
         workdir.claim(self.path, self.config, self.ids)  # nothing is written before all is sound
@@ -119,78 +102,73 @@ class Run:
                 )
 
     def evaluate(self) -> dict[str, Any]:
-        """Measures the best and the last weights on every test set; writes and returns results.
+        """Measures the best and the last weights, and the trivial answer, on every test set.
 
-        Writes `results.json`, `per_image.csv` and `figures/`.
+        Writes `results.json`, `per_image.csv`, `examples.npz` and `figures/`, and returns what is
+        in the first.
 
         Raises:
           UsageError: there is no checkpoint.
         """
-        results: dict[str, Any] = {}
+        results: dict[str, Any] = {"run": {}}
         rows: list[dict[str, Any]] = []
+        examples: dict[str, np.ndarray] = {}
+
+        def note(which: str, eval_set: EvalSet, summary: Summary, images: Sequence[Row]) -> None:
+            if summary:
+                results.setdefault(which, {})[eval_set.name] = summary
+            rows.extend({"checkpoint": which, "data_set": eval_set.name, **row} for row in images)
+
         with Checkpoints(self.path) as checkpoints:
             for which in (BEST, LAST):
-                restored = checkpoints.restore(which, self._initial_state())
+                like = self._initial_state().eval_variables
+                restored = checkpoints.restore_variables(which, like)
                 if restored is None:
-                    raise UsageError(
-                        f"{self.path} holds no checkpoint to evaluate; train first "
-                        "(--mode=train), with the same --config and --workdir"
-                    )
-                state, meta = restored
-                results[which] = {}
-                threshold = self._threshold(state.eval_variables)
+                    continue  # converted weights are not the best of any
+                step, variables, meta = restored
+                threshold = self._threshold(variables)
+                results["run"][which] = {"step": step, "threshold": threshold}
                 for eval_set in self.tests:
-                    summary, images = self._test(state.eval_variables, eval_set, threshold, which)
+                    found = self._predict(variables, eval_set)
+                    summary, images = measure(
+                        found, class_names=self.class_names, threshold=threshold
+                    )
+                    note(which, eval_set, summary, images)
                     if summary:
-                        results[which][eval_set.name] = summary
-                    rows += [
-                        {"checkpoint": which, "data_set": eval_set.name, **row} for row in images
-                    ]
-                results.setdefault("run", {})[which] = {
-                    "step": int(state.step),
-                    "threshold": threshold,
-                }
+                        self._picture(which, variables, eval_set, found, images)
+                    examples |= _examples(which, eval_set, found)
+        if not results["run"]:
+            raise UsageError(
+                f"{self.path} holds no checkpoint to evaluate; train first (--mode=train), with "
+                "the same --config and --workdir"
+            )
+        for eval_set in self.tests:
+            same = predict_set(
+                predict_same(self.trivial), None, eval_set, batch_size=self.eval_batch_size
+            )
+            examples[f"{eval_set.name}/histogram"] = _histogram(eval_set)
+            note(TRIVIAL, eval_set, *measure(same, class_names=self.class_names))
         results["run"] |= {
             "steps": self.steps,
             "seconds": meta["seconds"],
             "tests": [eval_set.name for eval_set in self.tests],
         }
         report.write_per_image(self.path / workdir.PER_IMAGE, rows)
+        workdir.write_arrays(self.path / workdir.EXAMPLES, examples)
         workdir.write_json(self.path / workdir.RESULTS, results)
         return results
 
-    def finished(self) -> dict[str, Any] | None:
-        """The results of a run that was trained and evaluated to the end, else None."""
-        file = self.path / workdir.RESULTS
-        if not file.exists():
-            return None
-        results = json.loads(file.read_text(encoding="utf-8"))
-        wanted = {eval_set.name for eval_set in self.tests}
-        done = results["run"][LAST]["step"] == self.steps and wanted == set(results["run"]["tests"])
-        return results if done else None
-
-    # Compiled once for training and evaluation together.
-    @functools.cached_property
-    def _predict(self) -> Predict:
-        return make_predict(self.objective.predict)
-
-    @functools.cached_property
-    def _saliency(self) -> Callable[[PyTree, np.ndarray], jax.Array | None]:
-        return jax.jit(self.objective.saliency)
-
-    @functools.cached_property
-    def _variables(self) -> PyTree:
-        init = jax.jit(self.objective.init, static_argnums=1)
-        return init(jax.random.key(self.seed), self.size)
-
     def _initial_state(self) -> TrainState:
-        keep_average = self.ema_decay > 0
-        return TrainState.create(self._variables, self.optimizer, keep_average=keep_average)
+        return self.programs.initial_state(self.seed, self.size)
+
+    def _predict(self, variables: PyTree, eval_set: EvalSet) -> Predictions:
+        size = self.eval_batch_size
+        return predict_set(self.programs.predict, variables, eval_set, batch_size=size)
 
     def _check_classes(self, variables: PyTree) -> None:
         """Raises UsageError where the model, its training set and the test sets disagree."""
         image = self.validation[0].images(np.zeros(1, int))
-        predicted = jax.eval_shape(self.objective.predict, variables, image)
+        predicted = jax.eval_shape(self.programs.objective.predict, variables, image)
         if "classes" not in predicted:
             return
         count = predicted["classes"].shape[-1]
@@ -209,7 +187,7 @@ class Run:
     def _threshold(self, variables: PyTree) -> float | None:
         """Threshold on the probability of class 1 that is most accurate on validation."""
         for eval_set in self.validation:
-            found = predict_set(self._predict, variables, eval_set, batch_size=self.eval_batch_size)
+            found = self._predict(variables, eval_set)
             known = found.labels >= 0
             if found.classes is not None and found.classes.shape[-1] == 2 and known.any():
                 return metrics.best_threshold(found.classes[known], found.labels[known])
@@ -221,35 +199,33 @@ class Run:
         summaries: list[Summary] = []
         values: dict[str, float] = {}
         for eval_set in self.validation:
-            found = predict_set(self._predict, variables, eval_set, batch_size=self.eval_batch_size)
+            found = self._predict(variables, eval_set)
             summary, _ = measure(found, class_names=self.class_names, intervals=False)
             summaries.append(summary)
             values |= {f"{eval_set.name}/{name}": entry["mean"] for name, entry in summary.items()}
             shown = np.arange(len(found.ids))[:PICTURED]
             _, pictures = self._pictures(variables, eval_set, found, shown)
-            writer.picture(step, f"validation/{eval_set.name}", report.mosaic(pictures))
+            writer.picture(step, f"validation/{eval_set.name}", figures.mosaic(pictures))
         score = validation_score(summaries)
         return score, {"score": score, **values}
 
-    def _test(
+    def _picture(
         self,
+        which: str,
         variables: PyTree,
         eval_set: EvalSet,
-        threshold: float | None,
-        which: str,
-    ) -> tuple[Summary, list[Row]]:
-        found = predict_set(self._predict, variables, eval_set, batch_size=self.eval_batch_size)
-        summary, rows = measure(found, class_names=self.class_names, threshold=threshold)
-        if summary:
-            shown = report.instructive(rows, PICTURED)
-            titles, pictures = self._pictures(variables, eval_set, found, shown)
-            report.grid(
-                pictures,
-                self.path / "figures" / f"{which}_{eval_set.name}.png",
-                columns=titles,
-                rows=[report.caption(rows[index]) for index in shown],
-            )
-        return summary, rows
+        found: Predictions,
+        rows: Sequence[Row],
+    ) -> None:
+        """Figure of a few images of a test set, from the worst to the best."""
+        shown = figures.instructive(rows, PICTURED)
+        titles, pictures = self._pictures(variables, eval_set, found, shown)
+        figures.grid(
+            pictures,
+            self.path / "figures" / f"{which}_{eval_set.name}.png",
+            columns=titles,
+            rows=[figures.caption(rows[index]) for index in shown],
+        )
 
     def _pictures(
         self,
@@ -260,18 +236,18 @@ class Run:
     ) -> tuple[list[str], list[list[np.ndarray]]]:
         """Titles, and a row for each shown image: image, truth, prediction, saliency, if any."""
         images = eval_set.images(shown)
-        saliency = self._saliency(variables, images)
+        saliency = self.programs.saliency(variables, images)
         pictures = []
         for row, index in enumerate(shown):
-            panels = {"image": report.overlay(images[row])}
+            panels = {"image": figures.overlay(images[row])}
             truth = found.truths[index] if found.has_mask[index] else None
             if found.masks is not None and found.has_mask[shown].any():
-                panels["truth"] = report.overlay(images[row], truth=truth)
+                panels["truth"] = figures.overlay(images[row], truth=truth)
             if found.masks is not None:
                 mask = found.masks[index]
-                panels["prediction (orange)"] = report.overlay(images[row], truth=truth, mask=mask)
+                panels["prediction (orange)"] = figures.overlay(images[row], truth=truth, mask=mask)
             if saliency is not None:
-                panels["saliency"] = report.heat(np.asarray(saliency[row]))
+                panels["saliency"] = figures.heat(np.asarray(saliency[row]))
             pictures.append(panels)
         return list(pictures[0]), [list(panels.values()) for panels in pictures]
 
@@ -279,9 +255,33 @@ class Run:
         """Figure of what the network sees of the first batch."""
         batch = next(self.batches(0, 1))
         keys = ExampleKeys(jax.random.fold_in(jax.random.key(self.seed), 0))
-        views = jax.jit(self.objective.views)(batch, keys)
-        report.grid(
+        views = self.programs.views(batch, keys)
+        figures.grid(
             [[np.asarray(image) for image in images[:PICTURED]] for images in views.values()],
             self.path / "figures" / "views.png",
             rows=list(views),
         )
+
+
+def _examples(which: str, eval_set: EvalSet, found: Predictions) -> dict[str, np.ndarray]:
+    """Masks found of some images of a test set, the same ones for every model."""
+    known = np.flatnonzero(found.has_mask)
+    if found.masks is None or not len(known):
+        return {}
+    chosen = known[np.linspace(0, len(known) - 1, min(EXAMPLES, len(known))).astype(int)]
+    name = eval_set.name
+    return {
+        f"{name}/id": np.array([found.ids[index] for index in chosen]),
+        f"{name}/image": eval_set.images(chosen),
+        f"{name}/truth": found.truths[chosen],
+        f"{name}/{which}": found.masks[chosen],
+    }
+
+
+def _histogram(eval_set: EvalSet) -> np.ndarray:
+    """How many pixels have each intensity, int64 [256]."""
+    counts = np.zeros(256, np.int64)
+    for start in range(0, len(eval_set.ids), 100):
+        images = eval_set.images(np.arange(start, min(start + 100, len(eval_set.ids))))
+        counts += np.bincount(images.ravel(), minlength=256)
+    return counts

@@ -9,10 +9,11 @@ import jax
 from tqdm import tqdm
 
 from multimix_jax import parallel
-from multimix_jax.checkpoint import BEST, LAST, Checkpoints
+from multimix_jax.checkpoint import Checkpoints
 from multimix_jax.errors import UsageError
 from multimix_jax.metric_writer import MetricWriter
 from multimix_jax.train_state import TrainState
+from multimix_jax.workdir import BEST, LAST
 
 PyTree = Any
 

@@ -2,12 +2,17 @@
 
 import json
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
+
+import numpy as np
 
 from multimix_jax.errors import UsageError
 
 CONFIG, IDS, RESULTS, PER_IMAGE = "config.json", "ids.json", "results.json", "per_image.csv"
+EXAMPLES = "examples.npz"
+BEST, LAST, TRIVIAL = "best", "last", "trivial"  # checkpoints, and the answer without a model
+CONVERTED = "converted.json"  # says where weights that were not trained here come from
 # Where things lie and how often they are said may differ between two starts of one run.
 FREE_KEYS = ("data_dir", "prepared_dir", "cache_gib", "log_every", "test_data")
 
@@ -44,6 +49,8 @@ def check(
                 f"--workdir={path} holds the run of another config: {', '.join(differing[:5])}; "
                 "use another --workdir, or the config of that run"
             )
+    elif not begin and (path / CONVERTED).exists():
+        return path
     elif not begin:
         raise UsageError(
             f"--workdir={path} holds no run; train one with --mode=train, or name its folder"
@@ -66,10 +73,34 @@ def claim(path: pathlib.Path, config: Mapping[str, Any], ids: Mapping[str, Any])
         write_json(path / IDS, ids)
 
 
+def finished(path: pathlib.Path, steps: int, tests: Collection[str]) -> dict[str, Any] | None:
+    """The results of a run that was trained for `steps` and evaluated on `tests`, else None."""
+    file = path / RESULTS
+    if not file.exists():
+        return None
+    results = json.loads(file.read_text(encoding="utf-8"))
+    run = results["run"]
+    done = run[LAST]["step"] == steps and set(run["tests"]) == set(tests)
+    return results if done else None
+
+
 def write_json(path: pathlib.Path, value: Any) -> None:
     """Writes a JSON file whole or not at all."""
+    write_text(path, json.dumps(value, indent=2) + "\n")
+
+
+def write_text(path: pathlib.Path, text: str) -> None:
+    """Writes a text file whole or not at all."""
     temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
+    temporary.write_text(text, encoding="utf-8")
+    temporary.replace(path)
+
+
+def write_arrays(path: pathlib.Path, arrays: Mapping[str, np.ndarray]) -> None:
+    """Writes a compressed NumPy file whole or not at all."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    with temporary.open("wb") as file:
+        np.savez_compressed(file, **arrays)  # type: ignore[arg-type]
     temporary.replace(path)
 
 

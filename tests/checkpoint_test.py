@@ -10,9 +10,10 @@ import numpy as np
 import optax
 import pytest
 
-from multimix_jax.checkpoint import BEST, LAST, Checkpoints
+from multimix_jax.checkpoint import Checkpoints
 from multimix_jax.errors import UsageError
 from multimix_jax.train_state import TrainState
+from multimix_jax.workdir import BEST, LAST
 
 META = {"best_score": 0.1, "best_step": None, "data": "ab", "nested": {"seconds": 1.5}}
 

@@ -9,7 +9,7 @@ from sklearn import metrics as sklearn_metrics
 
 from data_pipelines.run_data import EvalSet
 from multimix_jax.errors import UsageError
-from multimix_jax.evaluate import Predictions, measure, predict_set, validation_score
+from multimix_jax.evaluate import Predictions, measure, predict_same, predict_set, validation_score
 from tests.small_runs import listed
 
 NAMES = ("well", "ill")
@@ -47,6 +47,13 @@ def test_every_image_is_predicted_once_and_in_order(batch_size):
     np.testing.assert_array_equal(found.masks, found.truths)
     assert found.masks.dtype == found.truths.dtype == np.bool_
     assert found.spacing.shape == (7, 2)
+
+
+def test_the_same_answer_to_every_image():
+    answer = {"mask": np.eye(4)[..., None], "classes": np.array([0.25, 0.75])}
+    said = predict_same(answer)(None, np.zeros((3, 4, 4, 1), np.uint8))
+    np.testing.assert_array_equal(said["mask"], [answer["mask"]] * 3)
+    np.testing.assert_array_equal(said["classes"], [answer["classes"]] * 3)
 
 
 def test_a_pixel_is_masked_from_one_half_on():

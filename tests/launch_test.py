@@ -16,18 +16,25 @@ import jax
 import numpy as np
 import pytest
 from absl import flags
-from jax.experimental.compilation_cache import compilation_cache
 from PIL import Image
 
+import data_pipelines
 import launch
 from configs import common, multimix
 from data_pipelines import input_pipeline
 from multimix_jax import optimizer
-from multimix_jax.checkpoint import BEST, LAST, Checkpoints
+from multimix_jax.checkpoint import Checkpoints
 from multimix_jax.models import MultiMix
 from multimix_jax.objectives import MultiMixObjective
+from multimix_jax.workdir import BEST, LAST
 from tests.official_formats import box, write_csv, write_image, write_nih
-from tests.small_runs import launch_main, prepare_phantoms, small_config, start_launch
+from tests.small_runs import (
+    kept_programs,
+    launch_main,
+    prepare_phantoms,
+    small_config,
+    start_launch,
+)
 
 CONFIGS = sorted(
     path.stem
@@ -39,22 +46,8 @@ STEPS = 12
 
 
 @pytest.fixture(scope="module", autouse=True)
-def kept_programs(tmp_path_factory):
-    """All runs of this file share what they compile, and nothing with the user's."""
-    cache = tmp_path_factory.mktemp("cache")
-    quick = {
-        "jax_disable_most_optimizations": (True, False),
-        "jax_persistent_cache_min_compile_time_secs": (0.0, 1.0),
-    }
-    env = {name.upper(): str(value) for name, (value, _) in quick.items()}
-    for name, (value, _) in quick.items():
-        jax.config.update(name, value)
-    with mock.patch.dict(os.environ, {"XDG_CACHE_HOME": str(cache), **env}):
-        yield
-    for name, (_, default) in quick.items():
-        jax.config.update(name, default)
-    jax.config.update("jax_compilation_cache_dir", None)  # `parallel.keep_compiled` has set it
-    compilation_cache.reset_cache()
+def programs(tmp_path_factory):
+    yield from kept_programs(tmp_path_factory.mktemp("cache"))
 
 
 @pytest.fixture(scope="module")
@@ -112,7 +105,7 @@ def test_a_run_logs_every_step(whole):
 
 def test_a_run_reports_on_every_test_set(whole):
     results = read(whole / "results.json")
-    assert sorted(results) == ["best", "last", "run"]
+    assert sorted(results) == ["best", "last", "run", "trivial"]
     assert results["run"][LAST]["step"] == results["run"]["steps"] == STEPS
     assert results["run"]["seconds"] > 0
     for which in (BEST, LAST):
@@ -132,7 +125,7 @@ def test_a_run_reports_on_every_test_set(whole):
 def test_a_run_reports_on_every_image(whole):
     with (whole / "per_image.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
-    assert len(rows) == 2 * sum(TESTS.values())
+    assert len(rows) == 3 * sum(TESTS.values())
     assert list(rows[0])[:3] == ["checkpoint", "data_set", "id"]
     results = read(whole / "results.json")
     for which in (BEST, LAST):
@@ -141,6 +134,38 @@ def test_a_run_reports_on_every_image(whole):
             results[which][name]["dice"]["mean"] for name in ("phantom_seg_a", "phantom_seg_b")
         ]
         assert np.mean(dice) == pytest.approx((5 * means[0] + 4 * means[1]) / 9)
+
+
+def test_a_run_reports_the_trivial_answer(whole, config):
+    """The mean of the masks it was given, and the share of each class among its labels."""
+    results = read(whole / "results.json")["trivial"]
+    assert set(results) == set(TESTS)
+    auroc = results["phantom_cls_a"]["auroc"]
+    assert (auroc["mean"], auroc["ci95"]) == (0.5, [0.5, 0.5])
+    given, tested = (
+        np.load(whole / "examples.npz")[f"phantom_seg_a/{name}"] for name in ("truth", "id")
+    )
+    assert given.shape == (5, 32, 32, 1)
+    ids = read(whole / "ids.json")
+    assert list(tested) == ids["test"]["phantom_seg_a"]
+    load = lambda name: data_pipelines.load(
+        name, data_dir="", prepared_dir=config.prepared_dir, size=32
+    )
+    examples = load("phantom_seg_a")
+    labeled = np.flatnonzero(np.isin(examples.ids, ids["train"]["seg/labeled"]))
+    mean = examples.fetch(labeled)["mask"].mean(axis=0) >= 0.5
+    dice = [2 * (mean & truth).sum() / (mean.sum() + truth.sum()) for truth in given]
+    assert results["phantom_seg_a"]["dice"]["mean"] == pytest.approx(np.mean(dice))
+
+
+def test_a_run_keeps_examples(whole):
+    with np.load(whole / "examples.npz") as examples:
+        for name, count in TESTS.items():
+            assert examples[f"{name}/histogram"].sum() == count * 32 * 32
+        assert examples["phantom_seg_b/image"].shape == (4, 32, 32, 1)
+        for part in ("truth", BEST, LAST):
+            assert examples[f"phantom_seg_b/{part}"].shape == (4, 32, 32, 1)
+        assert "phantom_cls_a/image" not in examples
 
 
 def test_a_run_draws(whole):
@@ -505,7 +530,7 @@ def test_configs_are_locked_and_of_known_fields(monkeypatch, name):
     c = parse(monkeypatch, f"--config=configs/{name}.py")
     assert c.is_locked
     known = dict(common.get_config().iteritems(preserve_field_references=False))
-    assert set(c) == set(known)
+    assert set(c) - {"grid"} == set(known)
     for part in ("model", "objective", "schedule", "optimizer"):
         assert set(c[part]) == set(known[part])
     assert c.seed == 0

@@ -33,6 +33,7 @@ COUNTS = {
     ("multimix", "umtl_ssl"): ENCODER + CLASSIFIER + DECODER,
     ("multimix", "umtl_ssl_s"): PUBLISHED,
     ("multimix", "multimix"): PUBLISHED,
+    ("multimix", "multimix_grad"): PUBLISHED,
     ("quickstart", ""): PUBLISHED,
 }
 
@@ -40,7 +41,7 @@ COUNTS = {
 def experiments():
     """(file, system) of every config; system is '' where the file has but one."""
     for path in pathlib.Path(configs.__file__).parent.glob("*.py"):
-        if path.stem not in ("__init__", "common"):
+        if path.stem not in ("__init__", "common", "grid"):
             systems = multimix.SYSTEMS if path.stem == "multimix" else ("",)
             yield from ((path.stem, system) for system in systems)
 

@@ -63,6 +63,16 @@ def test_masks_up_to_the_budget(budget, count):
     assert pool(data, "seg/unlabeled") == sorted(set(range(12)) - set(labeled))
 
 
+def test_what_the_labels_say_of_any_image():
+    data = run_data(seg_labels=4, cls_labels=3)
+    greys = np.array(pool(data, "seg/labeled"))  # image n has its n upper rows in its mask
+    rows = (greys[:, None] > np.arange(16)).mean(axis=0)
+    np.testing.assert_allclose(data.trivial["mask"][:, 5, 0], rows)
+    ill = np.mean(SETS["folder:cls"].labels[pool(data, "cls/labeled")])
+    np.testing.assert_allclose(data.trivial["classes"], [1 - ill, ill])
+    assert set(run_data(("cls/labeled",)).trivial) == {"classes"}
+
+
 def test_class_labels_up_to_the_budget():
     data = run_data(cls_labels="9")
     labeled = pool(data, "cls/labeled")

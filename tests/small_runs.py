@@ -6,12 +6,14 @@ import os
 import pathlib
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from types import SimpleNamespace
 from unittest import mock
 
+import jax
 import ml_collections
 import numpy as np
+from jax.experimental.compilation_cache import compilation_cache
 
 import launch
 from configs import quickstart
@@ -77,6 +79,23 @@ def prepare_phantoms(prepared_dir: pathlib.Path) -> None:
             builder.prepare()
 
 
+def kept_programs(cache: pathlib.Path) -> Iterator[None]:
+    """All runs of a test file share what they compile in `cache`, and nothing with the user's."""
+    quick = {
+        "jax_disable_most_optimizations": (True, False),
+        "jax_persistent_cache_min_compile_time_secs": (0.0, 1.0),
+    }
+    env = {name.upper(): str(value) for name, (value, _) in quick.items()}
+    for name, (value, _) in quick.items():
+        jax.config.update(name, value)
+    with mock.patch.dict(os.environ, {"XDG_CACHE_HOME": str(cache), **env}):
+        yield
+    for name, (_, default) in quick.items():
+        jax.config.update(name, default)
+    jax.config.update("jax_compilation_cache_dir", None)  # `parallel.keep_compiled` has set it
+    compilation_cache.reset_cache()
+
+
 def small_config(prepared_dir: pathlib.Path, **fields: object) -> ml_collections.ConfigDict:
     """The quickstart, but tiny."""
     c = quickstart.get_config()
@@ -90,10 +109,13 @@ def small_config(prepared_dir: pathlib.Path, **fields: object) -> ml_collections
 
 
 def launch_main(
-    config: ml_collections.ConfigDict, workdir: pathlib.Path, mode: str = "train"
+    config: ml_collections.ConfigDict,
+    workdir: pathlib.Path,
+    mode: str = "train",
+    cell: int | None = None,
 ) -> None:
     """What `python launch.py` does with these flags, in this process."""
-    flags = {"_CONFIG": config, "_WORKDIR": str(workdir), "_MODE": mode}
+    flags = {"_CONFIG": config, "_WORKDIR": str(workdir), "_MODE": mode, "_CELL": cell}
     with contextlib.ExitStack() as stack:
         for name, value in flags.items():
             stack.enter_context(mock.patch.object(launch, name, SimpleNamespace(value=value)))

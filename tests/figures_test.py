@@ -1,0 +1,115 @@
+"""Tests of multimix_jax.figures."""
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from multimix_jax import figures
+
+
+def test_from_the_worst_to_the_best_dice():
+    dice = [0.5, 0.9, None, 0.1, 0.7, 0.3]
+    rows = [{"id": str(n)} | ({} if d is None else {"dice": d}) for n, d in enumerate(dice)]
+    assert figures.instructive(rows, 3).tolist() == [3, 0, 1]
+    assert figures.instructive(rows, 5).tolist() == [3, 5, 0, 4, 1]
+    assert figures.instructive(rows, 9).tolist() == [3, 5, 0, 4, 1]
+    assert figures.instructive(rows, 1).tolist() == [3]
+
+
+def test_without_masks_over_the_probabilities():
+    rows = [{"id": str(n), "probability_well": 1 - p, "probability_ill": p} for n, p in
+            enumerate([0.4, 0.9, 0.1])]  # fmt: skip
+    assert figures.instructive(rows, 2).tolist() == [2, 1]
+    assert figures.instructive([{"id": "unknown"}, *rows], 3).tolist() == [3, 1, 2]
+
+
+def test_caption():
+    row = {"id": "test/i1", "dice": 0.87654, "hd": 3.0}
+    assert figures.caption(row) == "i1\nDice 0.877"
+    row |= {"label": 1, "probability_well": 0.75, "probability_ill": 0.25}
+    assert figures.caption(row) == "i1\nDice 0.877\nis ill: 0.25"
+    assert figures.caption({"id": "i1"}) == "i1"
+
+
+def test_mosaic():
+    pictures = [
+        [np.full((2, 3, 3), 10 * row + column, np.uint8) for column in range(4)] for row in range(2)
+    ]
+    joined = figures.mosaic(pictures)
+    assert joined.shape == (4, 12, 3)
+    np.testing.assert_array_equal(joined[::2, ::3, 0], [[0, 1, 2, 3], [10, 11, 12, 13]])
+
+
+GREEN, ORANGE = (64, 220, 96), (255, 96, 32)
+
+
+def ring(top, left, bottom, right, size=8):
+    """The pixels of the outline of a rectangle, its corners among them."""
+    outline = np.zeros((size, size), bool)
+    outline[[top, bottom], left : right + 1] = True
+    outline[top : bottom + 1, [left, right]] = True
+    return outline
+
+
+def filled(top, left, bottom, right):
+    mask = np.zeros((8, 8, 1), bool)
+    mask[top : bottom + 1, left : right + 1] = True
+    return mask
+
+
+def test_overlay_draws_outlines_and_leaves_the_rest():
+    image = np.arange(64, dtype=np.uint8).reshape(8, 8, 1)
+    picture = figures.overlay(image, truth=filled(1, 1, 4, 5), mask=filled(3, 3, 7, 7))
+    expected = np.repeat(image, 3, axis=-1)
+    expected[ring(1, 1, 4, 5)] = GREEN
+    expected[ring(3, 3, 7, 7)] = ORANGE  # the prediction lies on top, and reaches the border
+    np.testing.assert_array_equal(picture, expected)
+    assert picture.dtype == np.uint8
+    np.testing.assert_array_equal(image[..., 0], np.arange(64).reshape(8, 8))
+
+
+@pytest.mark.parametrize("empty", [None, np.zeros((8, 8, 1), bool)])
+def test_overlay_of_nothing_is_the_image(empty):
+    image = np.arange(64, dtype=np.uint8).reshape(8, 8, 1)
+    picture = figures.overlay(image, truth=empty, mask=empty)
+    np.testing.assert_array_equal(picture, np.repeat(image, 3, axis=-1))
+
+
+def test_overlay_of_channels_outlines_their_union():
+    image = np.zeros((8, 8, 1), np.uint8)
+    halves = np.concatenate([filled(1, 1, 4, 3), filled(1, 3, 4, 6)], axis=-1)
+    green = (figures.overlay(image, truth=halves) == GREEN).all(axis=-1)
+    np.testing.assert_array_equal(green, ring(1, 1, 4, 6))
+
+
+def test_heat_runs_from_dark_to_bright():
+    saliency = np.linspace(3, 5, 64).reshape(8, 8, 1)
+    picture = figures.heat(saliency)
+    assert (picture.dtype, picture.shape) == (np.uint8, (8, 8, 3))
+    brightness = picture.astype(int).sum(axis=-1).ravel()
+    assert brightness[0] < 20
+    assert brightness[-1] > 500
+    assert (np.diff(brightness) >= 0).all()
+
+
+def test_heat_spares_one_bright_pixel_and_a_constant():
+    saliency = np.linspace(0, 1, 1024).reshape(32, 32, 1)
+    saliency[0, 0] = 1000
+    assert figures.heat(saliency)[16, 16].sum() > 200  # not all dark beside it
+    assert len(np.unique(figures.heat(np.full((8, 8, 1), 0.25)))) <= 3
+
+
+@pytest.mark.parametrize(
+    "titles", [{}, {"columns": ["image", "truth"], "rows": ["a\nDice 0.9", "b"]}]
+)
+def test_grid_writes_a_picture(tmp_path, titles):
+    grey, color = np.full((16, 16, 1), 128, np.uint8), np.full((16, 16, 3), (255, 0, 0), np.uint8)
+    path = tmp_path / "figures" / "x.png"
+    figures.grid([[grey, color], [grey[..., 0]]], path, **titles)
+    with Image.open(path) as image:
+        width, height = image.size
+        pixels = np.asarray(image.convert("RGB"))
+    assert 300 < height < width < 1000
+    # Three squares, each an eighth of the picture or more.
+    for value, least in (((128, 128, 128), 0.2), ((255, 0, 0), 0.1), ((255, 255, 255), 0.1)):
+        assert (pixels == value).all(axis=-1).mean() > least
