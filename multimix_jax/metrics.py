@@ -142,8 +142,13 @@ def bootstrap_interval(
     Returns:
       The 2.5th and the 97.5th percentile of the resampled means.
     """
+    return percentile_interval(mean_resamples(values, seed=seed, resamples=resamples))
+
+
+def mean_resamples(values: np.ndarray, *, seed: int = 0, resamples: int = 1000) -> np.ndarray:
+    """Means [R] of `values` [N] over N images drawn with replacement, see `bootstrap_interval`."""
     weights = _resampled_weights(len(values), seed, resamples)
-    return _percentiles(weights @ np.asarray(values, np.float64) / len(values))
+    return weights @ np.asarray(values, np.float64) / len(values)
 
 
 def classification_metrics(
@@ -193,9 +198,29 @@ def classification_intervals(
     All metrics see the same resampled images. A resample without two classes has no AUROC and no
     average precision and does not count for them.
     """
+    columns = classification_resamples(
+        probabilities,
+        labels,
+        class_names=class_names,
+        threshold=threshold,
+        seed=seed,
+        resamples=resamples,
+    )
+    return {name: percentile_interval(column) for name, column in columns.items()}
+
+
+def classification_resamples(
+    probabilities: np.ndarray,
+    labels: np.ndarray,
+    *,
+    class_names: Sequence[str],
+    threshold: float = 0.5,
+    seed: int = 0,
+    resamples: int = 1000,
+) -> dict[str, np.ndarray]:
+    """Each of the `classification_metrics` [R] over N images drawn with replacement, R times."""
     weights = _resampled_weights(len(labels), seed, resamples)
-    columns = _weighted_metrics(probabilities, labels, weights, class_names, threshold)
-    return {name: _percentiles(column) for name, column in columns.items()}
+    return _weighted_metrics(probabilities, labels, weights, class_names, threshold)
 
 
 def best_threshold(probabilities: np.ndarray, labels: np.ndarray) -> float:
@@ -248,7 +273,8 @@ def _resampled_weights(count: int, seed: int, resamples: int) -> np.ndarray:
     return counts.reshape(resamples, count).astype(np.float64)
 
 
-def _percentiles(values: np.ndarray) -> tuple[float, float]:
+def percentile_interval(values: np.ndarray) -> tuple[float, float]:
+    """The 2.5th and the 97.5th percentile of resampled values; NaN ones are left out."""
     values = values[~np.isnan(values)]
     if len(values) == 0:
         return np.nan, np.nan

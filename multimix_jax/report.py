@@ -1,34 +1,47 @@
-"""Results as tables and pictures.
+"""Results as tables and figures.
 
     python -m multimix_jax.report runs/a runs/b
+    python -m multimix_jax.report runs/grid --out docs/grid
 
-prints the results of finished runs as Markdown; --json=FILE also writes them as a list of rows.
+prints finished runs, or those of a grid, as Markdown; runs that differ in their seed alone are
+taken together. --out=DIR writes results.md, .csv and .json (a list of rows), LaTeX tables of the
+published shape, comparisons.json and figures.
 """
 
 import argparse
 import csv
 import fnmatch
-import json
 import math
 import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import matplotlib
-import numpy as np
-from matplotlib.figure import Figure
-
-from multimix_jax import workdir
+from multimix_jax import comparison, plots, published, workdir
 from multimix_jax.errors import UsageError
+from multimix_jax.workdir import BEST, LAST, TRIVIAL
 
 Results = Mapping[str, Mapping[str, Mapping[str, Mapping[str, Any]]]]
-Row = Mapping[str, float | int | str]
+Row = Mapping[str, Any]
 
 # Columns of the printed table, * for any name; results.json has all metrics.
 SEGMENTATION = ("dice", "ssim", "hd", "assd")
 CLASSIFICATION = ("accuracy", "auroc", "f1_*", "ece")
-TRUTH_COLOR = (64, 220, 96)
-PREDICTION_COLOR = (255, 96, 32)
+# The published table's columns: accuracy and F1, Dice, SSIM, average Hausdorff distance, ...
+LATEX_COLUMNS = (
+    (True, "accuracy", "Acc"),
+    (True, "f1_normal", "F1-N"),
+    (True, "f1_pneumonia", "F1-P"),
+    (True, "dice", "Dice"),
+    (True, "ssim", "SSIM"),
+    (True, "ahd", "HD"),
+    (True, "jaccard", "Jaccard"),
+    (True, "precision", "P"),
+    (True, "recall", "R"),
+    (False, "accuracy", "Acc"),
+    (False, "dice", "Dice"),
+    (False, "ssim", "SSIM"),
+    (False, "ahd", "HD"),
+)
 
 
 def table(results: Results) -> str:
@@ -37,7 +50,7 @@ def table(results: Results) -> str:
     for title, columns in (("Segmentation", SEGMENTATION), ("Classification", CLASSIFICATION)):
         rows = [
             (checkpoint, data_set, summary)
-            for checkpoint in ("best", "last")
+            for checkpoint in (BEST, LAST, TRIVIAL)
             for data_set, summary in results.get(checkpoint, {}).items()
             if columns[0] in summary
         ]
@@ -64,6 +77,10 @@ def _cell(entry: Mapping[str, Any] | None) -> str:
 
 def write_per_image(path: pathlib.Path, rows: Sequence[Row]) -> None:
     """One line per image and checkpoint, whole or not at all."""
+    _write_table(path, rows)
+
+
+def _write_table(path: pathlib.Path, rows: Sequence[Row]) -> None:
     names = list(dict.fromkeys(name for row in rows for name in row))
     temporary = path.with_name(f".{path.name}.tmp")
     with temporary.open("w", newline="", encoding="utf-8") as file:
@@ -73,171 +90,183 @@ def write_per_image(path: pathlib.Path, rows: Sequence[Row]) -> None:
     temporary.replace(path)
 
 
-def instructive(rows: Sequence[Row], count: int) -> np.ndarray:
-    """Which images to show: evenly from the worst to the best Dice, else over the probabilities."""
-    scored = next((n for row in rows for n in row if n == "dice"), None)
-    if scored is None:
-        scored = [n for row in rows for n in row if n.startswith("probability_")][-1]
-    known = [(float(row[scored]), index) for index, row in enumerate(rows) if scored in row]
-    order = np.array([index for _, index in sorted(known)])
-    places = np.linspace(0, len(order) - 1, min(count, len(order))).round().astype(int)
-    return order[places]
+def markdown(rows: Sequence[Row]) -> str:
+    """A table for each checkpoint and data set: systems down, metrics across.
 
-
-def caption(row: Row) -> str:
-    """Name and main figures of an image."""
-    lines = [str(row["id"]).rpartition("/")[2]]
-    if "dice" in row:
-        lines.append(f"Dice {float(row['dice']):.3f}")
-    classes = [name for name in row if name.startswith("probability_")]
-    if classes:
-        truth = classes[int(row["label"])]
-        lines.append(f"is {truth.removeprefix('probability_')}: {float(row[truth]):.2f}")
+    Args:
+      rows: of `comparison.summarize`.
+    """
+    lines = []
+    for checkpoint in (BEST, LAST):
+        for data_set in dict.fromkeys(r["data_set"] for r in rows if r["checkpoint"] == checkpoint):
+            here = [
+                row
+                for at in (TRIVIAL, checkpoint)
+                for row in rows
+                if (row["checkpoint"], row["data_set"]) == (at, data_set)
+            ]
+            last, names = here[-1], list(dict.fromkeys(row["metric"] for row in here))
+            where = "trained on" if last["in_domain"] else "another hospital"
+            lines += [
+                f"### {data_set}, {checkpoint} checkpoint ({last['n']} images, {where})",
+                "",
+                _line("system", "size", "labels/masks", "seeds", *names),
+                "|---" * (4 + len(names)) + "|",
+            ]
+            for (system, size, labels, masks), cells in _by_system(here, "metric").items():
+                seeds = ", ".join(map(str, next(iter(cells.values()))["seeds"]))
+                shown = [_markdown_cell(cells.get(name)) for name in names]
+                budget = _budget(labels, masks)
+                lines.append(_line(system, size, budget, seeds, *shown))
+                known = published.find(system, labels, masks, last["in_domain"])
+                if set(known) & set(names):
+                    shown = [f"*{known[n]:.3f}*" if n in known else "" for n in names]
+                    if "jaccard" in known and "dice" in names:
+                        by_jaccard = published.dice_by_jaccard(known["jaccard"])
+                        shown[names.index("dice")] += f" *({by_jaccard:.3f})*"
+                    lines.append(_line("*published*", "*256*", budget, "", *shown))
+            lines.append("")
+    if any("*published*" in line for line in lines):
+        lines += ["How to read the published rows:", "", *(f"* {n}" for n in published.NOTES), ""]
     return "\n".join(lines)
 
 
-def mosaic(pictures: Sequence[Sequence[np.ndarray]]) -> np.ndarray:
-    """Rows of uint8 pictures [H,W,3] of one size, as one picture."""
-    return np.concatenate([np.concatenate(row, axis=1) for row in pictures], axis=0)
+def _by_system(rows: Sequence[Row], *keys: str) -> dict[tuple[Any, ...], dict[Any, Row]]:
+    """Rows by their value or values of `keys`, for each (system, size, class labels, masks)."""
+    found: dict[tuple[Any, ...], dict[Any, Row]] = {}
+    for row in rows:
+        system = tuple(row[name] for name in ("system", "size", "cls_labels", "seg_labels"))
+        key = tuple(row[name] for name in keys)
+        found.setdefault(system, {})[key if len(keys) > 1 else key[0]] = row
+    return found
 
 
-def overlay(
-    image: np.ndarray, *, truth: np.ndarray | None = None, mask: np.ndarray | None = None
-) -> np.ndarray:
-    """A grey image with the outlines of the true (green) and the predicted mask (orange).
-
-    Args:
-      image: uint8 [H,W,C].
-      truth, mask: bool [H,W,C'], or None.
-
-    Returns:
-      uint8 [H,W,3].
-    """
-    picture = np.repeat(image[..., :1], 3, axis=-1).copy()
-    for outlined, color in ((truth, TRUTH_COLOR), (mask, PREDICTION_COLOR)):
-        if outlined is not None:
-            picture[_outline(np.asarray(outlined.any(axis=-1)))] = color
-    return picture
+def _budget(cls_labels: str | None, seg_labels: str | None) -> str:
+    """'100/10' for class labels and masks, a dash for a task that the system lacks."""
+    return f"{cls_labels or '–'}/{seg_labels or '–'}"
 
 
-def _outline(mask: np.ndarray) -> np.ndarray:
-    """Pixels of the mask with a neighbour outside."""
-    padded = np.pad(mask, 1)
-    inner = padded[:-2, 1:-1] & padded[2:, 1:-1] & padded[1:-1, :-2] & padded[1:-1, 2:]
-    return mask & ~inner
+def _line(*cells: object) -> str:
+    return "| " + " | ".join(map(str, cells)) + " |"
 
 
-def heat(saliency: np.ndarray) -> np.ndarray:
-    """Saliency [H,W,1] -> uint8 [H,W,3], from its least to its 99th percentile, dark to bright."""
-    low, high = saliency.min(), np.percentile(saliency, 99)
-    scaled = np.clip((saliency[..., 0] - low) / max(high - low, 1e-12), 0.0, 1.0)
-    return (matplotlib.colormaps["inferno"](scaled)[..., :3] * 255).astype(np.uint8)
+def _markdown_cell(row: Row | None) -> str:
+    if row is None:
+        return ""
+    low, high = row["ci95"]
+    return f"{_mean(row, ' ± ')} [{low:.3f}, {high:.3f}]"
 
 
-def grid(
-    pictures: Sequence[Sequence[np.ndarray]],
-    path: pathlib.Path,
-    *,
-    columns: Sequence[str] = (),
-    rows: Sequence[str] = (),
-) -> None:
-    """Writes a PNG of pictures side by side.
+def _mean(row: Row, sign: str) -> str:
+    spread = "" if row["std"] is None else f"{sign}{row['std']:.3f}"
+    return f"{row['mean']:.3f}{spread}"
+
+
+def markdown_of_comparisons(rows: Sequence[Row]) -> str:
+    """What each part adds, a line for each pair of systems, data set and metric.
 
     Args:
-      pictures: rows of uint8 pictures [H,W], [H,W,1] or [H,W,3].
-      path: of the PNG; its folder is created.
-      columns, rows: titles.
+      rows: of `comparison.compare`.
     """
-    width = max(len(row) for row in pictures)
-    figure = Figure(figsize=(1.9 * width + 1.2, 2.0 * len(pictures) + 0.4), layout="constrained")
-    axes = figure.subplots(len(pictures), width, squeeze=False)
-    for i, row in enumerate(pictures):
-        for j, axis in enumerate(axes[i]):
-            axis.set_xticks([])
-            axis.set_yticks([])
-            if j >= len(row):
-                axis.set_axis_off()
-                continue
-            picture = row[j][..., 0] if row[j].ndim == 3 and row[j].shape[-1] == 1 else row[j]
-            axis.imshow(picture, cmap="gray", vmin=0, vmax=255, interpolation="nearest")
-            if i == 0 and j < len(columns):
-                axis.set_title(columns[j], fontsize=9)
-            if j == 0 and i < len(rows):
-                axis.set_ylabel(rows[i], fontsize=8)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=110)
-
-
-def result_rows(paths: Sequence[str | pathlib.Path]) -> list[dict[str, Any]]:
-    """One row per system, checkpoint, data set and metric of the runs in some folders.
-
-    Raises:
-      UsageError: a folder holds no results.
-    """
-    rows = []
-    for path in map(pathlib.Path, paths):
-        try:
-            config = json.loads((path / workdir.CONFIG).read_text(encoding="utf-8"))
-            results = json.loads((path / workdir.RESULTS).read_text(encoding="utf-8"))
-        except OSError as error:
-            raise UsageError(
-                f"{path} holds no results ({error.filename} is missing); finish the run with "
-                "launch.py first"
-            ) from error
-        run = {key: config[key] for key in ("system", "size", "seg_labels", "cls_labels", "steps")}
-        run |= {"seeds": [config["seed"]], "seconds": round(results["run"]["seconds"])}
-        for checkpoint in ("best", "last"):
-            at = {"checkpoint": checkpoint, "step": results["run"][checkpoint]["step"]}
-            for data_set, summary in results[checkpoint].items():
-                rows += [
-                    {**run, **at, "data_set": data_set, "metric": metric, **entry}
-                    for metric, entry in summary.items()
-                ]
-    return rows
-
-
-def markdown(rows: Sequence[Mapping[str, Any]]) -> str:
-    """A Markdown table for each data set: a line per metric, a column per run and checkpoint."""
     lines = []
-    for data_set in dict.fromkeys(row["data_set"] for row in rows):
-        here = [row for row in rows if row["data_set"] == data_set]
-        columns = list(dict.fromkeys(_column(row) for row in here))
-        cells = {(row["metric"], _column(row)): _markdown_cell(row) for row in here}
-        lines += [f"### {data_set} ({here[0]['n']} images)", ""]
-        lines += ["| | " + " | ".join(columns) + " |", "|---|" + "---|" * len(columns)]
-        for metric in dict.fromkeys(row["metric"] for row in here):
-            values = [cells.get((metric, column), "") for column in columns]
-            lines.append(f"| {metric} | " + " | ".join(values) + " |")
+    for checkpoint in (BEST, LAST):
+        here = [row for row in rows if row["checkpoint"] == checkpoint]
+        if not here:
+            continue
+        lines += [
+            f"### What each part adds, {checkpoint} checkpoint",
+            "",
+            _line("adds", "system", "to", "size", "labels/masks", "data set", "metric")
+            + " difference | by seed | p | p (Holm) |",
+            "|---" * 11 + "|",
+        ]
+        for row in here:
+            low, high = row["ci95"]
+            cells = [
+                *(row["adds"], row["system"], row["to"], row["size"]),
+                _budget(row["cls_labels"], row["seg_labels"]),
+                *(row["data_set"], row["metric"]),
+                f"{row['difference']:+.4f} [{low:+.4f}, {high:+.4f}]",
+                ", ".join(f"{value:+.4f}" for value in row["by_seed"].values()),
+                *("" if row[name] is None else f"{row[name]:.4f}" for name in ("p", "p_holm")),
+            ]
+            lines.append(_line(*cells))
         lines.append("")
     return "\n".join(lines)
 
 
-def _column(row: Mapping[str, Any]) -> str:
-    seeds = ", ".join(map(str, row["seeds"]))
-    return f"{row['system']}, seed {seeds}, {row['checkpoint']} (step {row['step']})"
+def latex(rows: Sequence[Row], checkpoint: str) -> str:
+    """The published table's shape: in-domain, then the first other hospital of each task.
+
+    Args:
+      rows: of `comparison.summarize`.
+      checkpoint: 'best' or 'last'.
+    """
+    held = [row for row in rows if row["checkpoint"] in (checkpoint, TRIVIAL)]
+    sets: dict[tuple[bool, str], str] = {}
+    for row in held:
+        if row["checkpoint"] == checkpoint:
+            sets.setdefault((row["in_domain"], row["metric"]), row["data_set"])
+    columns = [column for column in LATEX_COLUMNS if column[:2] in sets]
+    ours, others = (sum(inside == c[0] for c in columns) for inside in (True, False))
+    lines = [
+        f"\\begin{{tabular}}{{ll{'c' * len(columns)}}}",
+        "\\hline",
+        f" & & \\multicolumn{{{ours}}}{{c}}{{in-domain}}"
+        + (f" & \\multicolumn{{{others}}}{{c}}{{cross-domain}}" if others else "")
+        + r" \\",
+        " & ".join(["System", "Labels", *(title for *_, title in columns)]) + r" \\",
+        "\\hline",
+    ]
+    sizes = {row["size"] for row in held}
+    pm = r" {\pm} "
+    for (system, size, labels, masks), by_metric in _by_system(held, "data_set", "metric").items():
+        texts = []
+        for inside, metric, _ in columns:
+            found = by_metric.get((sets[inside, metric], metric))
+            texts.append("" if found is None else f"${_mean(found, pm)}$")
+        name = system.replace("_", r"\_") + (f" ({size})" if len(sizes) > 1 else "")
+        lines.append(" & ".join([name, _budget(labels, masks).replace("–", "--"), *texts]) + r" \\")
+    return "\n".join([*lines, "\\hline", "\\end{tabular}", ""])
 
 
-def _markdown_cell(row: Mapping[str, Any]) -> str:
-    spread = f" ± {row['std']:.3f}" if "std" in row else ""
-    low, high = row["ci95"]
-    return f"{row['mean']:.3f}{spread} [{low:.3f}, {high:.3f}]"
+def write_csv(path: pathlib.Path, rows: Sequence[Row]) -> None:
+    """The rows as a table, lists with semicolons, whole or not at all."""
+    flat = [
+        {k: ";".join(map(str, v)) if isinstance(v, list | tuple) else v for k, v in row.items()}
+        for row in rows
+    ]
+    _write_table(path, flat)
 
 
 def main() -> None:
     """Command line, see the top of the file."""
     parser = argparse.ArgumentParser(
-        prog="python -m multimix_jax.report", description="Results of finished runs as Markdown."
+        prog="python -m multimix_jax.report", description="Results as tables and figures."
     )
-    parser.add_argument("runs", nargs="+", metavar="RUN", help="folder of a finished run")
+    parser.add_argument("runs", nargs="+", metavar="RUN", help="folder of a run, or of a grid")
+    parser.add_argument("--out", metavar="DIR", help="write all tables and figures there")
     parser.add_argument("--json", metavar="FILE", help="also write the rows as a JSON list")
     arguments = parser.parse_args()
     try:
-        rows = result_rows(arguments.runs)
+        groups = comparison.group_runs(comparison.find_runs(arguments.runs))
+        rows, compared = comparison.summarize(groups), comparison.compare(groups)
     except UsageError as error:
         parser.exit(1, f"error: {error}\n")
+    text = "\n".join([markdown(rows), markdown_of_comparisons(compared)])
     if arguments.json:
         workdir.write_json(pathlib.Path(arguments.json), rows)
-    print(markdown(rows))
+    if arguments.out:
+        out = pathlib.Path(arguments.out)
+        out.mkdir(parents=True, exist_ok=True)
+        workdir.write_json(out / "results.json", rows)
+        workdir.write_json(out / "comparisons.json", compared)
+        write_csv(out / "results.csv", rows)
+        for checkpoint in (BEST, LAST):
+            workdir.write_text(out / f"results_{checkpoint}.tex", latex(rows, checkpoint))
+        workdir.write_text(out / "results.md", text)
+        plots.draw_all(groups, out / "figures")
+    print(text)
 
 
 if __name__ == "__main__":

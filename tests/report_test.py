@@ -2,14 +2,13 @@
 
 import csv
 import json
+import re
 import sys
 
-import numpy as np
 import pytest
-from PIL import Image
 
-from multimix_jax import report
-from multimix_jax.errors import UsageError
+from multimix_jax import comparison, published, report
+from tests.finished_runs import write_run
 
 
 def entry(mean, n=40):
@@ -70,165 +69,88 @@ def test_per_image_file(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["per_image.csv"]
 
 
-def test_from_the_worst_to_the_best_dice():
-    dice = [0.5, 0.9, None, 0.1, 0.7, 0.3]
-    rows = [{"id": str(n)} | ({} if d is None else {"dice": d}) for n, d in enumerate(dice)]
-    assert report.instructive(rows, 3).tolist() == [3, 0, 1]
-    assert report.instructive(rows, 5).tolist() == [3, 5, 0, 4, 1]
-    assert report.instructive(rows, 9).tolist() == [3, 5, 0, 4, 1]
-    assert report.instructive(rows, 1).tolist() == [3]
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("runs")
+    for method in ("unet", "umtl", "umtl_s"):
+        for seed in (0, 1):
+            write_run(folder, method, seed)
+    return folder
 
 
-def test_without_masks_over_the_probabilities():
-    rows = [{"id": str(n), "probability_well": 1 - p, "probability_ill": p} for n, p in
-            enumerate([0.4, 0.9, 0.1])]  # fmt: skip
-    assert report.instructive(rows, 2).tolist() == [2, 1]
-    assert report.instructive([{"id": "unknown"}, *rows], 3).tolist() == [3, 1, 2]
-
-
-def test_caption():
-    row = {"id": "test/i1", "dice": 0.87654, "hd": 3.0}
-    assert report.caption(row) == "i1\nDice 0.877"
-    row |= {"label": 1, "probability_well": 0.75, "probability_ill": 0.25}
-    assert report.caption(row) == "i1\nDice 0.877\nis ill: 0.25"
-    assert report.caption({"id": "i1"}) == "i1"
-
-
-def test_mosaic():
-    pictures = [
-        [np.full((2, 3, 3), 10 * row + column, np.uint8) for column in range(4)] for row in range(2)
-    ]
-    joined = report.mosaic(pictures)
-    assert joined.shape == (4, 12, 3)
-    np.testing.assert_array_equal(joined[::2, ::3, 0], [[0, 1, 2, 3], [10, 11, 12, 13]])
-
-
-GREEN, ORANGE = (64, 220, 96), (255, 96, 32)
-
-
-def ring(top, left, bottom, right, size=8):
-    """The pixels of the outline of a rectangle, its corners among them."""
-    outline = np.zeros((size, size), bool)
-    outline[[top, bottom], left : right + 1] = True
-    outline[top : bottom + 1, [left, right]] = True
-    return outline
-
-
-def filled(top, left, bottom, right):
-    mask = np.zeros((8, 8, 1), bool)
-    mask[top : bottom + 1, left : right + 1] = True
-    return mask
-
-
-def test_overlay_draws_outlines_and_leaves_the_rest():
-    image = np.arange(64, dtype=np.uint8).reshape(8, 8, 1)
-    picture = report.overlay(image, truth=filled(1, 1, 4, 5), mask=filled(3, 3, 7, 7))
-    expected = np.repeat(image, 3, axis=-1)
-    expected[ring(1, 1, 4, 5)] = GREEN
-    expected[ring(3, 3, 7, 7)] = ORANGE  # the prediction lies on top, and reaches the border
-    np.testing.assert_array_equal(picture, expected)
-    assert picture.dtype == np.uint8
-    np.testing.assert_array_equal(image[..., 0], np.arange(64).reshape(8, 8))
-
-
-@pytest.mark.parametrize("empty", [None, np.zeros((8, 8, 1), bool)])
-def test_overlay_of_nothing_is_the_image(empty):
-    image = np.arange(64, dtype=np.uint8).reshape(8, 8, 1)
-    picture = report.overlay(image, truth=empty, mask=empty)
-    np.testing.assert_array_equal(picture, np.repeat(image, 3, axis=-1))
-
-
-def test_overlay_of_channels_outlines_their_union():
-    image = np.zeros((8, 8, 1), np.uint8)
-    halves = np.concatenate([filled(1, 1, 4, 3), filled(1, 3, 4, 6)], axis=-1)
-    green = (report.overlay(image, truth=halves) == GREEN).all(axis=-1)
-    np.testing.assert_array_equal(green, ring(1, 1, 4, 6))
-
-
-def test_heat_runs_from_dark_to_bright():
-    saliency = np.linspace(3, 5, 64).reshape(8, 8, 1)
-    picture = report.heat(saliency)
-    assert (picture.dtype, picture.shape) == (np.uint8, (8, 8, 3))
-    brightness = picture.astype(int).sum(axis=-1).ravel()
-    assert brightness[0] < 20
-    assert brightness[-1] > 500
-    assert (np.diff(brightness) >= 0).all()
-
-
-def test_heat_spares_one_bright_pixel_and_a_constant():
-    saliency = np.linspace(0, 1, 1024).reshape(32, 32, 1)
-    saliency[0, 0] = 1000
-    assert report.heat(saliency)[16, 16].sum() > 200  # not all dark beside it
-    assert len(np.unique(report.heat(np.full((8, 8, 1), 0.25)))) <= 3
-
-
-@pytest.mark.parametrize(
-    "titles", [{}, {"columns": ["image", "truth"], "rows": ["a\nDice 0.9", "b"]}]
-)
-def test_grid_writes_a_picture(tmp_path, titles):
-    grey, color = np.full((16, 16, 1), 128, np.uint8), np.full((16, 16, 3), (255, 0, 0), np.uint8)
-    path = tmp_path / "figures" / "x.png"
-    report.grid([[grey, color], [grey[..., 0]]], path, **titles)
-    with Image.open(path) as image:
-        width, height = image.size
-        pixels = np.asarray(image.convert("RGB"))
-    assert 300 < height < width < 1000
-    # Three squares, each an eighth of the picture or more.
-    for value, least in (((128, 128, 128), 0.2), ((255, 0, 0), 0.1), ((255, 255, 255), 0.1)):
-        assert (pixels == value).all(axis=-1).mean() > least
-
-
-@pytest.fixture
-def finished(tmp_path):
-    config = {"system": "unet", "size": 64, "seg_labels": "10", "cls_labels": "all", "steps": 60}
-    (tmp_path / "config.json").write_text(json.dumps({**config, "seed": 3}))
-    (tmp_path / "results.json").write_text(json.dumps(RESULTS))
-    return tmp_path
-
-
-def test_rows_of_a_finished_run(finished):
-    rows = report.result_rows([finished])
-    assert len(rows) == 3 + 2 + 2
-    (row,) = [r for r in rows if (r["checkpoint"], r["metric"]) == ("last", "hd")]
-    assert row == {
-        "system": "unet",
-        "size": 64,
-        "seg_labels": "10",
-        "cls_labels": "all",
-        "steps": 60,
-        "seeds": [3],
-        "seconds": 13,
-        "checkpoint": "last",
-        "step": 60,
-        "data_set": "lungs",
-        "metric": "hd",
-        **entry(130.25),
-    }
-
-
-def test_markdown(finished):
-    text = report.markdown(report.result_rows([finished])).splitlines()
-    assert text[0] == "### lungs (40 images)"
-    assert text[2] == "| | unet, seed 3, best (step 50) | unet, seed 3, last (step 60) |"
-    assert text[3] == "|---|---|---|"
-    assert "| dice | 0.900 ± 0.050 [0.800, 1.000] | 0.875 ± 0.050 [0.775, 0.975] |" in text
-    assert "| assd_mm | 1.000 ± 0.050 [0.900, 1.100] |  |" in text
-    assert "### chests (120 images)" in text
-
-
-def test_a_run_without_results_is_named(tmp_path):
-    with pytest.raises(UsageError, match=rf"^{tmp_path} holds no results .*finish the run"):
-        report.result_rows([tmp_path])
-
-
-def test_command_line(finished, tmp_path, monkeypatch, capsys):
-    rows = finished / "rows.json"
-    monkeypatch.setattr(sys, "argv", ["report", str(finished), "--json", str(rows)])
+def run_command(monkeypatch, *arguments):
+    monkeypatch.setattr(sys, "argv", ["report", *map(str, arguments)])
     report.main()
-    assert capsys.readouterr().out.startswith("### lungs (40 images)\n")
-    assert json.loads(rows.read_text()) == report.result_rows([finished])
-    monkeypatch.setattr(sys, "argv", ["report", str(tmp_path / "absent")])
+
+
+def test_markdown(runs, monkeypatch, capsys):
+    run_command(monkeypatch, runs)
+    lines = capsys.readouterr().out.splitlines()
+    start = lines.index("### lungs, last checkpoint (30 images, trained on)")
+    assert lines[start + 2] == "| system | size | labels/masks | seeds | dice |"
+    table = [line.split(" | ") for line in lines[start + 4 : start + 11]]
+    assert [row[:4] for row in table] == [
+        ["| trivial", "32", "–/10", "0, 1"],
+        ["| unet", "32", "–/10", "0, 1"],
+        ["| *published*", "*256*", "–/10", ""],
+        ["| umtl", "32", "100/10", "0, 1"],
+        ["| *published*", "*256*", "100/10", ""],
+        ["| umtl_s", "32", "100/10", "0, 1"],
+        ["| *published*", "*256*", "100/10", ""],
+    ]
+    assert re.fullmatch(r"0\.\d{3} ± 0\.\d{3} \[0\.\d{3}, 0\.\d{3}\] \|", table[1][4])
+    assert table[2][4] == "*0.634* *(0.820)* |"
+    assert "### What each part adds, best checkpoint" in lines
+    assert "How to read the published rows:" in lines
+    bridge = "| bridge | umtl_s | umtl | 32 | 100/10 | lungs | dice |"
+    assert any(line.startswith(bridge) for line in lines)
+
+
+def test_everything_is_written(runs, tmp_path, monkeypatch, capsys):
+    out = tmp_path / "out"
+    run_command(monkeypatch, runs, "--out", out, "--json", tmp_path / "rows.json")
+    rows = json.loads((out / "results.json").read_text())
+    assert rows == json.loads((tmp_path / "rows.json").read_text())
+    required = "system size seg_labels cls_labels seeds checkpoint data_set metric mean std ci95"
+    assert all(set(required.split()) <= set(row) for row in rows)
+    with (out / "results.csv").open(newline="") as file:
+        flat = list(csv.DictReader(file))
+    assert [float(row["mean"]) for row in flat] == [row["mean"] for row in rows]
+    assert flat[0]["seeds"] == "0;1"
+    assert (out / "results.md").read_text().strip() == capsys.readouterr().out.strip()
+    compared = json.loads((out / "comparisons.json").read_text())
+    assert all(row["p"] <= row["p_holm"] <= 1 for row in compared if row["metric"] != "auroc")
+    assert len(list((out / "figures").iterdir())) > 5
+
+
+def test_latex(runs):
+    rows = comparison.summarize(comparison.group_runs(comparison.find_runs([runs])))
+    lines = report.latex(rows, "last").splitlines()
+    assert lines[0] == r"\begin{tabular}{llcc}"
+    assert lines[3] == r"System & Labels & Acc & Dice \\"
+    (umtl,) = [line for line in lines if line.startswith(r"umtl\_s & 100/10 & $")]
+    assert re.fullmatch(r".*\$0\.\d{3} \{\\pm\} 0\.\d{3}\$ & \$0\.\d{3}.*\$ \\\\", umtl)
+    assert any(line.startswith(r"unet & --/10 &  & $0.") for line in lines)
+    assert lines[-1] == r"\end{tabular}"
+
+
+def test_a_folder_without_runs(tmp_path, monkeypatch, capsys):
     with pytest.raises(SystemExit) as stop:
-        report.main()
+        run_command(monkeypatch, tmp_path / "absent")
     assert stop.value.code == 1
     assert capsys.readouterr().err.startswith("error: ")
+
+
+def test_published_rows():
+    """Against the printed table, and its own arithmetic: F1 and budgets."""
+    assert len(published.ROWS) == 16
+    last = published.find("multimix", "all", "all", True)
+    assert last == {
+        **{"accuracy": 0.843, "f1_normal": 0.740, "f1_pneumonia": 0.890},
+        **{"dice": 0.975, "ssim": 0.960, "ahd": 0.528},
+        **{"jaccard": 0.952, "precision": 0.970, "recall": 0.982},
+    }
+    other = {"accuracy": 0.520, "dice": 0.943, "ssim": 0.937, "ahd": 0.417}
+    assert published.find("multimix", "all", "all", False) == other
+    assert published.find("unet", None, "10", False) == {"dice": 0.555, "ssim": 0.68, "ahd": 8.691}
+    assert published.find("unet", None, "77", True) == {}

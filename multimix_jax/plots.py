@@ -1,0 +1,249 @@
+"""Plots that set systems beside each other."""
+
+import pathlib
+from collections.abc import Callable, Sequence
+
+import matplotlib
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from multimix_jax import figures
+from multimix_jax.comparison import Group, Images, comparable
+
+
+def draw_all(groups: Sequence[Group], folder: pathlib.Path) -> None:
+    """Writes the figures that set systems beside each other, for each budget and checkpoint.
+
+    A file is named after its figure, size, budget and checkpoint: `dice_64_100_10_last.png`.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    _intensities(groups, folder / "intensities.png")
+    for budget, members in _budgets(groups).items():
+        _learning_curves(members, folder / f"learning_curves_{budget}.png")
+        _pseudo_labels(members, folder / f"pseudo_labels_{budget}.png")
+        for checkpoint in ("best", "last"):
+            name = f"{budget}_{checkpoint}.png"
+            _boundaries(members, checkpoint, folder, name)
+            _dice(members, checkpoint, folder / f"dice_{name}")
+            _over_class_sets(members, checkpoint, folder / f"roc_{name}", _roc)
+            _over_class_sets(members, checkpoint, folder / f"calibration_{name}", _calibration)
+
+
+def _budgets(groups: Sequence[Group]) -> dict[str, list[Group]]:
+    """Groups that can be compared, by size and budget of those with most tasks: '64_100_10'."""
+    tasks = max(sum(part is not None for part in group.budget) for group in groups)
+    leading = [g for g in groups if sum(part is not None for part in g.budget) == tasks]
+    found: dict[str, list[Group]] = {}
+    for leader in leading:
+        size = str(leader.described["size"])
+        name = "_".join([size, *(part for part in leader.budget if part is not None)])
+        found.setdefault(name, [group for group in groups if comparable(leader, group)])
+    return found
+
+
+def _data_sets(groups: Sequence[Group], checkpoint: str, column: str) -> list[str]:
+    """Test sets of which some system has a column, those trained on first."""
+    found = {
+        name: run.trained_on(name)
+        for group in groups
+        for run in group.runs
+        for (at, name), images in run.images.items()
+        if at == checkpoint and column in images.columns
+    }
+    return sorted(found, key=lambda name: not found[name])
+
+
+def _panels(count: int, *, width: float = 4.2, height: float = 3.6) -> tuple[Figure, list[Axes]]:
+    figure = Figure(figsize=(width * count, height), layout="constrained")
+    return figure, list(figure.subplots(1, count, squeeze=False)[0])
+
+
+def _color(index: int) -> tuple[float, ...]:
+    return matplotlib.colormaps["tab10"](index % 10)
+
+
+def _where(group: Group, data_set: str) -> str:
+    place = "trained on" if group.runs[0].trained_on(data_set) else "another hospital"
+    return f"{data_set} ({place})"
+
+
+def _boundaries(groups: Sequence[Group], checkpoint: str, folder: pathlib.Path, name: str) -> None:
+    """True and predicted outlines by system, Dice in the corner; a figure for each data set."""
+    with_masks = [group for group in groups if group.runs[0].examples]
+    for data_set in _data_sets(with_masks, checkpoint, "dice"):
+        shown = [
+            (group.system, group.runs[0].examples[data_set])
+            for group in with_masks
+            if checkpoint in group.runs[0].examples[data_set].masks
+        ]
+        if not shown:
+            continue
+        first = shown[0][1]
+        pictures, corners = [], []
+        for index, image in enumerate(first.images):
+            pictures.append(
+                [
+                    figures.overlay(
+                        image, truth=one.truths[index], mask=one.masks[checkpoint][index]
+                    )
+                    for _, one in shown
+                ]
+            )
+            dice = [_dice_of(one.truths[index], one.masks[checkpoint][index]) for _, one in shown]
+            corners.append([f"{value:.3f}" for value in dice])
+        figures.grid(
+            pictures,
+            folder / f"boundaries_{data_set}_{name}",
+            columns=[system for system, _ in shown],
+            rows=[str(id_).rpartition("/")[2] for id_ in first.ids],
+            corners=corners,
+        )
+
+
+def _dice_of(truth: np.ndarray, mask: np.ndarray) -> float:
+    return 2 * (truth & mask).sum() / max(truth.sum() + mask.sum(), 1)
+
+
+def _dice(groups: Sequence[Group], checkpoint: str, path: pathlib.Path) -> None:
+    """Dice of each image as a box per system, all seeds together, a panel per data set."""
+    sets = _data_sets(groups, checkpoint, "dice")
+    if not sets:
+        return
+    figure, panels = _panels(len(sets), width=5.0)
+    for panel, data_set in zip(panels, sets):
+        boxes = {}
+        for group in groups:
+            tested = [images for _, images in group.tested(checkpoint, data_set)]
+            values = [one.columns["dice"] for one in tested if "dice" in one.columns]
+            if values:
+                boxes[group.system] = np.concatenate(values)
+        panel.boxplot(list(boxes.values()), tick_labels=list(boxes), showmeans=True)
+        panel.tick_params("x", rotation=35)
+        panel.set_title(_where(groups[0], data_set))
+        panel.set_ylabel("Dice of each image")
+        panel.grid(axis="y", alpha=0.3)
+    figure.savefig(path, dpi=110)
+
+
+def _over_class_sets(
+    groups: Sequence[Group],
+    checkpoint: str,
+    path: pathlib.Path,
+    draw: Callable[[Axes, Sequence[Images], str, tuple[float, ...]], None],
+) -> None:
+    """A panel per data set with classes, a line per system."""
+    sets = _data_sets(groups, checkpoint, "label")
+    if not sets:
+        return
+    figure, panels = _panels(len(sets))
+    for panel, data_set in zip(panels, sets):
+        for index, group in enumerate(groups):
+            tested = [images for _, images in group.tested(checkpoint, data_set)]
+            known = [images for images in tested if images.class_names]
+            if known:
+                draw(panel, known, group.system, _color(index))
+        panel.plot([0, 1], [0, 1], color="grey", linewidth=0.8, linestyle=":")
+        panel.set_title(_where(groups[0], data_set))
+        panel.legend(fontsize=7)
+    figure.savefig(path, dpi=110)
+
+
+def _roc(panel: Axes, images: Sequence[Images], system: str, color: tuple[float, ...]) -> None:
+    """Sensitivity against false alarms, the mean over seeds at each rate of false alarms."""
+    at = np.linspace(0, 1, 201)
+    curves = []
+    for one in images:
+        order = np.argsort(-one.probabilities[:, 1], kind="stable")
+        sick = (one.labels[order] > 0).astype(float)
+        hits = np.concatenate([[0.0], sick.cumsum() / max(sick.sum(), 1)])
+        alarms = np.concatenate([[0.0], (1 - sick).cumsum() / max((1 - sick).sum(), 1)])
+        curves.append(np.interp(at, alarms, hits))
+    panel.plot(at, np.mean(curves, axis=0), color=color, label=system, linewidth=1.2)
+    panel.set_xlabel("false positive rate")
+    panel.set_ylabel("true positive rate")
+
+
+def _calibration(
+    panel: Axes, images: Sequence[Images], system: str, color: tuple[float, ...]
+) -> None:
+    """How often class 1 is true, against its probability, in ten bins, all seeds together."""
+    probability = np.concatenate([one.probabilities[:, 1] for one in images])
+    truth = np.concatenate([one.labels > 0 for one in images])
+    bins = np.minimum((probability * 10).astype(int), 9)
+    used = [b for b in range(10) if (bins == b).sum() >= 5]
+    predicted = [probability[bins == b].mean() for b in used]
+    observed = [truth[bins == b].mean() for b in used]
+    panel.plot(predicted, observed, color=color, label=system, marker="o", markersize=3)
+    panel.set_xlabel("predicted probability of class 1")
+    panel.set_ylabel("share of class 1")
+
+
+def _intensities(groups: Sequence[Group], path: pathlib.Path) -> None:
+    """Intensity histograms of the test sets."""
+    histograms: dict[str, np.ndarray] = {}
+    for group in groups:
+        histograms = {**group.runs[0].histograms, **histograms}
+    figure, (panel,) = _panels(1, width=6.0)
+    for index, (data_set, counts) in enumerate(histograms.items()):
+        share = counts.reshape(64, 4).sum(1) / counts.sum()
+        panel.plot(np.arange(64) * 4 + 2, share, color=_color(index), label=data_set)
+    panel.set_yscale("log")  # black borders are many pixels of one intensity
+    panel.set_xlabel("intensity of a pixel")
+    panel.set_ylabel("share of pixels, in steps of 4")
+    panel.legend()
+    figure.savefig(path, dpi=110)
+
+
+def _learning_curves(groups: Sequence[Group], path: pathlib.Path) -> None:
+    """Training loss, and Dice and AUROC of the validation sets, the mean over seeds."""
+    names = {
+        (line["split"], name)
+        for group in groups
+        for line in group.runs[0].history
+        for name in line
+        if name == "loss" or (line["split"] == "validation" and name.endswith(("/dice", "/auroc")))
+    }
+    figure, panels = _panels(len(names), width=4.8)
+    for panel, (split, name) in zip(panels, sorted(names)):
+        for index, group in enumerate(groups):
+            if any(name in line for line in group.runs[0].history):
+                steps, values = _history(group, split, name)
+                panel.plot(steps, values, color=_color(index), label=group.system, linewidth=1)
+        panel.set_xlabel("step")
+        panel.set_title(f"{split}: {name}")
+        panel.grid(alpha=0.3)
+        panel.legend(fontsize=7)
+    figure.savefig(path, dpi=110)
+
+
+def _pseudo_labels(groups: Sequence[Group], path: pathlib.Path) -> None:
+    """Share of weak views whose pseudo-label is accepted, and how many of those are right."""
+    using = {i: group for i, group in enumerate(groups) if "pseudo-labels" in group.runs[0].parts}
+    if not using:
+        return
+    figure, panels = _panels(2, width=5.5)
+    titles = ("share of pseudo-labels accepted", "share of the accepted that is right")
+    for index, group in using.items():
+        steps, accepted = _history(group, "train", "cls/accepted", smooth=10)
+        _, correct = _history(group, "train", "cls/accepted_and_correct", smooth=10)
+        for panel, values in zip(panels, (accepted, correct / np.maximum(accepted, 1e-9))):
+            panel.plot(steps, values, color=_color(index), label=group.system, linewidth=1)
+    for panel, title in zip(panels, titles):
+        panel.set_ylim(0, 1.02)
+        panel.set_xlabel("step")
+        panel.set_title(title)
+        panel.grid(alpha=0.3)
+        panel.legend(fontsize=7)
+    figure.savefig(path, dpi=110)
+
+
+def _history(group: Group, split: str, name: str, smooth: int = 1) -> tuple[np.ndarray, np.ndarray]:
+    """Steps and values of a metric, the mean over seeds, over `smooth` entries at a time."""
+    columns = [
+        [(line["step"], line[name]) for line in run.history if line["split"] == split]
+        for run in group.runs
+    ]
+    steps, values = np.mean(columns, axis=0).T
+    window = np.ones(smooth) / smooth
+    return np.convolve(steps, window, "valid"), np.convolve(values, window, "valid")

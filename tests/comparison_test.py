@@ -1,0 +1,163 @@
+"""Tests of multimix_jax.comparison."""
+
+import csv
+
+import numpy as np
+import pytest
+from scipy import stats
+from sklearn.metrics import roc_auc_score
+
+from multimix_jax import comparison
+from multimix_jax.errors import UsageError
+from tests.finished_runs import CHESTS, LABELS, LUNGS, STEPS, write_run
+
+
+def groups_of(folder):
+    return comparison.group_runs(comparison.find_runs([folder]))
+
+
+def column(path, checkpoint, data_set, name):
+    with (path / "per_image.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    wanted = (checkpoint, data_set)
+    return np.array([float(r[name]) for r in rows if (r["checkpoint"], r["data_set"]) == wanted])
+
+
+def only(rows, **fields):
+    (row,) = [row for row in rows if fields.items() <= row.items()]
+    return row
+
+
+def test_mean_and_spread_over_seeds(tmp_path):
+    paths = [write_run(tmp_path, "multimix", seed) for seed in (0, 1, 2)]
+    rows = comparison.summarize(groups_of(tmp_path))
+    row = only(rows, metric="dice", checkpoint="last")
+    per_image = np.stack([column(path, "last", "lungs", "dice") for path in paths])
+    assert row["mean"] == pytest.approx(per_image.mean())
+    assert row["std"] == pytest.approx(per_image.mean(1).std(ddof=1))
+    assert row["values"] == pytest.approx(per_image.mean(1))
+    # The interval of the mean over images, of each image's mean over seeds.
+    error = per_image.mean(0).std() / np.sqrt(LUNGS)
+    interval = per_image.mean() + np.array([-1.96, 1.96]) * error
+    assert row["ci95"] == pytest.approx(interval, abs=1e-3)
+    described = {key: row[key] for key in ("system", "size", "steps", "seg_labels", "cls_labels")}
+    assert list(described.values()) == ["multimix", 32, STEPS, "10", "100"]
+    assert (row["seeds"], row["n"], row["in_domain"]) == ([0, 1, 2], LUNGS, True)
+
+
+def test_interval_of_a_metric_of_the_whole_set(tmp_path):
+    """Of the mean AUROC over seeds, all seeds seeing the same images drawn anew."""
+    paths = [write_run(tmp_path, "enc", seed) for seed in (0, 1)]
+    row = only(comparison.summarize(groups_of(tmp_path)), metric="auroc", checkpoint="best")
+    ill = [column(path, "best", "chests", "probability_ill") for path in paths]
+    rng = np.random.default_rng(1)
+    drawn = []
+    for _ in range(2000):
+        chosen = rng.integers(0, CHESTS, CHESTS)
+        drawn.append(np.mean([roc_auc_score(LABELS[chosen], p[chosen]) for p in ill]))
+    assert row["ci95"] == pytest.approx(np.percentile(drawn, [2.5, 97.5]), abs=0.02)
+    assert row["mean"] == pytest.approx(np.mean([roc_auc_score(LABELS, p) for p in ill]))
+
+
+def test_one_seed_has_no_spread(tmp_path):
+    write_run(tmp_path, "unet", 3)
+    row = only(comparison.summarize(groups_of(tmp_path)), metric="dice", checkpoint="last")
+    assert row["std"] is None
+    assert (row["cls_labels"], row["seg_labels"]) == (None, "10")
+
+
+def test_the_trivial_answer_is_there_once(tmp_path):
+    for method in ("unet", "umtl", "multimix"):
+        write_run(tmp_path, method, 0)
+    rows = comparison.summarize(groups_of(tmp_path))
+    dice = only(rows, system="trivial", metric="dice")
+    assert dice["mean"] == 0.5
+    assert (dice["checkpoint"], dice["seg_labels"], dice["cls_labels"]) == ("trivial", "10", None)
+    assert only(rows, system="trivial", metric="auroc")["mean"] == 0.5
+
+
+def test_what_a_part_adds(tmp_path):
+    ours = [write_run(tmp_path, "umtl_s", seed, dice=0.93) for seed in (0, 1)]
+    theirs = [write_run(tmp_path, "umtl", seed, dice=0.9, draw=seed + 5) for seed in (0, 1)]
+    row = only(comparison.compare(groups_of(tmp_path)), metric="dice", checkpoint="last")
+    assert (row["adds"], row["system"], row["to"]) == ("bridge", "umtl_s", "umtl")
+    a, b = (
+        np.stack([column(path, "last", "lungs", "dice") for path in paths])
+        for paths in (ours, theirs)
+    )
+    assert row["difference"] == pytest.approx(a.mean() - b.mean())
+    assert row["by_seed"] == {n: pytest.approx((a[n] - b[n]).mean()) for n in (0, 1)}
+    assert row["ci95"][0] < row["difference"] < row["ci95"][1]
+    assert row["p"] < 0.001
+    assert row["p_holm"] >= row["p"]
+
+
+def test_p_agrees_with_the_t_test(tmp_path):
+    write_run(tmp_path, "umtl_s", 0, dice=0.902)
+    write_run(tmp_path, "umtl", 0, dice=0.9, draw=9)
+    row = only(comparison.compare(groups_of(tmp_path)), metric="dice", checkpoint="last")
+    a, b = (column(tmp_path / name, "last", "lungs", "dice") for name in ("umtl_s_0", "umtl_0"))
+    assert row["p"] == pytest.approx(stats.ttest_rel(a, b).pvalue, abs=0.03)
+
+
+def test_systems_are_compared_where_one_part_differs(tmp_path):
+    for method in ("unet", "enc", "umtl", "umtl_s", "umtl_ssl", "multimix"):
+        write_run(tmp_path, method, 0)
+    rows = comparison.compare(groups_of(tmp_path))
+    found = {(row["adds"], row["system"], row["to"], row["metric"]) for row in rows}
+    assert found == {
+        ("classifier", "umtl", "unet", "dice"),
+        ("decoder", "umtl", "enc", "accuracy"),
+        ("decoder", "umtl", "enc", "auroc"),
+        ("bridge", "umtl_s", "umtl", "dice"),
+        ("bridge", "umtl_s", "umtl", "accuracy"),
+        ("bridge", "umtl_s", "umtl", "auroc"),
+        ("pseudo-labels", "umtl_ssl", "umtl", "dice"),
+        ("pseudo-labels", "umtl_ssl", "umtl", "accuracy"),
+        ("pseudo-labels", "umtl_ssl", "umtl", "auroc"),
+    }
+
+
+def test_difference_of_auroc(tmp_path):
+    write_run(tmp_path, "enc_ssl", 0, noise=0.1)
+    write_run(tmp_path, "enc", 0, noise=0.5, draw=3)
+    row = only(comparison.compare(groups_of(tmp_path)), metric="auroc", checkpoint="last")
+    better, worse = (
+        roc_auc_score(LABELS, column(tmp_path / name, "last", "chests", "probability_ill"))
+        for name in ("enc_ssl_0", "enc_0")
+    )
+    assert row["difference"] == row["by_seed"][0] == pytest.approx(better - worse)
+    assert row["ci95"][0] < row["difference"] < row["ci95"][1]
+    assert (row["p"], row["p_holm"], row["n"]) == (None, None, CHESTS)
+
+
+def test_holm():
+    # By hand: .01 * 3, then .02 * 2, then .03 * 1 lifted to the one before.
+    assert comparison.holm([0.02, 0.01, 0.03]) == pytest.approx([0.04, 0.03, 0.04])
+    assert comparison.holm([0.9, 0.8]) == [1.0, 1.0]
+
+
+def test_runs_that_differ_in_more_than_the_seed_are_not_averaged(tmp_path):
+    write_run(tmp_path, "umtl", 0)
+    write_run(tmp_path, "umtl", 1, learning_rate=0.5)
+    with pytest.raises(UsageError, match="umtl_0 and .*umtl_1 are both .* differ in learning_rate"):
+        groups_of(tmp_path)
+
+
+def test_the_same_run_twice(tmp_path):
+    path = write_run(tmp_path, "umtl", 0)
+    with pytest.raises(UsageError, match="differ in nothing"):
+        comparison.group_runs(comparison.find_runs([path, path]))
+
+
+def test_other_test_images_are_refused(tmp_path):
+    write_run(tmp_path, "umtl", 0)
+    file = write_run(tmp_path, "umtl", 1) / "per_image.csv"
+    file.write_text(file.read_text().replace(",l3,", ",other,"))
+    with pytest.raises(UsageError, match=r"umtl_1 was tested on other images of lungs"):
+        comparison.summarize(groups_of(tmp_path))
+
+
+def test_a_folder_without_results_is_named(tmp_path):
+    with pytest.raises(UsageError, match=rf"^{tmp_path} holds no results .*finish the run"):
+        comparison.find_runs([tmp_path])

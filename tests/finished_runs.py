@@ -1,0 +1,94 @@
+"""Folders of finished runs, written by hand."""
+
+import json
+import pathlib
+
+import numpy as np
+from sklearn.metrics import accuracy_score, roc_auc_score
+
+from configs import multimix
+from multimix_jax import report
+
+LUNGS, CHESTS = 30, 40
+LABELS = np.arange(CHESTS) % 2
+STEPS = 40
+
+
+def write_run(
+    folder: pathlib.Path,
+    method: str,
+    seed: int,
+    *,
+    dice: float = 0.9,
+    noise: float = 0.2,
+    draw: int | None = None,
+    **fields: object,
+) -> pathlib.Path:
+    """A run of a system in `folder`/NAME, on sets 'lungs', with masks, and 'chests', with labels.
+
+    Args:
+      folder: of all runs.
+      method: a system of configs/multimix.py.
+      seed: of the run.
+      dice: about the mean of it.
+      noise: of the probabilities; at 0 all are right.
+      draw: of its figures, the seed by default.
+      fields: of the config.
+    """
+    c = multimix.get_config(f"method={method},seed={seed},size=32")
+    c.steps, c.seg_data, c.cls_data = STEPS, "lungs", "chests"
+    c.update_from_flattened_dict(fields)
+    path = folder / f"{c.system}_{seed}"
+    path.mkdir()
+    rng = np.random.default_rng(seed if draw is None else draw)
+    results: dict = {"run": {"seconds": 12.5, "steps": STEPS, "tests": ["lungs", "chests"]}}
+    rows = []
+    for which in ("best", "last", "trivial"):
+        results[which] = {}
+        results["run"][which] = {"step": STEPS, "threshold": 0.4}
+        if c.model.use_decoder:
+            scores = (dice + rng.normal(0, 0.02, LUNGS)).clip(0, 1)
+            scores = np.full(LUNGS, 0.5) if which == "trivial" else scores
+            rows += [
+                {"checkpoint": which, "data_set": "lungs", "id": f"l{n}", "dice": score}
+                for n, score in enumerate(scores)
+            ]
+            results[which]["lungs"] = {"dice": {"mean": scores.mean(), "n": LUNGS}}
+        if c.model.use_classifier:
+            ill = (0.3 + 0.4 * LABELS + rng.normal(0, noise, CHESTS)).clip(0, 1)
+            ill = np.full(CHESTS, 0.7) if which == "trivial" else ill
+            rows += [
+                {
+                    **{"checkpoint": which, "data_set": "chests", "id": f"c{n}"},
+                    **{"label": LABELS[n], "probability_well": 1 - p, "probability_ill": p},
+                }
+                for n, p in enumerate(ill)
+            ]
+            results[which]["chests"] = {
+                "accuracy": {"mean": accuracy_score(LABELS, ill >= 0.5), "n": CHESTS},
+                "auroc": {"mean": roc_auc_score(LABELS, ill), "n": CHESTS},
+            }
+    report.write_per_image(path / "per_image.csv", rows)
+    (path / "config.json").write_text(json.dumps(c.to_dict()))
+    (path / "results.json").write_text(json.dumps(results))
+    share = 0.8 if c.model.use_decoder else 1.0  # lines of two systems lie apart
+    lines = [
+        {
+            **{"step": step, "split": "train", "loss": 1 / step},
+            **{"cls/accepted": share * step / STEPS, "cls/accepted_and_correct": step / STEPS / 2},
+        }
+        for step in range(1, STEPS + 1)
+    ]
+    found = {"lungs/dice": dice} if c.model.use_decoder else {"chests/auroc": 0.9}
+    lines += [{"step": step, "split": "validation", **found} for step in (20, STEPS)]
+    (path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    square = np.zeros((2, 16, 16, 1), bool)
+    square[:, 4:12, 4:12] = True
+    masks = {"truth": square, "best": square, "last": np.roll(square, 2, axis=1)}
+    image = {"id": ["l0", "l5"], "image": np.full((2, 16, 16, 1), 90, np.uint8)}
+    kept = {f"lungs/{name}": value for name, value in {**image, **masks}.items()}
+    if not c.model.use_decoder:
+        kept = {}
+    histograms = {f"{name}/histogram": np.arange(256) for name in ("lungs", "chests")}
+    np.savez(path / "examples.npz", **kept, **histograms)
+    return path

@@ -1,0 +1,66 @@
+"""Tests of multimix_jax.plots."""
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from multimix_jax import comparison, plots
+from tests.finished_runs import write_run
+
+METHODS = ("unet", "enc_ssl", "umtl", "multimix")
+
+
+@pytest.fixture(scope="module")
+def drawn(tmp_path_factory):
+    """The folder of all figures."""
+    runs = tmp_path_factory.mktemp("runs")
+    for method in METHODS:
+        for seed in (0, 1):
+            write_run(runs, method, seed)
+    folder = tmp_path_factory.mktemp("out") / "figures"
+    plots.draw_all(comparison.group_runs(comparison.find_runs([runs])), folder)
+    return folder
+
+
+def test_which_figures_there_are(drawn):
+    both = [
+        f"{kind}_32_100_10_{which}.png"
+        for kind in ("boundaries_lungs", "calibration", "dice", "roc")
+        for which in ("best", "last")
+    ]
+    once = ["intensities.png", "learning_curves_32_100_10.png", "pseudo_labels_32_100_10.png"]
+    assert {path.name for path in drawn.iterdir()} == {*both, *once}
+
+
+def test_each_shows_something(drawn):
+    for path in drawn.iterdir():
+        with Image.open(path) as image:
+            assert min(image.size) > 250, path
+            pixels = np.asarray(image.convert("RGB"))
+        assert (pixels < 250).any(axis=-1).mean() > 0.01, path
+
+
+def test_colours_of_the_lines(drawn):
+    """One for each of the systems that use pseudo-labels, and no other."""
+    with Image.open(drawn / "pseudo_labels_32_100_10.png") as image:
+        pixels = np.asarray(image.convert("RGB")).reshape(-1, 3)
+    shown = [
+        (np.abs(pixels - np.array(plots._color(index)[:3]) * 255) < 25).all(axis=1).any()
+        for index in range(4)
+    ]
+    assert shown == [False, True, False, True]
+
+
+def test_one_task_alone(tmp_path):
+    write_run(tmp_path, "enc", 0)
+    plots.draw_all(comparison.group_runs(comparison.find_runs([tmp_path])), tmp_path / "out")
+    assert "roc_32_100_last.png" in {path.name for path in (tmp_path / "out").iterdir()}
+
+
+def test_budgets_have_figures_of_their_own(tmp_path):
+    write_run(tmp_path, "umtl", 0)
+    write_run(tmp_path, "umtl", 1, seg_labels="all", cls_labels="all")
+    write_run(tmp_path, "unet", 0)
+    found = comparison.group_runs(comparison.find_runs([tmp_path]))
+    names = {name: [g.system for g in groups] for name, groups in plots._budgets(found).items()}
+    assert names == {"32_100_10": ["unet", "umtl"], "32_all_all": ["umtl"]}
