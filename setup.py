@@ -53,6 +53,7 @@ setup(
     extras_require={
         "test": TEST,
         "bench": ["torch>=2.9"],
+        "parity": [*TEST, "medpy>=0.5.2", "torch>=2.9"],
         "cuda": ["jax[cuda12]>=0.8.0"],
         "tpu": ["jax[tpu]>=0.8.0"],
     },

@@ -229,8 +229,14 @@ def peak_memory() -> float:
 
 def losses(
     mask_logits: Tensor, labeled: Tensor, weak: Tensor, strong: Tensor, views: Views
-) -> tuple[Tensor, Tensor]:
-    """L_seg and L_cls; mask logits of the labelled images first, class logits of three views."""
+) -> dict[str, Tensor]:
+    """The weighted terms of the loss, by our names.
+
+    Args:
+      mask_logits: of the labelled images, then of the unlabelled ones.
+      labeled, weak, strong: class logits of these views.
+      views: have the truth.
+    """
     mask = views.mask
     of_labeled, of_unlabeled = mask_logits.chunk(2)
     p = of_labeled.sigmoid()
@@ -241,12 +247,16 @@ def losses(
     kl = p * inside + (1 - p) * outside
     confidence, pseudo_label = weak.detach().softmax(1).max(1)
     pseudo = F.cross_entropy(strong, pseudo_label, reduction="none") * (confidence >= 0.7)
-    classes = F.cross_entropy(labeled, views.label) + 0.25 * pseudo.mean()
-    return 5 * dice.mean() + 0.01 * kl.mean(), classes
+    return {
+        "seg/dice": 5 * dice.mean(),
+        "seg/kl": 0.01 * kl.mean(),
+        "cls/cross_entropy": F.cross_entropy(labeled, views.label),
+        "cls/pseudo_label": 0.25 * pseudo.mean(),
+    }
 
 
-def published_losses(model: MultiMix, views: Views) -> tuple[Tensor, Tensor]:
-    """L_seg and L_cls, with everything computed for all images."""
+def published_losses(model: MultiMix, views: Views) -> dict[str, Tensor]:
+    """The terms of the loss, with everything computed for all images."""
     images = torch.cat(views.images)
     watched = images.clone().requires_grad_()
     saliency = torch.autograd.grad(model.score(watched), watched)[0].abs()
@@ -257,10 +267,8 @@ def published_losses(model: MultiMix, views: Views) -> tuple[Tensor, Tensor]:
     return losses(torch.cat([seg_labeled, seg_unlabeled]), labeled, weak, strong, views)
 
 
-def best_effort_losses(
-    model: MultiMix, views: Views, autocast: bool = False
-) -> tuple[Tensor, Tensor]:
-    """L_seg and L_cls, with nothing computed that is not used; for `torch.compile`.
+def best_effort_losses(model: MultiMix, views: Views, autocast: bool = False) -> dict[str, Tensor]:
+    """The terms of the loss, with nothing computed that is not used; for `torch.compile`.
 
     `torch.func.grad` keeps all of it in one compiled graph; `torch.autograd.grad` would break it.
     """
@@ -306,7 +314,7 @@ class Step:
 
     def __call__(self) -> float:
         self.optimizer.zero_grad()
-        loss = sum(self.losses(self.model, self.views))
+        loss = sum(self.losses(self.model, self.views).values())
         loss.backward()
         self.optimizer.step()
         return loss.item()  # done when it is known
