@@ -23,7 +23,7 @@ from configs import common, grid
 from data_pipelines import input_pipeline, run_data
 from multimix_jax import objectives, optimizer, parallel, report, workdir
 from multimix_jax.errors import UsageError
-from multimix_jax.grid import choose, run_all
+from multimix_jax.grid import run_all
 from multimix_jax.programs import Programs
 from multimix_jax.run import Run
 
@@ -94,7 +94,7 @@ def run_one(c: ConfigDict, path: str | pathlib.Path) -> None:
     common.check(c)
     training = _MODE.value == "train"
     folder = workdir.check(path, c.to_dict(), begin=training)
-    results = workdir.finished(folder, c.steps, common.parse_parts(c.test_data))
+    results = workdir.finished(folder, c.steps, set(common.parse_parts(c.test_data)))
     if training and results:
         print(f"{folder} is finished; its results:\n{report.table(results)}")
         return
@@ -112,9 +112,11 @@ def main(argv: list[str]) -> None:
     try:
         parallel.set_xla_flags()
         parallel.keep_compiled()
+        if _CELL.value is not None and "grid" not in c:
+            raise UsageError(f"--cell={_CELL.value} is for grids (--config=configs/grid.py)")
         if "grid" in c:
-            cells = choose(grid.cells(c), _CELL.value)
-            run_all(cells, _WORKDIR.value, run_one, errors=ERRORS)
+            cells = grid.cells(c)
+            run_all(cells, _WORKDIR.value, run_one, errors=ERRORS, only=_CELL.value)
         else:
             run_one(c, _WORKDIR.value)
     except ERRORS as error:

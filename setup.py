@@ -42,7 +42,7 @@ setup(
         "orbax-checkpoint>=0.11.25",
         "pillow>=11.0",
         "scikit-image>=0.25",
-        "scipy>=1.14",
+        "scipy>=1.15",
         "tensorboardX>=2.6.2",
         "tensorflow-datasets>=4.9.9",
         "tqdm>=4.66",

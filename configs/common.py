@@ -77,6 +77,8 @@ def check(c: ml_collections.ConfigDict) -> None:
     for key, least in [*((key, 1) for key in COUNTS), ("accumulate", 0), ("seed", 0)]:
         if c[key] < least:
             raise ConfigError(f"{key}={c[key]}, but it must be {least} or more; set --config.{key}")
+    if c.seed >= 2**32:
+        raise ConfigError(f"seed={c.seed}, but it must be below 2^32; set --config.seed")
 
 
 def parse_parts(text: str) -> dict[str, str]:

@@ -4,7 +4,7 @@
 
 Arguments: systems, names of configs/multimix.py or "all" (the published ones); budgets, class
 labels/masks, numbers or "all"; seeds; each a list joined by "+"; and size. Fields set with
---config.FIELD=VALUE hold for all runs.
+--config.FIELD=VALUE hold for all runs, but for those that these arguments set.
 """
 
 import itertools

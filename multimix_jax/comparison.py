@@ -3,10 +3,12 @@
 import csv
 import dataclasses
 import functools
+import itertools
 import json
 import math
 import pathlib
-from collections.abc import Iterable, Mapping, Sequence
+import sys
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -17,6 +19,9 @@ from multimix_jax.errors import UsageError
 from multimix_jax.workdir import BEST, LAST, TRIVIAL
 
 RESAMPLES = 10_000
+# What `FinishedRun.parts` reads.
+_PARTS_OF_MODEL = ("use_classifier", "use_decoder", "use_bridge", "bridge_gradient")
+_PARTS_OF_OBJECTIVE = ("pseudo_label_weight", "kl_weight")
 # What may differ between runs that are averaged; budgets that matter are compared beforehand.
 _FREE = ("seed", "seg_labels", "cls_labels", *workdir.FREE_KEYS)
 
@@ -35,19 +40,35 @@ class Images:
 
     @property
     def class_names(self) -> list[str]:
-        """In the order of the labels."""
+        """In the order of the labels; none where nothing is said of classes."""
         prefix = "probability_"
         return [n.removeprefix(prefix) for n in self.columns if n.startswith(prefix)]
 
     @property
     def labels(self) -> np.ndarray:
-        """int [N]; all images of a set with classes have one."""
-        return self.columns["label"].astype(int)
+        """int [n] of the images that have one."""
+        return self.columns["label"][self._labelled].astype(int)
 
     @property
     def probabilities(self) -> np.ndarray:
-        """[N,K]."""
-        return np.stack([self.columns[f"probability_{name}"] for name in self.class_names], 1)
+        """[n,K] of the images that have a label."""
+        columns = [self.columns[f"probability_{name}"] for name in self.class_names]
+        return np.stack(columns, axis=1)[self._labelled]
+
+    @property
+    def correct(self) -> np.ndarray:
+        """float [N], 1 where the class is right at .5, NaN without a label."""
+        probabilities = self.probabilities
+        predicted = probabilities.argmax(1)
+        if probabilities.shape[1] == 2:
+            predicted = (probabilities[:, 1] >= 0.5).astype(int)
+        correct = np.full(len(self.ids), np.nan)
+        correct[self._labelled] = predicted == self.labels
+        return correct
+
+    @property
+    def _labelled(self) -> np.ndarray:
+        return ~np.isnan(self.columns["label"])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -140,9 +161,9 @@ class FinishedRun:
         with np.load(path) as file:
             return dict(file)
 
-    def trained_on(self, data_set: str) -> bool:
-        """Whether a test set is of a hospital that was trained on."""
-        return data_set in (self.config["seg_data"], self.config["cls_data"])
+    def trained_on(self, data_set: str, task: str) -> bool:
+        """Whether a test set is of the hospital that a task, 'seg' or 'cls', was trained on."""
+        return data_set == self.config[f"{task}_data"]
 
 
 def find_runs(paths: Sequence[str | pathlib.Path]) -> list[FinishedRun]:
@@ -153,12 +174,22 @@ def find_runs(paths: Sequence[str | pathlib.Path]) -> list[FinishedRun]:
     """
     found = []
     for path in map(pathlib.Path, paths):
-        below = sorted(file.parent for file in path.glob(f"*/{workdir.RESULTS}"))
+        below = sorted(file.parent for file in path.glob(f"*/{workdir.CONFIG}"))
         if (path / workdir.CONFIG).exists() or not below:
             found.append(read_run(path))
-        else:
-            found += [read_run(folder) for folder in below]
+            continue
+        finished = [folder for folder in below if _is_finished(folder)]
+        for folder in sorted(set(below) - set(finished)):
+            print(f"{folder} is not finished: left out", file=sys.stderr)
+        found += map(read_run, finished)
+    if not found:
+        raise UsageError(f"{', '.join(map(str, paths))}: no run is finished yet")
     return found
+
+
+def _is_finished(path: pathlib.Path) -> bool:
+    config = json.loads((path / workdir.CONFIG).read_text(encoding="utf-8"))
+    return workdir.finished(path, config["steps"]) is not None
 
 
 def read_run(path: pathlib.Path) -> FinishedRun:
@@ -173,10 +204,17 @@ def read_run(path: pathlib.Path) -> FinishedRun:
             for name in (workdir.CONFIG, workdir.RESULTS)
         )
         images = _read_images(path / workdir.PER_IMAGE)
+        if workdir.finished(path, config["steps"]) is None:
+            raise UsageError(f"{path} is not trained to its end; finish it with launch.py first")
     except OSError as error:
         raise UsageError(
             f"{path} holds no results ({error.filename} is missing); finish the run with "
             "launch.py first"
+        ) from error
+    except (KeyError, ValueError) as error:
+        raise UsageError(
+            f"what {path} holds is damaged ({type(error).__name__}: {error}); evaluate that run "
+            "again with --mode=eval"
         ) from error
     return FinishedRun(path, config, results, images)
 
@@ -218,13 +256,8 @@ class Group:
         """
         key = checkpoint, data_set
         found = [(run, run.images[key]) for run in self.runs if key in run.images]
-        for run, images in found[1:]:
-            first, others = found[0]
-            if images.ids != others.ids:
-                raise UsageError(
-                    f"{run.path} was tested on other images of {data_set} than {first.path}; "
-                    "give both the same data and the same config.split_seed"
-                )
+        for other in found[1:]:
+            _check_ids(data_set, *found[0], *other)
         return found
 
     @property
@@ -303,12 +336,13 @@ def summarize(groups: Sequence[Group]) -> list[dict[str, Any]]:
             first, samples = tested[0], _resampled(tested, checkpoint)
             for metric, entry in first[2].items():
                 values = np.array([summary[metric]["mean"] for *_, summary in tested])
+                task = "seg" if metric in first[1].columns else "cls"  # of which the metric is
                 row = {
                     **group.described,
                     "seeds": [run.config["seed"] for run, *_ in tested],
                     "checkpoint": checkpoint,
                     "data_set": data_set,
-                    "in_domain": first[0].trained_on(data_set),
+                    "in_domain": first[0].trained_on(data_set, task),
                     "metric": metric,
                     "n": entry["n"],
                     "mean": float(values.mean()),
@@ -320,7 +354,7 @@ def summarize(groups: Sequence[Group]) -> list[dict[str, Any]]:
                     rows.append(row)
                     continue
                 # The same for every system of the budget.
-                other = "seg_labels" if first[1].class_names else "cls_labels"
+                other = "seg_labels" if task == "cls" else "cls_labels"
                 row |= {"system": TRIVIAL, other: None}
                 key = tuple(row[name] for name in _IDENTIFYING)
                 if key not in trivial or len(trivial[key]["seeds"]) < len(row["seeds"]):
@@ -328,7 +362,7 @@ def summarize(groups: Sequence[Group]) -> list[dict[str, Any]]:
     return [*rows, *trivial.values()]
 
 
-_IDENTIFYING = ("size", "seg_labels", "cls_labels", "data_set", "metric")
+_IDENTIFYING = ("size", "steps", "seg_labels", "cls_labels", "data_set", "metric")
 
 
 def _resampled(
@@ -361,37 +395,38 @@ def _resampled(
 def compare(groups: Sequence[Group]) -> list[dict[str, Any]]:
     """What each part adds: systems of one budget, one of which has one part more.
 
+    The trained weights are taken as they are: intervals and p tell of other test images, not of
+    other seeds.
+
     Returns:
       Rows with `adds`, the part; `system`, which has it, and `to`, which has not; size, budgets,
-      `checkpoint`, `data_set`, `metric` (dice, accuracy or auroc); `difference` of the means over
-      seeds, its `ci95` by drawing images anew, the same for both, `by_seed` where both have the
-      seed; `p` by a paired permutation test over images (Fisher's, two-sided, on each image's mean
-      over seeds; None for auroc, which no image has by itself), and `p_holm`, corrected for all
-      rows of this checkpoint.
+      `checkpoint`, `data_set`, `metric` (dice, accuracy or auroc); over the `seeds` that both have,
+      `difference` of the means, `by_seed`, and `ci95` by drawing images anew, the same for both;
+      `p` by a paired permutation test over images (Fisher's, two-sided, on each image's mean over
+      seeds), None for one seed alone and for auroc, which no image has by itself; and `p_holm`,
+      corrected for all rows of this checkpoint.
+
+    Raises:
+      UsageError: two systems to compare were tested on different images.
     """
-    rows = []
-    for more in groups:
-        for less in groups:
-            added = more.runs[0].parts - less.runs[0].parts
-            if len(added) != 1 or less.runs[0].parts - more.runs[0].parts:
+    rows: list[dict[str, Any]] = []
+    for more, less in itertools.permutations(groups, 2):
+        ours, theirs = more.runs[0].parts, less.runs[0].parts
+        if not (theirs < ours and len(ours - theirs) == 1 and comparable(more, less)):
+            continue
+        for checkpoint, data_set in more.tests:
+            pairs = _pairs(more, less, checkpoint, data_set)
+            if checkpoint == TRIVIAL or not pairs:
                 continue
-            if not comparable(more, less):
-                continue
-            for checkpoint, data_set in more.tests:
-                if checkpoint == TRIVIAL:
-                    continue
-                found = {
-                    metric: [_by_seed(g, checkpoint, data_set, metric) for g in (more, less)]
-                    for metric in ("dice", "accuracy")
-                }
-                differences = {k: _difference(*both) for k, both in found.items() if all(both)}
-                if "accuracy" in differences:
-                    differences["auroc"] = _auroc_difference(
-                        *(group.tested(checkpoint, data_set) for group in (more, less))
-                    )
-                row = {"adds": min(added), **more.described, "to": less.system}
-                row |= {"checkpoint": checkpoint, "data_set": data_set}
-                rows += [{**row, "metric": k, **entry} for k, entry in differences.items()]
+            described = {"adds": min(ours - theirs), **more.described, "to": less.system}
+            described |= {"seeds": list(pairs), "checkpoint": checkpoint, "data_set": data_set}
+            for metric, difference in (
+                ("dice", _difference(pairs, lambda images: images.columns.get("dice"))),
+                ("accuracy", _difference(pairs, lambda i: i.correct if i.class_names else None)),
+                ("auroc", _auroc_difference(pairs)),
+            ):
+                if difference:
+                    rows.append({**described, "metric": metric, **difference})
     for checkpoint in (BEST, LAST):
         family = [r for r in rows if r["checkpoint"] == checkpoint and r["p"] is not None]
         for row, p in zip(family, holm([row["p"] for row in family])):
@@ -400,72 +435,109 @@ def compare(groups: Sequence[Group]) -> list[dict[str, Any]]:
 
 
 def comparable(one: Group, other: Group) -> bool:
-    """Whether size and steps are the same, and the budgets of the tasks that both have."""
-    same = all(one.described[key] == other.described[key] for key in ("size", "steps"))
-    return same and all(a is None or b is None or a == b for a, b in zip(one.budget, other.budget))
+    """Whether two systems differ in their parts alone, on the same budgets of common tasks."""
+    budgets = zip(one.budget, other.budget)
+    same = all(a is None or b is None or a == b for a, b in budgets)
+    return same and _settings(one) == _settings(other)
 
 
-def _by_seed(group: Group, checkpoint: str, data_set: str, metric: str) -> dict[int, np.ndarray]:
-    """A metric of each image, by seed; none where the system does not have it."""
-    found = {}
-    for run, images in group.tested(checkpoint, data_set):
-        seed = run.config["seed"]
-        if metric == "accuracy" and images.class_names:
-            predicted = images.probabilities[:, 1] >= 0.5
-            if len(images.class_names) > 2:
-                predicted = images.probabilities.argmax(1)
-            found[seed] = (predicted == images.labels).astype(float)
-        elif metric in images.columns:
-            found[seed] = images.columns[metric]
-    return found
+def _settings(group: Group) -> dict[str, Any]:
+    """The config but for what may differ between seeds and systems."""
+    c = dict(group.runs[0].config)
+    of_parts = {"model": _PARTS_OF_MODEL, "objective": _PARTS_OF_OBJECTIVE}
+    for section, names in of_parts.items():
+        c[section] = {name: value for name, value in c[section].items() if name not in names}
+    return {name: value for name, value in c.items() if name not in (*_FREE, "system")}
 
 
-def _difference(ours: Mapping[int, np.ndarray], theirs: Mapping[int, np.ndarray]) -> dict[str, Any]:
-    both = sorted(set(ours) & set(theirs))
-    difference = np.mean(list(ours.values()), axis=0) - np.mean(list(theirs.values()), axis=0)
-    test = scipy.stats.permutation_test(
-        (difference,),
-        np.mean,
-        permutation_type="samples",
-        vectorized=True,
-        n_resamples=RESAMPLES,
-        batch=1000,
-        rng=np.random.default_rng(0),
+def _pairs(
+    one: Group, other: Group, checkpoint: str, data_set: str
+) -> dict[int, tuple[Images, Images]]:
+    """Figures of the same images by both systems, by seed, for the seeds that both have."""
+    ours, theirs = (
+        {run.config["seed"]: (run, images) for run, images in group.tested(checkpoint, data_set)}
+        for group in (one, other)
     )
+    pairs = {}
+    for seed in sorted(set(ours) & set(theirs)):
+        (run, images), (other_run, other_images) = ours[seed], theirs[seed]
+        _check_ids(data_set, run, images, other_run, other_images)
+        pairs[seed] = images, other_images
+    return pairs
+
+
+def _check_ids(
+    data_set: str, run: FinishedRun, images: Images, other_run: FinishedRun, other_images: Images
+) -> None:
+    if images.ids != other_images.ids:
+        raise UsageError(
+            f"{other_run.path} was tested on other images of {data_set} than {run.path}; give both "
+            "the same data, the same config.test_data and the same config.split_seed"
+        )
+
+
+def _difference(
+    pairs: Mapping[int, tuple[Images, Images]], values: Callable[[Images], np.ndarray | None]
+) -> dict[str, Any] | None:
+    """Of what each image has by itself; None where a system has nothing of it."""
+    differences = {}
+    for seed, (ours, theirs) in pairs.items():
+        a, b = values(ours), values(theirs)
+        if a is None or b is None:
+            return None
+        differences[seed] = (a - b)[~np.isnan(a - b)]
+    mean = np.mean(list(differences.values()), axis=0)
+    if not len(mean):
+        return None
+    p = None
+    if len(pairs) > 1:
+        test = scipy.stats.permutation_test(
+            (mean,),
+            np.mean,
+            permutation_type="samples",
+            vectorized=True,
+            n_resamples=RESAMPLES,
+            batch=1000,
+            rng=np.random.default_rng(0),
+        )
+        p = float(test.pvalue)
     return {
-        "difference": float(difference.mean()),
-        "ci95": metrics.percentile_interval(metrics.mean_resamples(difference)),
-        "by_seed": {seed: float((ours[seed] - theirs[seed]).mean()) for seed in both},
-        "n": len(difference),
-        "p": float(test.pvalue),
+        "difference": float(mean.mean()),
+        "ci95": metrics.percentile_interval(metrics.mean_resamples(mean)),
+        "by_seed": {seed: float(values.mean()) for seed, values in differences.items()},
+        "n": len(mean),
+        "p": p,
+        "p_holm": None,
     }
 
 
-def _auroc_difference(
-    ours: Sequence[tuple[FinishedRun, Images]], theirs: Sequence[tuple[FinishedRun, Images]]
-) -> dict[str, Any]:
-    found: list[dict[int, float]] = []
-    drawn = []
-    for tested in (ours, theirs):
-        values, samples = {}, []
-        for run, images in tested:
-            if names := images.class_names:
-                of_images = images.probabilities, images.labels
-                auroc = metrics.classification_metrics(*of_images, class_names=names)["auroc"]
-                values[run.config["seed"]] = auroc
-                resampled = metrics.classification_resamples(*of_images, class_names=names)
-                samples.append(resampled["auroc"])
-        found.append(values)
-        drawn.append(np.mean(samples, axis=0))
-    both = sorted(set(found[0]) & set(found[1]))
+def _auroc_difference(pairs: Mapping[int, tuple[Images, Images]]) -> dict[str, Any] | None:
+    """None where a system says nothing of classes, or there is only one."""
+    by_seed, samples = {}, []
+    for seed, both in pairs.items():
+        if not all(images.class_names for images in both):
+            return None
+        ours, theirs = (_auroc(images) for images in both)
+        by_seed[seed] = ours[0] - theirs[0]
+        samples.append(ours[1] - theirs[1])
+    if np.isnan(list(by_seed.values())).any():
+        return None
     return {
-        "difference": float(np.mean(list(found[0].values())) - np.mean(list(found[1].values()))),
-        "ci95": metrics.percentile_interval(drawn[0] - drawn[1]),
-        "by_seed": {seed: found[0][seed] - found[1][seed] for seed in both},
-        "n": len(ours[0][1].ids),
+        "difference": float(np.mean(list(by_seed.values()))),
+        "ci95": metrics.percentile_interval(np.mean(samples, axis=0)),
+        "by_seed": by_seed,
+        "n": len(both[0].labels),
         "p": None,
         "p_holm": None,
     }
+
+
+def _auroc(images: Images) -> tuple[float, np.ndarray]:
+    """AUROC, and on sets of images drawn anew [R]."""
+    of_images, names = (images.probabilities, images.labels), images.class_names
+    whole = metrics.classification_metrics(*of_images, class_names=names)
+    drawn = metrics.classification_resamples(*of_images, class_names=names)
+    return whole["auroc"], drawn["auroc"]
 
 
 def holm(p_values: Sequence[float]) -> list[float]:

@@ -188,6 +188,8 @@ def to_torch_file(source: pathlib.Path, which: str, target: pathlib.Path) -> Non
     Raises:
       UsageError: the folder holds no such checkpoint.
     """
+    if target.exists() or not target.parent.is_dir():
+        raise UsageError(f"{target} exists already, or its folder does not; name a new file")
     if not (source / "checkpoints").is_dir():
         raise UsageError(f"{source} holds no checkpoints; name the folder of a run")
     with Checkpoints(source) as checkpoints:

@@ -32,20 +32,24 @@ def draw_all(groups: Sequence[Group], folder: pathlib.Path) -> None:
 
 def _budgets(groups: Sequence[Group]) -> dict[str, list[Group]]:
     """Groups that can be compared, by size and budget of those with most tasks: '64_100_10'."""
-    tasks = max(sum(part is not None for part in group.budget) for group in groups)
-    leading = [g for g in groups if sum(part is not None for part in g.budget) == tasks]
+    tasks = lambda group: sum(part is not None for part in group.budget)
     found: dict[str, list[Group]] = {}
-    for leader in leading:
-        size = str(leader.described["size"])
-        name = "_".join([size, *(part for part in leader.budget if part is not None)])
-        found.setdefault(name, [group for group in groups if comparable(leader, group)])
+    for leader in sorted(groups, key=tasks, reverse=True):
+        if any(leader in members for members in found.values()):
+            continue
+        parts = [str(leader.described["size"]), *(part for part in leader.budget if part)]
+        name = "_".join(parts)
+        while name in found:  # of other steps, say
+            name += "_other"
+        found[name] = [group for group in groups if comparable(leader, group)]
     return found
 
 
 def _data_sets(groups: Sequence[Group], checkpoint: str, column: str) -> list[str]:
     """Test sets of which some system has a column, those trained on first."""
+    task = "cls" if column == "label" else "seg"
     found = {
-        name: run.trained_on(name)
+        name: run.trained_on(name, task)
         for group in groups
         for run in group.runs
         for (at, name), images in run.images.items()
@@ -63,46 +67,45 @@ def _color(index: int) -> tuple[float, ...]:
     return matplotlib.colormaps["tab10"](index % 10)
 
 
-def _where(group: Group, data_set: str) -> str:
-    place = "trained on" if group.runs[0].trained_on(data_set) else "another hospital"
+def _where(group: Group, data_set: str, task: str) -> str:
+    place = "trained on" if group.runs[0].trained_on(data_set, task) else "another hospital"
     return f"{data_set} ({place})"
 
 
 def _boundaries(groups: Sequence[Group], checkpoint: str, folder: pathlib.Path, name: str) -> None:
     """True and predicted outlines by system, Dice in the corner; a figure for each data set."""
-    with_masks = [group for group in groups if group.runs[0].examples]
-    for data_set in _data_sets(with_masks, checkpoint, "dice"):
-        shown = [
-            (group.system, group.runs[0].examples[data_set])
-            for group in with_masks
-            if checkpoint in group.runs[0].examples[data_set].masks
-        ]
+    for data_set in _data_sets(groups, checkpoint, "dice"):
+        shown = {
+            group.system: (example, run.images[checkpoint, data_set])
+            for group in groups
+            for run in group.runs[:1]
+            if (example := run.examples.get(data_set)) and checkpoint in example.masks
+        }
         if not shown:
             continue
-        first = shown[0][1]
-        pictures, corners = [], []
-        for index, image in enumerate(first.images):
-            pictures.append(
+        first, _ = next(iter(shown.values()))
+        shown = {system: both for system, both in shown.items() if both[0].ids == first.ids}
+        figures.grid(
+            [
                 [
                     figures.overlay(
-                        image, truth=one.truths[index], mask=one.masks[checkpoint][index]
+                        image, truth=example.truths[row], mask=example.masks[checkpoint][row]
                     )
-                    for _, one in shown
+                    for example, _ in shown.values()
                 ]
-            )
-            dice = [_dice_of(one.truths[index], one.masks[checkpoint][index]) for _, one in shown]
-            corners.append([f"{value:.3f}" for value in dice])
-        figures.grid(
-            pictures,
+                for row, image in enumerate(first.images)
+            ],
             folder / f"boundaries_{data_set}_{name}",
-            columns=[system for system, _ in shown],
-            rows=[str(id_).rpartition("/")[2] for id_ in first.ids],
-            corners=corners,
+            columns=list(shown),
+            rows=[id_.rpartition("/")[2] for id_ in first.ids],
+            corners=[
+                [
+                    f"{images.columns['dice'][images.ids.index(id_)]:.3f}"
+                    for _, images in shown.values()
+                ]
+                for id_ in first.ids
+            ],
         )
-
-
-def _dice_of(truth: np.ndarray, mask: np.ndarray) -> float:
-    return 2 * (truth & mask).sum() / max(truth.sum() + mask.sum(), 1)
 
 
 def _dice(groups: Sequence[Group], checkpoint: str, path: pathlib.Path) -> None:
@@ -117,10 +120,11 @@ def _dice(groups: Sequence[Group], checkpoint: str, path: pathlib.Path) -> None:
             tested = [images for _, images in group.tested(checkpoint, data_set)]
             values = [one.columns["dice"] for one in tested if "dice" in one.columns]
             if values:
-                boxes[group.system] = np.concatenate(values)
+                pooled = np.concatenate(values)
+                boxes[group.system] = pooled[~np.isnan(pooled)]
         panel.boxplot(list(boxes.values()), tick_labels=list(boxes), showmeans=True)
         panel.tick_params("x", rotation=35)
-        panel.set_title(_where(groups[0], data_set))
+        panel.set_title(_where(groups[0], data_set, "seg"))
         panel.set_ylabel("Dice of each image")
         panel.grid(axis="y", alpha=0.3)
     figure.savefig(path, dpi=110)
@@ -132,7 +136,7 @@ def _over_class_sets(
     path: pathlib.Path,
     draw: Callable[[Axes, Sequence[Images], str, tuple[float, ...]], None],
 ) -> None:
-    """A panel per data set with classes, a line per system."""
+    """A panel per data set with two classes, a line per system."""
     sets = _data_sets(groups, checkpoint, "label")
     if not sets:
         return
@@ -140,11 +144,11 @@ def _over_class_sets(
     for panel, data_set in zip(panels, sets):
         for index, group in enumerate(groups):
             tested = [images for _, images in group.tested(checkpoint, data_set)]
-            known = [images for images in tested if images.class_names]
+            known = [images for images in tested if len(images.class_names) == 2]
             if known:
                 draw(panel, known, group.system, _color(index))
         panel.plot([0, 1], [0, 1], color="grey", linewidth=0.8, linestyle=":")
-        panel.set_title(_where(groups[0], data_set))
+        panel.set_title(_where(groups[0], data_set, "cls"))
         panel.legend(fontsize=7)
     figure.savefig(path, dpi=110)
 
@@ -239,11 +243,12 @@ def _pseudo_labels(groups: Sequence[Group], path: pathlib.Path) -> None:
 
 
 def _history(group: Group, split: str, name: str, smooth: int = 1) -> tuple[np.ndarray, np.ndarray]:
-    """Steps and values of a metric, the mean over seeds, over `smooth` entries at a time."""
+    """Steps that all seeds logged, and the mean of a metric there; `smooth` of them together."""
     columns = [
-        [(line["step"], line[name]) for line in run.history if line["split"] == split]
+        {line["step"]: line[name] for line in run.history if line["split"] == split}
         for run in group.runs
     ]
-    steps, values = np.mean(columns, axis=0).T
-    window = np.ones(smooth) / smooth
+    steps = sorted(set.intersection(*map(set, columns)))
+    values = np.mean([[column[step] for step in steps] for column in columns], axis=0)
+    window = np.ones(min(smooth, len(steps))) / min(smooth, len(steps))
     return np.convolve(steps, window, "valid"), np.convolve(values, window, "valid")

@@ -15,6 +15,9 @@ NOTES = (
 )
 
 
+IN_DOMAIN = {"jsrt": True, "chex": True, "mcu": False, "nihx": False}
+
+
 class Published(NamedTuple):
     """A row: budgets, and figures by (in-domain or not, our name of the metric)."""
 
@@ -85,10 +88,11 @@ ROWS = (
 
 
 def find(
-    system: str, cls_labels: str | None, seg_labels: str | None, in_domain: bool
+    system: str, cls_labels: str | None, seg_labels: str | None, data_set: str
 ) -> dict[str, float]:
     """The published figures of a system and budget, by our name of the metric; {} if none are."""
+    in_domain = IN_DOMAIN.get(data_set)
     for row in ROWS:
-        if row[:3] == (system, cls_labels, seg_labels):
+        if in_domain is not None and row[:3] == (system, cls_labels, seg_labels):
             return {metric: value for (at, metric), value in row.values.items() if at == in_domain}
     return {}

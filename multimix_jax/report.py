@@ -26,6 +26,10 @@ Row = Mapping[str, Any]
 # Columns of the printed table, * for any name; results.json has all metrics.
 SEGMENTATION = ("dice", "ssim", "hd", "assd")
 CLASSIFICATION = ("accuracy", "auroc", "f1_*", "ece")
+LEGEND = """Mean over seeds, ± standard deviation over seeds where there are several, [95 %
+interval over test images]. Intervals and p take the trained weights as they are: they tell of other
+test images, not of other seeds.
+"""
 # The published table's columns: accuracy and F1, Dice, SSIM, average Hausdorff distance, ...
 LATEX_COLUMNS = (
     (True, "accuracy", "Acc"),
@@ -110,21 +114,21 @@ def markdown(rows: Sequence[Row]) -> str:
             lines += [
                 f"### {data_set}, {checkpoint} checkpoint ({last['n']} images, {where})",
                 "",
-                _line("system", "size", "labels/masks", "seeds", *names),
-                "|---" * (4 + len(names)) + "|",
+                _line("system", "size", "steps", "labels/masks", "seeds", *names),
+                "|---" * (5 + len(names)) + "|",
             ]
-            for (system, size, labels, masks), cells in _by_system(here, "metric").items():
+            for (system, size, steps, labels, masks), cells in _by_system(here, "metric").items():
                 seeds = ", ".join(map(str, next(iter(cells.values()))["seeds"]))
                 shown = [_markdown_cell(cells.get(name)) for name in names]
                 budget = _budget(labels, masks)
-                lines.append(_line(system, size, budget, seeds, *shown))
-                known = published.find(system, labels, masks, last["in_domain"])
+                lines.append(_line(system, size, steps, budget, seeds, *shown))
+                known = published.find(system, labels, masks, data_set)
                 if set(known) & set(names):
                     shown = [f"*{known[n]:.3f}*" if n in known else "" for n in names]
                     if "jaccard" in known and "dice" in names:
                         by_jaccard = published.dice_by_jaccard(known["jaccard"])
                         shown[names.index("dice")] += f" *({by_jaccard:.3f})*"
-                    lines.append(_line("*published*", "*256*", budget, "", *shown))
+                    lines.append(_line("*published*", "*256*", "", budget, "", *shown))
             lines.append("")
     if any("*published*" in line for line in lines):
         lines += ["How to read the published rows:", "", *(f"* {n}" for n in published.NOTES), ""]
@@ -132,10 +136,10 @@ def markdown(rows: Sequence[Row]) -> str:
 
 
 def _by_system(rows: Sequence[Row], *keys: str) -> dict[tuple[Any, ...], dict[Any, Row]]:
-    """Rows by their value or values of `keys`, for each (system, size, class labels, masks)."""
+    """Rows by their value or values of `keys`, for each (system, size, steps, labels, masks)."""
     found: dict[tuple[Any, ...], dict[Any, Row]] = {}
     for row in rows:
-        system = tuple(row[name] for name in ("system", "size", "cls_labels", "seg_labels"))
+        system = tuple(row[name] for name in "system size steps cls_labels seg_labels".split())
         key = tuple(row[name] for name in keys)
         found.setdefault(system, {})[key if len(keys) > 1 else key[0]] = row
     return found
@@ -176,14 +180,14 @@ def markdown_of_comparisons(rows: Sequence[Row]) -> str:
         lines += [
             f"### What each part adds, {checkpoint} checkpoint",
             "",
-            _line("adds", "system", "to", "size", "labels/masks", "data set", "metric")
+            _line("adds", "system", "to", "size", "steps", "labels/masks", "data set", "metric")
             + " difference | by seed | p | p (Holm) |",
-            "|---" * 11 + "|",
+            "|---" * 12 + "|",
         ]
         for row in here:
             low, high = row["ci95"]
             cells = [
-                *(row["adds"], row["system"], row["to"], row["size"]),
+                *(row["adds"], row["system"], row["to"], row["size"], row["steps"]),
                 _budget(row["cls_labels"], row["seg_labels"]),
                 *(row["data_set"], row["metric"]),
                 f"{row['difference']:+.4f} [{low:+.4f}, {high:+.4f}]",
@@ -212,20 +216,26 @@ def latex(rows: Sequence[Row], checkpoint: str) -> str:
     lines = [
         f"\\begin{{tabular}}{{ll{'c' * len(columns)}}}",
         "\\hline",
-        f" & & \\multicolumn{{{ours}}}{{c}}{{in-domain}}"
-        + (f" & \\multicolumn{{{others}}}{{c}}{{cross-domain}}" if others else "")
+        " & "
+        + "".join(
+            f" & \\multicolumn{{{count}}}{{c}}{{{title}}}"
+            for count, title in ((ours, "in-domain"), (others, "cross-domain"))
+            if count
+        )
         + r" \\",
         " & ".join(["System", "Labels", *(title for *_, title in columns)]) + r" \\",
         "\\hline",
     ]
-    sizes = {row["size"] for row in held}
+    kinds = {(row["size"], row["steps"]) for row in held}
     pm = r" {\pm} "
-    for (system, size, labels, masks), by_metric in _by_system(held, "data_set", "metric").items():
+    for (system, size, steps, labels, masks), by_metric in _by_system(
+        held, "data_set", "metric"
+    ).items():
         texts = []
         for inside, metric, _ in columns:
             found = by_metric.get((sets[inside, metric], metric))
             texts.append("" if found is None else f"${_mean(found, pm)}$")
-        name = system.replace("_", r"\_") + (f" ({size})" if len(sizes) > 1 else "")
+        name = system.replace("_", r"\_") + (f" ({size}, {steps} steps)" if len(kinds) > 1 else "")
         lines.append(" & ".join([name, _budget(labels, masks).replace("–", "--"), *texts]) + r" \\")
     return "\n".join([*lines, "\\hline", "\\end{tabular}", ""])
 
@@ -251,22 +261,22 @@ def main() -> None:
     try:
         groups = comparison.group_runs(comparison.find_runs(arguments.runs))
         rows, compared = comparison.summarize(groups), comparison.compare(groups)
-    except UsageError as error:
+        text = "\n".join([LEGEND, markdown(rows), markdown_of_comparisons(compared)])
+        print(text)
+        if arguments.json:
+            workdir.write_json(pathlib.Path(arguments.json), rows)
+        if arguments.out:
+            out = pathlib.Path(arguments.out)
+            out.mkdir(parents=True, exist_ok=True)
+            workdir.write_json(out / "results.json", rows)
+            workdir.write_json(out / "comparisons.json", compared)
+            write_csv(out / "results.csv", rows)
+            for checkpoint in (BEST, LAST):
+                workdir.write_text(out / f"results_{checkpoint}.tex", latex(rows, checkpoint))
+            workdir.write_text(out / "results.md", text)
+            plots.draw_all(groups, out / "figures")
+    except (UsageError, OSError) as error:
         parser.exit(1, f"error: {error}\n")
-    text = "\n".join([markdown(rows), markdown_of_comparisons(compared)])
-    if arguments.json:
-        workdir.write_json(pathlib.Path(arguments.json), rows)
-    if arguments.out:
-        out = pathlib.Path(arguments.out)
-        out.mkdir(parents=True, exist_ok=True)
-        workdir.write_json(out / "results.json", rows)
-        workdir.write_json(out / "comparisons.json", compared)
-        write_csv(out / "results.csv", rows)
-        for checkpoint in (BEST, LAST):
-            workdir.write_text(out / f"results_{checkpoint}.tex", latex(rows, checkpoint))
-        workdir.write_text(out / "results.md", text)
-        plots.draw_all(groups, out / "figures")
-    print(text)
 
 
 if __name__ == "__main__":

@@ -73,14 +73,16 @@ def claim(path: pathlib.Path, config: Mapping[str, Any], ids: Mapping[str, Any])
         write_json(path / IDS, ids)
 
 
-def finished(path: pathlib.Path, steps: int, tests: Collection[str]) -> dict[str, Any] | None:
-    """The results of a run that was trained for `steps` and evaluated on `tests`, else None."""
-    file = path / RESULTS
-    if not file.exists():
+def finished(
+    path: pathlib.Path, steps: int, tests: Collection[str] | None = None
+) -> dict[str, Any] | None:
+    """The results of a run that was trained for `steps` and evaluated (on `tests`), else None."""
+    try:
+        results = json.loads((path / RESULTS).read_text(encoding="utf-8"))
+        run = results["run"]
+        done = run[LAST]["step"] == steps and tests in (None, set(run["tests"]))
+    except (FileNotFoundError, KeyError, ValueError):  # damaged ones are written again
         return None
-    results = json.loads(file.read_text(encoding="utf-8"))
-    run = results["run"]
-    done = run[LAST]["step"] == steps and set(run["tests"]) == set(tests)
     return results if done else None
 
 

@@ -1,13 +1,14 @@
 """Tests of multimix_jax.comparison."""
 
 import csv
+import json
 
 import numpy as np
 import pytest
 from scipy import stats
 from sklearn.metrics import roc_auc_score
 
-from multimix_jax import comparison
+from multimix_jax import comparison, report
 from multimix_jax.errors import UsageError
 from tests.finished_runs import CHESTS, LABELS, LUNGS, STEPS, write_run
 
@@ -32,7 +33,7 @@ def test_mean_and_spread_over_seeds(tmp_path):
     paths = [write_run(tmp_path, "multimix", seed) for seed in (0, 1, 2)]
     rows = comparison.summarize(groups_of(tmp_path))
     row = only(rows, metric="dice", checkpoint="last")
-    per_image = np.stack([column(path, "last", "lungs", "dice") for path in paths])
+    per_image = np.stack([column(path, "last", "jsrt", "dice") for path in paths])
     assert row["mean"] == pytest.approx(per_image.mean())
     assert row["std"] == pytest.approx(per_image.mean(1).std(ddof=1))
     assert row["values"] == pytest.approx(per_image.mean(1))
@@ -49,7 +50,7 @@ def test_interval_of_a_metric_of_the_whole_set(tmp_path):
     """Of the mean AUROC over seeds, all seeds seeing the same images drawn anew."""
     paths = [write_run(tmp_path, "enc", seed) for seed in (0, 1)]
     row = only(comparison.summarize(groups_of(tmp_path)), metric="auroc", checkpoint="best")
-    ill = [column(path, "best", "chests", "probability_ill") for path in paths]
+    ill = [column(path, "best", "chex", "probability_ill") for path in paths]
     rng = np.random.default_rng(1)
     drawn = []
     for _ in range(2000):
@@ -82,7 +83,7 @@ def test_what_a_part_adds(tmp_path):
     row = only(comparison.compare(groups_of(tmp_path)), metric="dice", checkpoint="last")
     assert (row["adds"], row["system"], row["to"]) == ("bridge", "umtl_s", "umtl")
     a, b = (
-        np.stack([column(path, "last", "lungs", "dice") for path in paths])
+        np.stack([column(path, "last", "jsrt", "dice") for path in paths])
         for paths in (ours, theirs)
     )
     assert row["difference"] == pytest.approx(a.mean() - b.mean())
@@ -93,11 +94,79 @@ def test_what_a_part_adds(tmp_path):
 
 
 def test_p_agrees_with_the_t_test(tmp_path):
-    write_run(tmp_path, "umtl_s", 0, dice=0.902)
+    ours = [write_run(tmp_path, "umtl_s", seed, dice=0.902) for seed in (0, 1)]
+    theirs = [write_run(tmp_path, "umtl", seed, dice=0.9, draw=seed + 9) for seed in (0, 1)]
+    row = only(comparison.compare(groups_of(tmp_path)), metric="dice", checkpoint="last")
+    a, b = (
+        np.mean([column(path, "last", "jsrt", "dice") for path in paths], axis=0)
+        for paths in (ours, theirs)
+    )
+    assert row["p"] == pytest.approx(stats.ttest_rel(a, b).pvalue, abs=0.03)
+
+
+def test_only_common_seeds_are_compared(tmp_path):
+    for seed in (0, 1, 2):
+        write_run(tmp_path, "umtl_s", seed, dice=0.9 - 0.1 * seed)
     write_run(tmp_path, "umtl", 0, dice=0.9, draw=9)
     row = only(comparison.compare(groups_of(tmp_path)), metric="dice", checkpoint="last")
-    a, b = (column(tmp_path / name, "last", "lungs", "dice") for name in ("umtl_s_0", "umtl_0"))
-    assert row["p"] == pytest.approx(stats.ttest_rel(a, b).pvalue, abs=0.03)
+    assert (row["seeds"], list(row["by_seed"])) == ([0], [0])
+    assert row["difference"] == row["by_seed"][0] == pytest.approx(0, abs=0.02)
+    assert row["p"] is None  # one seed says nothing of systems
+    write_run(tmp_path, "umtl_ssl", 7)
+    assert {row["system"] for row in comparison.compare(groups_of(tmp_path))} == {"umtl_s"}
+
+
+def test_other_settings_are_not_compared(tmp_path):
+    write_run(tmp_path, "umtl_s", 0, learning_rate=0.5)
+    write_run(tmp_path, "umtl", 0)
+    assert comparison.compare(groups_of(tmp_path)) == []
+
+
+def test_other_test_images_are_not_compared(tmp_path):
+    write_run(tmp_path, "umtl_s", 0)
+    file = write_run(tmp_path, "umtl", 0) / "per_image.csv"
+    file.write_text(file.read_text().replace(",l3,", ",other,"))
+    with pytest.raises(UsageError, match=r"umtl(_s)?_0 was tested on other images of jsrt"):
+        comparison.compare(groups_of(tmp_path))
+
+
+def blank(path, id_, names):
+    """Takes the figures of an image out of a run, as of one without a mask or a label."""
+    file = path / "per_image.csv"
+    with file.open(newline="") as opened:
+        rows = list(csv.DictReader(opened))
+    for row in rows:
+        if row["id"] == id_:
+            row.update(dict.fromkeys(names, ""))
+    report.write_per_image(file, rows)
+
+
+def test_images_without_a_mask_or_a_label_do_not_count(tmp_path):
+    for method in ("umtl", "umtl_s"):
+        for seed in (0, 1):
+            path = write_run(tmp_path, method, seed, draw=seed + len(method))
+            blank(path, "l3", ["dice"])
+            blank(path, "c5", ["label", "probability_well", "probability_ill"])
+    groups = groups_of(tmp_path)
+    found = {
+        row["metric"]: row for row in comparison.compare(groups) if row["checkpoint"] == "last"
+    }
+    assert {name: row["n"] for name, row in found.items()} == {
+        **{"dice": LUNGS - 1, "accuracy": CHESTS - 1, "auroc": CHESTS - 1},
+    }
+    values = [row["difference"] for row in found.values()]
+    assert np.isfinite([*values, *found["dice"]["ci95"], found["dice"]["p"]]).all()
+    assert np.isfinite([row["mean"] for row in comparison.summarize(groups)]).all()
+
+
+def test_one_class_has_no_auroc_to_compare(tmp_path):
+    for method in ("enc", "enc_ssl"):
+        path = write_run(tmp_path, method, 0)
+        file = path / "per_image.csv"
+        lines = [line for line in file.read_text().splitlines() if ",1," not in line]
+        file.write_text("\n".join(lines) + "\n")
+    rows = comparison.compare(groups_of(tmp_path))
+    assert {row["metric"] for row in rows} == {"accuracy"}
 
 
 def test_systems_are_compared_where_one_part_differs(tmp_path):
@@ -123,7 +192,7 @@ def test_difference_of_auroc(tmp_path):
     write_run(tmp_path, "enc", 0, noise=0.5, draw=3)
     row = only(comparison.compare(groups_of(tmp_path)), metric="auroc", checkpoint="last")
     better, worse = (
-        roc_auc_score(LABELS, column(tmp_path / name, "last", "chests", "probability_ill"))
+        roc_auc_score(LABELS, column(tmp_path / name, "last", "chex", "probability_ill"))
         for name in ("enc_ssl_0", "enc_0")
     )
     assert row["difference"] == row["by_seed"][0] == pytest.approx(better - worse)
@@ -154,8 +223,22 @@ def test_other_test_images_are_refused(tmp_path):
     write_run(tmp_path, "umtl", 0)
     file = write_run(tmp_path, "umtl", 1) / "per_image.csv"
     file.write_text(file.read_text().replace(",l3,", ",other,"))
-    with pytest.raises(UsageError, match=r"umtl_1 was tested on other images of lungs"):
+    with pytest.raises(UsageError, match=r"umtl_1 was tested on other images of jsrt"):
         comparison.summarize(groups_of(tmp_path))
+
+
+def test_unfinished_runs_are_left_out(tmp_path, capsys):
+    write_run(tmp_path, "umtl", 0)
+    other = write_run(tmp_path, "umtl", 1)
+    results = json.loads((other / "results.json").read_text())
+    results["run"]["last"]["step"] = 3
+    (other / "results.json").write_text(json.dumps(results))
+    (tmp_path / "report").mkdir()
+    (tmp_path / "report" / "results.json").write_text("[]")
+    assert [run.config["seed"] for run in comparison.find_runs([tmp_path])] == [0]
+    assert capsys.readouterr().err == f"{other} is not finished: left out\n"
+    with pytest.raises(UsageError, match="umtl_1 is not trained to its end; finish it"):
+        comparison.find_runs([other])
 
 
 def test_a_folder_without_results_is_named(tmp_path):

@@ -160,6 +160,8 @@ class FilesTest(parameterized.TestCase):
         ("absent.pth", "out", "absent.pth holds no PyTorch state dict .*No such file"),
         ("theirs.pth", ".", "exists already; name a new folder"),
         (".", "x.pth", "holds no checkpoints; name the folder of a run"),
+        (".", "theirs.pth", "theirs.pth exists already, .* name a new file"),
+        (".", "no/x.pth", "x.pth exists already, or its folder does not"),
     )
     def test_faults(self, source, target, words):
         message = self.run_command(self.folder / source, self.folder / target)

@@ -24,7 +24,7 @@ def write_run(
     draw: int | None = None,
     **fields: object,
 ) -> pathlib.Path:
-    """A run of a system in `folder`/NAME, on sets 'lungs', with masks, and 'chests', with labels.
+    """A run of a system in `folder`/NAME, on sets 'jsrt', with masks, and 'chex', with labels.
 
     Args:
       folder: of all runs.
@@ -36,35 +36,35 @@ def write_run(
       fields: of the config.
     """
     c = multimix.get_config(f"method={method},seed={seed},size=32")
-    c.steps, c.seg_data, c.cls_data = STEPS, "lungs", "chests"
+    c.steps = STEPS
     c.update_from_flattened_dict(fields)
     path = folder / f"{c.system}_{seed}"
     path.mkdir()
     rng = np.random.default_rng(seed if draw is None else draw)
-    results: dict = {"run": {"seconds": 12.5, "steps": STEPS, "tests": ["lungs", "chests"]}}
+    results: dict = {"run": {"seconds": 12.5, "steps": c.steps, "tests": ["jsrt", "chex"]}}
     rows = []
     for which in ("best", "last", "trivial"):
         results[which] = {}
-        results["run"][which] = {"step": STEPS, "threshold": 0.4}
+        results["run"][which] = {"step": c.steps, "threshold": 0.4}
         if c.model.use_decoder:
             scores = (dice + rng.normal(0, 0.02, LUNGS)).clip(0, 1)
             scores = np.full(LUNGS, 0.5) if which == "trivial" else scores
             rows += [
-                {"checkpoint": which, "data_set": "lungs", "id": f"l{n}", "dice": score}
+                {"checkpoint": which, "data_set": "jsrt", "id": f"l{n}", "dice": score}
                 for n, score in enumerate(scores)
             ]
-            results[which]["lungs"] = {"dice": {"mean": scores.mean(), "n": LUNGS}}
+            results[which]["jsrt"] = {"dice": {"mean": scores.mean(), "n": LUNGS}}
         if c.model.use_classifier:
             ill = (0.3 + 0.4 * LABELS + rng.normal(0, noise, CHESTS)).clip(0, 1)
             ill = np.full(CHESTS, 0.7) if which == "trivial" else ill
             rows += [
                 {
-                    **{"checkpoint": which, "data_set": "chests", "id": f"c{n}"},
+                    **{"checkpoint": which, "data_set": "chex", "id": f"c{n}"},
                     **{"label": LABELS[n], "probability_well": 1 - p, "probability_ill": p},
                 }
                 for n, p in enumerate(ill)
             ]
-            results[which]["chests"] = {
+            results[which]["chex"] = {
                 "accuracy": {"mean": accuracy_score(LABELS, ill >= 0.5), "n": CHESTS},
                 "auroc": {"mean": roc_auc_score(LABELS, ill), "n": CHESTS},
             }
@@ -79,16 +79,16 @@ def write_run(
         }
         for step in range(1, STEPS + 1)
     ]
-    found = {"lungs/dice": dice} if c.model.use_decoder else {"chests/auroc": 0.9}
+    found = {"jsrt/dice": dice} if c.model.use_decoder else {"chex/auroc": 0.9}
     lines += [{"step": step, "split": "validation", **found} for step in (20, STEPS)]
     (path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     square = np.zeros((2, 16, 16, 1), bool)
     square[:, 4:12, 4:12] = True
     masks = {"truth": square, "best": square, "last": np.roll(square, 2, axis=1)}
     image = {"id": ["l0", "l5"], "image": np.full((2, 16, 16, 1), 90, np.uint8)}
-    kept = {f"lungs/{name}": value for name, value in {**image, **masks}.items()}
+    kept = {f"jsrt/{name}": value for name, value in {**image, **masks}.items()}
     if not c.model.use_decoder:
         kept = {}
-    histograms = {f"{name}/histogram": np.arange(256) for name in ("lungs", "chests")}
+    histograms = {f"{name}/histogram": np.arange(256) for name in ("jsrt", "chex")}
     np.savez(path / "examples.npz", **kept, **histograms)
     return path

@@ -7,7 +7,7 @@ import time
 import pytest
 
 import launch
-from configs import grid
+from configs import grid, quickstart
 from tests.small_runs import kept_programs, launch_main, prepare_phantoms, start_launch
 
 ARGUMENTS = "systems=enc+umtl,budgets=10/5,seeds=0+1,size=32"
@@ -85,9 +85,14 @@ def test_a_finished_grid_is_left_alone(whole, config, capsys):
     launch_main(config, whole)
     out = capsys.readouterr().out
     assert out.count("is finished; its results:") == len(CELLS)
-    assert f"run 4 of 4: {CELLS[3]}" in out
+    assert f"cell 3 of 0 to 3: {CELLS[3]}" in out
     assert times(whole) == before
     assert launch.make_programs.cache_info() == made  # no data opened, nothing compiled
+
+
+def test_a_cell_of_a_single_run_is_refused(tmp_path):
+    with pytest.raises(SystemExit, match="--cell=1 is for grids"):
+        launch_main(quickstart.get_config().lock(), tmp_path, cell=1)
 
 
 def test_one_cell(whole, config, tmp_path):

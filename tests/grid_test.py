@@ -4,7 +4,7 @@ import pytest
 
 from configs import common, grid, multimix
 from multimix_jax.errors import UsageError
-from multimix_jax.grid import choose, run_all
+from multimix_jax.grid import run_all
 
 
 def names(arguments):
@@ -57,12 +57,14 @@ def test_faulty_lists(arguments, words):
 CELLS = {"a": 1, "b": 2, "c": 3}
 
 
-def test_one_cell():
-    assert choose(CELLS, None) == CELLS
-    assert choose(CELLS, 2) == {"c": 3}
+def test_one_cell(tmp_path, capsys):
+    seen = []
+    run_all(CELLS, tmp_path, lambda *arguments: seen.append(arguments), errors=(), only=2)
+    assert seen == [(3, tmp_path / "c")]
+    assert "cell 2 of 0 to 2: c" in capsys.readouterr().out
     for place in (-1, 3):
         with pytest.raises(UsageError, match=f"--cell={place}, but the grid's cells are 0 to 2"):
-            choose(CELLS, place)
+            run_all(CELLS, tmp_path, None, errors=(), only=place)
 
 
 def test_each_runs_in_its_folder(tmp_path):
@@ -84,6 +86,12 @@ def test_one_that_fails_keeps_none_from_running(tmp_path):
     assert seen == [1, 2, 3]
     with pytest.raises(ValueError):  # a defect of ours is not passed over
         run_all(CELLS, tmp_path, run, errors=(KeyError,))
+
+
+def test_a_file_is_refused(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(UsageError, match="file is a file; use the path of a folder"):
+        run_all(CELLS, tmp_path / "file", None, errors=())
 
 
 def test_the_folder_of_a_single_run_is_refused(tmp_path):

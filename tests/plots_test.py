@@ -1,5 +1,7 @@
 """Tests of multimix_jax.plots."""
 
+import json
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -25,7 +27,7 @@ def drawn(tmp_path_factory):
 def test_which_figures_there_are(drawn):
     both = [
         f"{kind}_32_100_10_{which}.png"
-        for kind in ("boundaries_lungs", "calibration", "dice", "roc")
+        for kind in ("boundaries_jsrt", "calibration", "dice", "roc")
         for which in ("best", "last")
     ]
     once = ["intensities.png", "learning_curves_32_100_10.png", "pseudo_labels_32_100_10.png"]
@@ -49,6 +51,23 @@ def test_colours_of_the_lines(drawn):
         for index in range(4)
     ]
     assert shown == [False, True, False, True]
+
+
+def test_fewer_sets_and_fewer_lines(tmp_path):
+    """One system was not tested on all sets; a short run logged little, another more often."""
+    write_run(tmp_path, "unet", 0)
+    for seed, every in ((0, 20), (1, 10)):
+        path = write_run(tmp_path, "umtl", seed)
+        lines = (path / "metrics.jsonl").read_text().splitlines(keepends=True)
+        kept = [line for line in lines if json.loads(line)["step"] % every == 0]
+        (path / "metrics.jsonl").write_text("".join(kept))
+        arrays = dict(np.load(path / "examples.npz"))
+        np.savez(path / "examples.npz", **{k: v for k, v in arrays.items() if "truth" not in k})
+    groups = comparison.group_runs(comparison.find_runs([tmp_path]))
+    plots.draw_all(groups, tmp_path / "out")
+    umtl = groups[-1]
+    steps, values = plots._history(umtl, "train", "loss", smooth=10)
+    np.testing.assert_allclose((steps, values), ([30], [np.mean([1 / 20, 1 / 40])]))
 
 
 def test_one_task_alone(tmp_path):

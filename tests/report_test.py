@@ -86,23 +86,23 @@ def run_command(monkeypatch, *arguments):
 def test_markdown(runs, monkeypatch, capsys):
     run_command(monkeypatch, runs)
     lines = capsys.readouterr().out.splitlines()
-    start = lines.index("### lungs, last checkpoint (30 images, trained on)")
-    assert lines[start + 2] == "| system | size | labels/masks | seeds | dice |"
+    start = lines.index("### jsrt, last checkpoint (30 images, trained on)")
+    assert lines[start + 2] == "| system | size | steps | labels/masks | seeds | dice |"
     table = [line.split(" | ") for line in lines[start + 4 : start + 11]]
-    assert [row[:4] for row in table] == [
-        ["| trivial", "32", "–/10", "0, 1"],
-        ["| unet", "32", "–/10", "0, 1"],
-        ["| *published*", "*256*", "–/10", ""],
-        ["| umtl", "32", "100/10", "0, 1"],
-        ["| *published*", "*256*", "100/10", ""],
-        ["| umtl_s", "32", "100/10", "0, 1"],
-        ["| *published*", "*256*", "100/10", ""],
+    assert [row[:5] for row in table] == [
+        ["| trivial", "32", "40", "–/10", "0, 1"],
+        ["| unet", "32", "40", "–/10", "0, 1"],
+        ["| *published*", "*256*", "", "–/10", ""],
+        ["| umtl", "32", "40", "100/10", "0, 1"],
+        ["| *published*", "*256*", "", "100/10", ""],
+        ["| umtl_s", "32", "40", "100/10", "0, 1"],
+        ["| *published*", "*256*", "", "100/10", ""],
     ]
-    assert re.fullmatch(r"0\.\d{3} ± 0\.\d{3} \[0\.\d{3}, 0\.\d{3}\] \|", table[1][4])
-    assert table[2][4] == "*0.634* *(0.820)* |"
+    assert re.fullmatch(r"0\.\d{3} ± 0\.\d{3} \[0\.\d{3}, 0\.\d{3}\] \|", table[1][5])
+    assert table[2][5] == "*0.634* *(0.820)* |"
     assert "### What each part adds, best checkpoint" in lines
     assert "How to read the published rows:" in lines
-    bridge = "| bridge | umtl_s | umtl | 32 | 100/10 | lungs | dice |"
+    bridge = "| bridge | umtl_s | umtl | 32 | 40 | 100/10 | jsrt | dice |"
     assert any(line.startswith(bridge) for line in lines)
 
 
@@ -134,23 +134,54 @@ def test_latex(runs):
     assert lines[-1] == r"\end{tabular}"
 
 
-def test_a_folder_without_runs(tmp_path, monkeypatch, capsys):
+def refusal(monkeypatch, capsys, *arguments):
     with pytest.raises(SystemExit) as stop:
-        run_command(monkeypatch, tmp_path / "absent")
+        run_command(monkeypatch, *arguments)
     assert stop.value.code == 1
-    assert capsys.readouterr().err.startswith("error: ")
+    message = capsys.readouterr().err
+    assert message.startswith("error: ")
+    return message
+
+
+def test_what_cannot_be_reported(tmp_path, monkeypatch, capsys):
+    assert "holds no results" in refusal(monkeypatch, capsys, tmp_path / "absent")
+    path = write_run(tmp_path, "umtl", 0)
+    (path / "examples.npz").unlink()
+    message = refusal(monkeypatch, capsys, path, "--out", tmp_path / "out")
+    assert "examples.npz is missing; evaluate that run again with --mode=eval" in message
+    (tmp_path / "file").touch()
+    assert "file" in refusal(monkeypatch, capsys, path, "--out", tmp_path / "file")
+    (path / "results.json").write_text("{")
+    assert "is damaged (JSONDecodeError" in refusal(monkeypatch, capsys, path)
+
+
+def test_latex_of_other_hospitals_alone(tmp_path):
+    write_run(tmp_path, "umtl", 0, seg_data="x", cls_data="y")
+    rows = comparison.summarize(comparison.group_runs(comparison.find_runs([tmp_path])))
+    assert r"\multicolumn{2}{c}{cross-domain}" in report.latex(rows, "last")
+    assert "in-domain" not in report.latex(rows, "last")
+
+
+def test_lengths_of_training_are_kept_apart(tmp_path):
+    write_run(tmp_path, "umtl", 0, dice=0.6)
+    write_run(tmp_path, "umtl", 1, dice=0.9, steps=99)
+    rows = comparison.summarize(comparison.group_runs(comparison.find_runs([tmp_path])))
+    for text in (report.markdown(rows), report.latex(rows, "last")):
+        assert sum("umtl" in line for line in text.splitlines()) % 2 == 0
+        assert len({line for line in text.splitlines() if "umtl" in line}) >= 2
 
 
 def test_published_rows():
     """Against the printed table, and its own arithmetic: F1 and budgets."""
     assert len(published.ROWS) == 16
-    last = published.find("multimix", "all", "all", True)
+    last = published.find("multimix", "all", "all", "jsrt")
     assert last == {
         **{"accuracy": 0.843, "f1_normal": 0.740, "f1_pneumonia": 0.890},
         **{"dice": 0.975, "ssim": 0.960, "ahd": 0.528},
         **{"jaccard": 0.952, "precision": 0.970, "recall": 0.982},
     }
     other = {"accuracy": 0.520, "dice": 0.943, "ssim": 0.937, "ahd": 0.417}
-    assert published.find("multimix", "all", "all", False) == other
-    assert published.find("unet", None, "10", False) == {"dice": 0.555, "ssim": 0.68, "ahd": 8.691}
-    assert published.find("unet", None, "77", True) == {}
+    assert published.find("multimix", "all", "all", "nihx") == other
+    assert published.find("unet", None, "10", "mcu") == {"dice": 0.555, "ssim": 0.68, "ahd": 8.691}
+    assert published.find("unet", None, "77", "jsrt") == {}
+    assert published.find("unet", None, "10", "phantom_seg_a") == {}
