@@ -62,13 +62,19 @@ class SystemsTest(parameterized.TestCase):
         self.assertEqual({metric.shape for metric in metrics.values()}, {()})
 
     def test_configs_build_the_published_systems(self):
-        self.assertSameElements(multimix.SYSTEMS, STREAMS_AND_TERMS)
+        self.assertSameElements(multimix.PUBLISHED, STREAMS_AND_TERMS)
         for system, (streams, _) in STREAMS_AND_TERMS.items():
             c = multimix.get_config(f"method={system}")
             built = make_objective(c.method, model=c.model, dtype=c.dtype, terms=c.objective)
             self.assertEqual(built.streams, streams)
             wires, terms = tiny.SYSTEMS[system]
             self.assertEqual(built, MultiMixObjective(MultiMix(**wires), **terms))
+
+    def test_gradient_through_the_bridge(self):
+        c, published = multimix.get_config("method=multimix_grad"), multimix.get_config()
+        self.assertEqual((c.system, c.model.bridge_gradient), ("multimix_grad", True))
+        published.system, published.model.bridge_gradient = "multimix_grad", True
+        self.assertEqual(c.to_dict(), published.to_dict())
 
     def test_published_weights(self):
         published = dict(dice_weight=5, kl_weight=0.01, pseudo_label_weight=0.25, threshold=0.7)
