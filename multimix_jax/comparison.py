@@ -58,12 +58,8 @@ class Images:
     @property
     def correct(self) -> np.ndarray:
         """float [N], 1 where the class is right at .5, NaN without a label."""
-        probabilities = self.probabilities
-        predicted = probabilities.argmax(1)
-        if probabilities.shape[1] == 2:
-            predicted = (probabilities[:, 1] >= 0.5).astype(int)
         correct = np.full(len(self.ids), np.nan)
-        correct[self._labelled] = predicted == self.labels
+        correct[self._labelled] = metrics.predicted_classes(self.probabilities) == self.labels
         return correct
 
     @property

@@ -154,9 +154,8 @@ def read_torch(path: pathlib.Path) -> dict[str, np.ndarray]:
 def write_torch(path: pathlib.Path, state: Mapping[str, np.ndarray]) -> None:
     """Writes tensors as a PyTorch file, whole or not at all."""
     torch = _torch()
-    temporary = path.with_name(f".{path.name}.tmp")
-    torch.save({name: torch.tensor(value) for name, value in state.items()}, temporary)
-    temporary.replace(path)
+    with workdir.whole(path) as temporary:
+        torch.save({name: torch.tensor(value) for name, value in state.items()}, temporary)
 
 
 def _torch() -> Any:

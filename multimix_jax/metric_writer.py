@@ -8,6 +8,8 @@ from collections.abc import Mapping
 import numpy as np
 from tensorboardX import SummaryWriter
 
+from multimix_jax import workdir as workdir_lib
+
 
 class MetricWriter(contextlib.AbstractContextManager):
     """Writes `WORKDIR/metrics.jsonl` and `WORKDIR/tensorboard/`.
@@ -55,6 +57,4 @@ def _keep_until(path: pathlib.Path, step: int) -> None:
             continue
         if entry["step"] <= step:
             kept.append(line)
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text("".join(kept), encoding="utf-8")
-    temporary.replace(path)
+    workdir_lib.write_text(path, "".join(kept))

@@ -292,7 +292,7 @@ def _weighted_metrics(
     """The metrics of R sets at once, `[R]` each; row r counts image n `weights[r, n]` times."""
     classes = len(class_names)
     probabilities, labels = _check_classification(probabilities, labels, classes)
-    predicted = _predict(probabilities, threshold)
+    predicted = predicted_classes(probabilities, threshold)
     cells = np.eye(classes * classes)[labels * classes + predicted]
     confusion = (weights @ cells).reshape(-1, classes, classes)
     present, guessed = confusion.sum(2), confusion.sum(1)
@@ -312,7 +312,8 @@ def _weighted_metrics(
     return metrics
 
 
-def _predict(probabilities: np.ndarray, threshold: float) -> np.ndarray:
+def predicted_classes(probabilities: np.ndarray, threshold: float = 0.5) -> np.ndarray:
+    """Classes [N] of probabilities [N,K], as in `classification_metrics`."""
     if probabilities.shape[1] == 2:
         return (probabilities[:, 1] >= threshold).astype(int)
     return probabilities.argmax(1)
@@ -348,7 +349,7 @@ def _ranking(
 def _calibration_error(
     probabilities: np.ndarray, labels: np.ndarray, weights: np.ndarray
 ) -> np.ndarray:
-    predicted = _predict(probabilities, 0.5)
+    predicted = predicted_classes(probabilities, 0.5)
     confidence = probabilities[np.arange(len(labels)), predicted]
     bins = np.ceil(confidence * _CALIBRATION_BINS).astype(int).clip(1, _CALIBRATION_BINS) - 1
     gap = (predicted == labels) - confidence

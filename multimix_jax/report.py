@@ -86,12 +86,13 @@ def write_per_image(path: pathlib.Path, rows: Sequence[Row]) -> None:
 
 def _write_table(path: pathlib.Path, rows: Sequence[Row]) -> None:
     names = list(dict.fromkeys(name for row in rows for name in row))
-    temporary = path.with_name(f".{path.name}.tmp")
-    with temporary.open("w", newline="", encoding="utf-8") as file:
+    with (
+        workdir.whole(path) as temporary,
+        temporary.open("w", newline="", encoding="utf-8") as file,
+    ):
         writer = csv.DictWriter(file, names)
         writer.writeheader()
         writer.writerows(rows)
-    temporary.replace(path)
 
 
 def markdown(rows: Sequence[Row]) -> str:

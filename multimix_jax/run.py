@@ -120,8 +120,8 @@ class Run:
             rows.extend({"checkpoint": which, "data_set": eval_set.name, **row} for row in images)
 
         with Checkpoints(self.path) as checkpoints:
+            like = self._initial_state().eval_variables
             for which in (BEST, LAST):
-                like = self._initial_state().eval_variables
                 restored = checkpoints.restore_variables(which, like)
                 if restored is None:
                     continue  # converted weights are not the best of any
