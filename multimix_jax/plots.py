@@ -9,7 +9,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from multimix_jax import figures
-from multimix_jax.comparison import Group, Images, comparable
+from multimix_jax.comparison import Group, comparable
+from multimix_jax.finished_run import Images
 
 
 def draw_all(groups: Sequence[Group], folder: pathlib.Path) -> None:

@@ -16,7 +16,7 @@ import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from multimix_jax import comparison, plots, published, workdir
+from multimix_jax import comparison, finished_run, plots, published, workdir
 from multimix_jax.errors import UsageError
 from multimix_jax.workdir import BEST, LAST, TRIVIAL
 
@@ -260,7 +260,7 @@ def main() -> None:
     parser.add_argument("--json", metavar="FILE", help="also write the rows as a JSON list")
     arguments = parser.parse_args()
     try:
-        groups = comparison.group_runs(comparison.find_runs(arguments.runs))
+        groups = comparison.group_runs(finished_run.find_runs(arguments.runs))
         rows, compared = comparison.summarize(groups), comparison.compare(groups)
         text = "\n".join([LEGEND, markdown(rows), markdown_of_comparisons(compared)])
         print(text)

@@ -8,13 +8,13 @@ import pytest
 from scipy import stats
 from sklearn.metrics import roc_auc_score
 
-from multimix_jax import comparison, report
+from multimix_jax import comparison, finished_run, report
 from multimix_jax.errors import UsageError
 from tests.finished_runs import CHESTS, LABELS, LUNGS, STEPS, write_run
 
 
 def groups_of(folder):
-    return comparison.group_runs(comparison.find_runs([folder]))
+    return comparison.group_runs(finished_run.find_runs([folder]))
 
 
 def column(path, checkpoint, data_set, name):
@@ -216,7 +216,7 @@ def test_runs_that_differ_in_more_than_the_seed_are_not_averaged(tmp_path):
 def test_the_same_run_twice(tmp_path):
     path = write_run(tmp_path, "umtl", 0)
     with pytest.raises(UsageError, match="differ in nothing"):
-        comparison.group_runs(comparison.find_runs([path, path]))
+        comparison.group_runs(finished_run.find_runs([path, path]))
 
 
 def test_other_test_images_are_refused(tmp_path):
@@ -235,12 +235,12 @@ def test_unfinished_runs_are_left_out(tmp_path, capsys):
     (other / "results.json").write_text(json.dumps(results))
     (tmp_path / "report").mkdir()
     (tmp_path / "report" / "results.json").write_text("[]")
-    assert [run.config["seed"] for run in comparison.find_runs([tmp_path])] == [0]
+    assert [run.config["seed"] for run in finished_run.find_runs([tmp_path])] == [0]
     assert capsys.readouterr().err == f"{other} is not finished: left out\n"
     with pytest.raises(UsageError, match="umtl_1 is not trained to its end; finish it"):
-        comparison.find_runs([other])
+        finished_run.find_runs([other])
 
 
 def test_a_folder_without_results_is_named(tmp_path):
     with pytest.raises(UsageError, match=rf"^{tmp_path} holds no results .*finish the run"):
-        comparison.find_runs([tmp_path])
+        finished_run.find_runs([tmp_path])

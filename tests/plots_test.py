@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from multimix_jax import comparison, plots
+from multimix_jax import comparison, finished_run, plots
 from tests.finished_runs import write_run
 
 METHODS = ("unet", "enc_ssl", "umtl", "multimix")
@@ -20,7 +20,7 @@ def drawn(tmp_path_factory):
         for seed in (0, 1):
             write_run(runs, method, seed)
     folder = tmp_path_factory.mktemp("out") / "figures"
-    plots.draw_all(comparison.group_runs(comparison.find_runs([runs])), folder)
+    plots.draw_all(comparison.group_runs(finished_run.find_runs([runs])), folder)
     return folder
 
 
@@ -63,7 +63,7 @@ def test_fewer_sets_and_fewer_lines(tmp_path):
         (path / "metrics.jsonl").write_text("".join(kept))
         arrays = dict(np.load(path / "examples.npz"))
         np.savez(path / "examples.npz", **{k: v for k, v in arrays.items() if "truth" not in k})
-    groups = comparison.group_runs(comparison.find_runs([tmp_path]))
+    groups = comparison.group_runs(finished_run.find_runs([tmp_path]))
     plots.draw_all(groups, tmp_path / "out")
     umtl = groups[-1]
     steps, values = plots._history(umtl, "train", "loss", smooth=10)
@@ -72,7 +72,7 @@ def test_fewer_sets_and_fewer_lines(tmp_path):
 
 def test_one_task_alone(tmp_path):
     write_run(tmp_path, "enc", 0)
-    plots.draw_all(comparison.group_runs(comparison.find_runs([tmp_path])), tmp_path / "out")
+    plots.draw_all(comparison.group_runs(finished_run.find_runs([tmp_path])), tmp_path / "out")
     assert "roc_32_100_last.png" in {path.name for path in (tmp_path / "out").iterdir()}
 
 
@@ -80,6 +80,6 @@ def test_budgets_have_figures_of_their_own(tmp_path):
     write_run(tmp_path, "umtl", 0)
     write_run(tmp_path, "umtl", 1, seg_labels="all", cls_labels="all")
     write_run(tmp_path, "unet", 0)
-    found = comparison.group_runs(comparison.find_runs([tmp_path]))
+    found = comparison.group_runs(finished_run.find_runs([tmp_path]))
     names = {name: [g.system for g in groups] for name, groups in plots._budgets(found).items()}
     assert names == {"32_100_10": ["unet", "umtl"], "32_all_all": ["umtl"]}

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from multimix_jax import comparison, published, report
+from multimix_jax import comparison, finished_run, published, report
 from tests.finished_runs import write_run
 
 
@@ -124,7 +124,7 @@ def test_everything_is_written(runs, tmp_path, monkeypatch, capsys):
 
 
 def test_latex(runs):
-    rows = comparison.summarize(comparison.group_runs(comparison.find_runs([runs])))
+    rows = comparison.summarize(comparison.group_runs(finished_run.find_runs([runs])))
     lines = report.latex(rows, "last").splitlines()
     assert lines[0] == r"\begin{tabular}{llcc}"
     assert lines[3] == r"System & Labels & Acc & Dice \\"
@@ -157,7 +157,7 @@ def test_what_cannot_be_reported(tmp_path, monkeypatch, capsys):
 
 def test_latex_of_other_hospitals_alone(tmp_path):
     write_run(tmp_path, "umtl", 0, seg_data="x", cls_data="y")
-    rows = comparison.summarize(comparison.group_runs(comparison.find_runs([tmp_path])))
+    rows = comparison.summarize(comparison.group_runs(finished_run.find_runs([tmp_path])))
     assert r"\multicolumn{2}{c}{cross-domain}" in report.latex(rows, "last")
     assert "in-domain" not in report.latex(rows, "last")
 
@@ -165,7 +165,7 @@ def test_latex_of_other_hospitals_alone(tmp_path):
 def test_lengths_of_training_are_kept_apart(tmp_path):
     write_run(tmp_path, "umtl", 0, dice=0.6)
     write_run(tmp_path, "umtl", 1, dice=0.9, steps=99)
-    rows = comparison.summarize(comparison.group_runs(comparison.find_runs([tmp_path])))
+    rows = comparison.summarize(comparison.group_runs(finished_run.find_runs([tmp_path])))
     for text in (report.markdown(rows), report.latex(rows, "last")):
         assert sum("umtl" in line for line in text.splitlines()) % 2 == 0
         assert len({line for line in text.splitlines() if "umtl" in line}) >= 2

@@ -1,0 +1,223 @@
+"""What finished runs leave behind, read again."""
+
+import csv
+import dataclasses
+import functools
+import json
+import pathlib
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from multimix_jax import metrics, workdir
+from multimix_jax.errors import UsageError
+from multimix_jax.workdir import BEST, LAST
+
+# What `FinishedRun.parts` reads.
+PARTS_OF_MODEL = ("use_classifier", "use_decoder", "use_bridge", "bridge_gradient")
+PARTS_OF_OBJECTIVE = ("pseudo_label_weight", "kl_weight")
+
+
+@dataclasses.dataclass(frozen=True)
+class Images:
+    """Figures of each image of a test set under one checkpoint.
+
+    Attributes:
+      ids: N names, in the order of the set.
+      columns: float [N] by metric or other column; NaN where an image has none.
+    """
+
+    ids: tuple[str, ...]
+    columns: Mapping[str, np.ndarray]
+
+    @property
+    def class_names(self) -> list[str]:
+        """In the order of the labels; none where nothing is said of classes."""
+        prefix = "probability_"
+        return [n.removeprefix(prefix) for n in self.columns if n.startswith(prefix)]
+
+    @property
+    def labels(self) -> np.ndarray:
+        """int [n] of the images that have one."""
+        return self.columns["label"][self._labelled].astype(int)
+
+    @property
+    def probabilities(self) -> np.ndarray:
+        """[n,K] of the images that have a label."""
+        columns = [self.columns[f"probability_{name}"] for name in self.class_names]
+        return np.stack(columns, axis=1)[self._labelled]
+
+    @property
+    def correct(self) -> np.ndarray:
+        """float [N], 1 where the class is right at .5, NaN without a label."""
+        correct = np.full(len(self.ids), np.nan)
+        correct[self._labelled] = metrics.predicted_classes(self.probabilities) == self.labels
+        return correct
+
+    @property
+    def _labelled(self) -> np.ndarray:
+        return ~np.isnan(self.columns["label"])
+
+
+@dataclasses.dataclass(frozen=True)
+class Example:
+    """Some images of a test set, and the masks that a run found.
+
+    Attributes:
+      ids: n names.
+      images: uint8 [n,H,W,C].
+      truths: bool [n,H,W,C'].
+      masks: the same, predicted, by checkpoint.
+    """
+
+    ids: Sequence[str]
+    images: np.ndarray
+    truths: np.ndarray
+    masks: Mapping[str, np.ndarray]
+
+
+@dataclasses.dataclass(frozen=True)
+class FinishedRun:
+    """What a finished run left behind.
+
+    Attributes:
+      path: its folder.
+      config, results: its files.
+      images: figures per image by (checkpoint, data set).
+    """
+
+    path: pathlib.Path
+    config: Mapping[str, Any]
+    results: Mapping[str, Any]
+    images: Mapping[tuple[str, str], Images]
+
+    @property
+    def budget(self) -> tuple[str | None, str | None]:
+        """Class labels and masks, None for a task that the system lacks."""
+        model, c = self.config["model"], self.config
+        return (
+            c["cls_labels"] if model["use_classifier"] else None,
+            c["seg_labels"] if model["use_decoder"] else None,
+        )
+
+    @property
+    def parts(self) -> frozenset[str]:
+        """What the system consists of."""
+        model, terms = self.config["model"], self.config["objective"]
+        has = {
+            "classifier": model["use_classifier"],
+            "decoder": model["use_decoder"],
+            "bridge": model["use_bridge"],
+            "gradient through the bridge": model["use_bridge"] and model["bridge_gradient"],
+            "pseudo-labels": model["use_classifier"] and terms["pseudo_label_weight"] > 0,
+            "KL": model["use_decoder"] and terms["kl_weight"] > 0,
+        }
+        return frozenset(name for name, there in has.items() if there)
+
+    @functools.cached_property
+    def history(self) -> list[dict[str, Any]]:
+        """Lines of `metrics.jsonl`."""
+        lines = (self.path / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+        return [json.loads(line) for line in lines]
+
+    @functools.cached_property
+    def histograms(self) -> dict[str, np.ndarray]:
+        """How many pixels of each test set have each intensity, int64 [256]."""
+        file = self._examples
+        names = [name.removesuffix("/histogram") for name in file if "/histogram" in name]
+        return {name: file[f"{name}/histogram"] for name in names}
+
+    @functools.cached_property
+    def examples(self) -> dict[str, Example]:
+        """Some images of each test set for which the system finds masks."""
+        file = self._examples
+        return {
+            name: Example(
+                ids=file[f"{name}/id"].tolist(),
+                images=file[f"{name}/image"],
+                truths=file[f"{name}/truth"],
+                masks={at: file[f"{name}/{at}"] for at in (BEST, LAST) if f"{name}/{at}" in file},
+            )
+            for name in (key.removesuffix("/truth") for key in file if "/truth" in key)
+        }
+
+    @functools.cached_property
+    def _examples(self) -> dict[str, np.ndarray]:
+        path = self.path / workdir.EXAMPLES
+        if not path.exists():
+            raise UsageError(f"{path} is missing; evaluate that run again with --mode=eval")
+        with np.load(path) as file:
+            return dict(file)
+
+    def trained_on(self, data_set: str, task: str) -> bool:
+        """Whether a test set is of the hospital that a task, 'seg' or 'cls', was trained on."""
+        return data_set == self.config[f"{task}_data"]
+
+
+def find_runs(paths: Sequence[str | pathlib.Path]) -> list[FinishedRun]:
+    """The runs in some folders; a folder of runs, such as a grid's, stands for its finished ones.
+
+    Raises:
+      UsageError: a folder holds neither.
+    """
+    found = []
+    for path in map(pathlib.Path, paths):
+        below = sorted(file.parent for file in path.glob(f"*/{workdir.CONFIG}"))
+        if (path / workdir.CONFIG).exists() or not below:
+            found.append(read_run(path))
+            continue
+        finished = [folder for folder in below if _is_finished(folder)]
+        for folder in sorted(set(below) - set(finished)):
+            print(f"{folder} is not finished: left out", file=sys.stderr)
+        found += map(read_run, finished)
+    if not found:
+        raise UsageError(f"{', '.join(map(str, paths))}: no run is finished yet")
+    return found
+
+
+def _is_finished(path: pathlib.Path) -> bool:
+    config = json.loads((path / workdir.CONFIG).read_text(encoding="utf-8"))
+    return workdir.finished(path, config["steps"]) is not None
+
+
+def read_run(path: pathlib.Path) -> FinishedRun:
+    """What a finished run left behind.
+
+    Raises:
+      UsageError: the folder holds no results.
+    """
+    try:
+        config, results = (
+            json.loads((path / name).read_text(encoding="utf-8"))
+            for name in (workdir.CONFIG, workdir.RESULTS)
+        )
+        images = _read_images(path / workdir.PER_IMAGE)
+        if workdir.finished(path, config["steps"]) is None:
+            raise UsageError(f"{path} is not trained to its end; finish it with launch.py first")
+    except OSError as error:
+        raise UsageError(
+            f"{path} holds no results ({error.filename} is missing); finish the run with "
+            "launch.py first"
+        ) from error
+    except (KeyError, ValueError) as error:
+        raise UsageError(
+            f"what {path} holds is damaged ({type(error).__name__}: {error}); evaluate that run "
+            "again with --mode=eval"
+        ) from error
+    return FinishedRun(path, config, results, images)
+
+
+def _read_images(path: pathlib.Path) -> dict[tuple[str, str], Images]:
+    lines: dict[tuple[str, str], list[dict[str, str]]] = {}
+    with path.open(newline="", encoding="utf-8") as file:
+        for line in csv.DictReader(file):
+            key = line.pop("checkpoint"), line.pop("data_set")
+            lines.setdefault(key, []).append(line)
+    images = {}
+    for key, rows in lines.items():
+        names = [n for n in rows[0] if n != "id" and any(row[n] for row in rows)]
+        columns = {n: np.array([float(row[n] or "nan") for row in rows]) for n in names}
+        images[key] = Images(tuple(row["id"] for row in rows), columns)
+    return images
