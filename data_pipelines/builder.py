@@ -1,4 +1,4 @@
-"""The base of every data set: a TFDS builder that prepares one folder at one working size."""
+"""The base of every data set: a TFDS builder that prepares one folder once."""
 
 import collections
 import contextlib
@@ -23,12 +23,14 @@ import tensorflow_datasets as tfds
 from absl import logging as absl_logging
 from tqdm import tqdm
 
-from data_pipelines import images
 from data_pipelines.errors import DataError
 
 SPLIT = "examples"  # the one TFDS split; its name for all splits, "all", is reserved
 INDEX_FILE = "examples.csv"
-INDEX_COLUMNS = ("id", "group", "split", "label", "has_mask", "row_mm", "column_mm", "source")
+INDEX_COLUMNS = (
+    *("id", "group", "split", "label", "has_mask"),
+    *("shape", "spacing_mm", "affine", "source"),
+)
 _SHARD_BYTES = 2**27  # TFDS holds one shard in memory while it writes it
 _THREADS = min(8, os.cpu_count() or 1)  # each may hold a film of 20 megapixels
 
@@ -49,42 +51,38 @@ class Source:
     label: int = -1
 
 
-class ImageSetBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):
-    """Reads a folder of images, resizes each once and stores the set as ArrayRecord files.
+class SetBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):
+    """Reads a folder of images or volumes and stores the set as ArrayRecord files.
 
-    A data set is a subclass that says where its files lie (`find`) and, where its files are
-    unusual, how one example is read (`read`).
+    A subclass says where the files lie (`find`) and what is stored of one example (`example`,
+    `pixel_features`).
     """
 
-    VERSION = tfds.core.Version("1.0.0")
+    VERSION = tfds.core.Version("1.1.0")
     class_names: tuple[str, ...] = ()  # in the order of the label values
     url_infos: dict[str, Any] = {}  # nothing is downloaded; TFDS would look for checksums
     archives: tuple[str, ...] = ("*.zip",)  # glob patterns of the official archives
-    complete: int = 0  # images in the whole set, 0 = any number
+    complete: int = 0  # examples in the whole set, 0 = any number
+    dims: int  # axes of space
+    pixel_type: type[np.generic]  # of `image` as it is stored
+    example_bytes: int  # of one record, about
 
     def __init_subclass__(cls, **kwargs: Any):
         super().__init_subclass__(skip_registration=True, **kwargs)  # type: ignore[call-arg]
 
-    def __init__(
-        self, *, source_dir: str | Path, size: int, prepared_dir: str = "", name: str = ""
-    ):
+    def __init__(self, *, source_dir: str | Path, variant: str, prepared_dir: str, name: str = ""):
         """Args:
         source_dir: the folder with the official or the converted files.
-        size: side of the prepared images, a multiple of 16.
+        variant: how they are prepared, for the name of the prepared set.
         prepared_dir: root of the prepared sets; "" is TFDS' own ($TFDS_DATA_DIR or
             ~/tensorflow_datasets).
         name: folder of this set below prepared_dir; "" is the name of the class.
         """
-        if size <= 0 or size % 16:
-            raise DataError(
-                f"size={size}, but images are prepared at a positive multiple of 16; "
-                "set --config.size to 64, 128, 256, ..."
-            )
         self.source_dir = Path(source_dir)
-        self.size = size
+        self.variant = variant
         if name:
             self.name = name
-        config = tfds.core.BuilderConfig(name=f"size{size}_{self.fingerprint()}")
+        config = tfds.core.BuilderConfig(name=f"{variant}_{self.fingerprint()}")
         with _quiet():
             super().__init__(
                 data_dir=prepared_dir or None, config=config, file_format="array_record"
@@ -100,36 +98,13 @@ class ImageSetBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):
         """
         raise NotImplementedError
 
-    def read(self, source: Source) -> tuple[np.ndarray, np.ndarray | None, tuple[float, float]]:
-        """Decodes one example.
+    def example(self, source: Source) -> dict[str, Any]:
+        """Decodes one example: the `pixel_features`, and `has_mask`."""
+        raise NotImplementedError
 
-        Returns:
-            image float32 [H, W] in 0..255; mask bool [H, W] or None; millimetres from one row and
-            from one column of the source to the next, (0, 0) where unknown.
-        """
-        assert source.image is not None
-        image = images.read_gray(source.image)
-        return image, self.read_masks(source, image.shape), (0.0, 0.0)
-
-    def read_masks(self, source: Source, shape: tuple[int, ...]) -> np.ndarray | None:
-        """The union of the example's masks, bool of `shape`; None where it has no mask."""
-        if not source.masks:
-            return None
-        union = np.zeros(shape, bool)
-        for path in source.masks:
-            mask = images.read_mask(path)
-            if mask.shape != shape:
-                raise DataError(
-                    f"{path} is {mask.shape[0]}x{mask.shape[1]} (rows x columns), but the mask of "
-                    f"{source.image} must be {shape[0]}x{shape[1]}; export it again at that size"
-                )
-            union |= mask
-        if not union.any():
-            raise DataError(
-                f"{source.masks[0]} marks no pixel (no value above half of the full scale); "
-                "draw the mask again, or remove the file to use the image without a mask"
-            )
-        return union
+    def pixel_features(self) -> dict[str, Any]:
+        """TFDS features of `image`, `mask` (zeros where there is none), `spacing` and any more."""
+        raise NotImplementedError
 
     def fingerprint(self) -> str:
         """Changes when a file below the source folder does: its path, size or time."""
@@ -164,7 +139,7 @@ class ImageSetBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):
             scratch = stack.enter_context(tempfile.TemporaryDirectory(dir=root, prefix=".scratch"))
             sources = self._sources(Path(scratch))
             self._warn(len(sources))
-            _logger.info("preparing %s at size %d: %d images", self.name, self.size, len(sources))
+            _logger.info("preparing %s (%s): %d examples", self.name, self.variant, len(sources))
             rows: list[dict[str, Any]] = []
             self._num_examples = len(sources)
             self._pending = stack.enter_context(contextlib.closing(self._examples(sources, rows)))
@@ -205,9 +180,9 @@ class ImageSetBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):
         examples = _ordered_map(self._example, sources)
         progress = tqdm(
             zip(sources, examples, strict=True),
-            desc=f"Preparing {self.name} at {self.size}x{self.size}",
+            desc=f"Preparing {self.name} ({self.variant})",
             total=len(sources),
-            unit=" images",
+            unit=" examples",
             disable=None,  # shown on a terminal only
         )
         with contextlib.closing(examples), progress:
@@ -216,34 +191,20 @@ class ImageSetBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):
                 yield source.id, example
 
     def _example(self, source: Source) -> dict[str, Any]:
-        image, mask, spacing = self.read(source)
-        height, width = image.shape
-        empty = np.zeros((self.size, self.size), np.uint8)
-        resized = empty if mask is None else images.resize_mask(mask, self.size)
-        return {
-            "id": source.id,
-            "group": source.group,
-            "split": source.split,
-            "image": images.resize_image(image, self.size)[:, :, None],
-            "mask": resized[:, :, None],
-            "has_mask": mask is not None,
-            "label": source.label,
-            "spacing": np.array(
-                [spacing[0] * height / self.size, spacing[1] * width / self.size], np.float32
-            ),
-        }
+        who = {key: getattr(source, key) for key in ("id", "group", "split", "label")}
+        return {**who, **self.example(source)}
 
     def _warn(self, found: int) -> None:
         """Says so where the set is not complete, or was prepared earlier from other files."""
         if self.complete not in (0, found):
             _logger.warning(
-                "%s: found %d images; the complete set has %d",
+                "%s: found %d examples; the complete set has %d",
                 self.source_dir,
                 found,
                 self.complete,
             )
         path = Path(self.data_dir).parent
-        older = sorted(p for p in path.parent.glob(f"size{self.size}_*") if p != path)
+        older = sorted(p for p in path.parent.glob(f"{self.variant}_*") if p != path)
         if older:
             _logger.warning(
                 "the files in %s have changed since %s was prepared; preparing again "
@@ -259,21 +220,14 @@ class ImageSetBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):
         ]
 
     def _info(self) -> tfds.core.DatasetInfo:
-        square = tfds.features.Tensor(
-            shape=(self.size, self.size, 1),
-            dtype=np.uint8,
-            encoding=tfds.features.Encoding.BYTES,
-        )
         features = tfds.features.FeaturesDict(
             {
                 "id": tfds.features.Text(),
                 "group": tfds.features.Text(),
                 "split": tfds.features.Text(),
-                "image": square,
-                "mask": square,
                 "has_mask": np.bool_,
                 "label": np.int64,
-                "spacing": tfds.features.Tensor(shape=(2,), dtype=np.float32),
+                **self.pixel_features(),
             }
         )
         return tfds.core.DatasetInfo(builder=self, features=features, disable_shuffling=True)
@@ -282,21 +236,10 @@ class ImageSetBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):
         self, dl_manager: Any
     ) -> dict[str, list[Callable[[], Iterable[tuple[str, dict[str, Any]]]]]]:
         del dl_manager  # nothing is downloaded
-        per_shard = max(1, _SHARD_BYTES // (2 * self.size**2))
+        per_shard = max(1, _SHARD_BYTES // self.example_bytes)
         shards = -(-self._num_examples // per_shard)
         # TFDS writes the shards one after the other, so they can share one running iterator.
         return {SPLIT: [lambda: itertools.islice(self._pending, per_shard)] * shards}
-
-
-def lung_masks(found: dict[str, Path], left: str, right: str) -> tuple[Path, ...]:
-    """One image's masks: `found` maps a folder's name ("masks", `left`, `right`) to its file."""
-    if "masks" in found:
-        return (found["masks"],)
-    if len(found) == 1:
-        ((side, path),) = found.items()
-        other = right if side == left else left
-        raise DataError(f"{path} has no counterpart in {other!r}; fetch the masks of both lungs")
-    return tuple(found[side] for side in sorted(found))
 
 
 def files_below(roots: Iterable[Path]) -> Iterator[Path]:
@@ -342,9 +285,18 @@ def _ordered_map(function: Callable[[_In], _Out], items: Iterable[_In]) -> Gener
 
 
 def _row(example: dict[str, Any], source: str) -> dict[str, Any]:
-    row_mm, column_mm = example["spacing"].tolist()
-    values = (*(example[key] for key in INDEX_COLUMNS[:4]), int(example["has_mask"]))
-    return dict(zip(INDEX_COLUMNS, (*values, row_mm, column_mm, source), strict=True))
+    return {
+        **{key: example[key] for key in ("id", "group", "split", "label")},
+        "has_mask": int(example["has_mask"]),
+        "shape": " ".join(map(str, example["image"].shape[:-1])),
+        "spacing_mm": _numbers(example["spacing"]),
+        "affine": _numbers(example.get("affine", ())),
+        "source": source,
+    }
+
+
+def _numbers(values: Any) -> str:
+    return " ".join(map(str, np.asarray(values).ravel().tolist()))
 
 
 def _text(value: Any) -> Any:

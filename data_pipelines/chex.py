@@ -4,7 +4,8 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from data_pipelines.builder import ImageSetBuilder, Source, files_below
+from data_pipelines.builder import Source, files_below
+from data_pipelines.image_set import ImageSetBuilder
 
 # person12_virus_46, IM-0115-0001, NORMAL2-IM-0381-0001, BACTERIA-1008087-0001
 _PATIENT = re.compile(r"person\d+|(?:[A-Z0-9]+-)?[A-Z]+-\d+(?=-)")

@@ -5,8 +5,9 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from data_pipelines.builder import ImageSetBuilder, Source, files_below
+from data_pipelines.builder import Source, files_below
 from data_pipelines.errors import DataError
+from data_pipelines.image_set import ImageSetBuilder
 
 _SUFFIXES = (".png", ".jpg", ".jpeg", ".gif", ".bmp", ".tif", ".tiff")
 _LABEL_COLUMNS = ("image", "label", "patient", "split")

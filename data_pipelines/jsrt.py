@@ -8,8 +8,9 @@ from pathlib import Path
 import numpy as np
 
 from data_pipelines import images
-from data_pipelines.builder import ImageSetBuilder, Source, files_below, lung_masks
+from data_pipelines.builder import Source, files_below
 from data_pipelines.errors import DataError
+from data_pipelines.image_set import ImageSetBuilder, lung_masks
 
 _NAME = re.compile(r"JPC[LN]N(\d{3})")
 _SIDE = 2048  # pixels of an official image; its SCR masks have half as many

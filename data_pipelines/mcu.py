@@ -7,7 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
-from data_pipelines.builder import ImageSetBuilder, Source, files_below, lung_masks
+from data_pipelines.builder import Source, files_below
+from data_pipelines.image_set import ImageSetBuilder, lung_masks
 
 _NAME = re.compile(r"MCUCXR_(\d{4})_[01]")
 _OFFICIAL_SHAPES = ((4020, 4892), (4892, 4020))

@@ -4,8 +4,9 @@ import csv
 from collections.abc import Sequence
 from pathlib import Path
 
-from data_pipelines.builder import ImageSetBuilder, Source, files_below
+from data_pipelines.builder import Source, files_below
 from data_pipelines.errors import DataError
+from data_pipelines.image_set import ImageSetBuilder
 
 _COLUMNS = ("Image Index", "Finding Labels", "Patient ID")
 _LISTS = {"train_val_list.txt": "train", "test_list.txt": "test"}

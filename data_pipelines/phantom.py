@@ -12,7 +12,8 @@ from typing import NamedTuple
 import numpy as np
 from scipy import ndimage
 
-from data_pipelines.builder import ImageSetBuilder, Source
+from data_pipelines.builder import Source
+from data_pipelines.image_set import ImageSetBuilder
 
 Range = tuple[float, float]
 

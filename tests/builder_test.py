@@ -10,8 +10,9 @@ import zipfile
 import numpy as np
 import pytest
 
-from data_pipelines.builder import SPLIT, ImageSetBuilder, Source, files_below, lung_masks
+from data_pipelines.builder import SPLIT, Source, files_below
 from data_pipelines.errors import DataError
+from data_pipelines.image_set import ImageSetBuilder, lung_masks
 from tests.official_formats import box, write_image
 
 
@@ -233,7 +234,7 @@ def test_says_how_many_images_are_missing(source, caplog):
 
     with caplog.at_level(logging.WARNING):
         build(source, cls=Three).prepare()
-    assert f"{source}: found 2 images; the complete set has 3" in caplog.text
+    assert f"{source}: found 2 examples; the complete set has 3" in caplog.text
 
 
 def test_prints_nothing(source, capfd):

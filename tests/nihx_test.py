@@ -24,7 +24,7 @@ def test_official_layout(tmp_path, caplog):
     assert examples.splits.tolist() == ["train", "train", "test"]
     assert examples.class_names == ("normal", "abnormal")
     assert examples.labels.tolist() == [1, 0, 0]
-    assert "found 3 images; the complete set has 112120" in caplog.text
+    assert "found 3 examples; the complete set has 112120" in caplog.text
     gray, rgba = examples.fetch(np.array([0, 1]))["image"]
     np.testing.assert_array_equal(gray, rgba)
 
