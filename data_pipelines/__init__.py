@@ -1,4 +1,4 @@
-"""Chest X-ray data sets, prepared once at a working size and read by index."""
+"""Data sets of chest X-rays and of volumes, prepared once and read by index."""
 
 import os
 from pathlib import Path
@@ -6,24 +6,29 @@ from pathlib import Path
 # TensorFlow moves data here, no more: its notice about faster operations would only confuse.
 os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
 
-from data_pipelines.builder import ImageSetBuilder
+from data_pipelines.builder import SetBuilder
 from data_pipelines.chex import Chex
 from data_pipelines.errors import DataError
 from data_pipelines.examples import Examples
 from data_pipelines.folder import Folder
+from data_pipelines.folder3d import Folder3D
+from data_pipelines.image_set import ImageSetBuilder
 from data_pipelines.jsrt import Jsrt
+from data_pipelines.la import La
 from data_pipelines.mcu import Mcu
 from data_pipelines.nihx import Nihx
+from data_pipelines.volume_set import VolumeSetBuilder
 
-_FROM_FILES: dict[str, type[ImageSetBuilder]] = {
+_OF_IMAGES: dict[str, type[ImageSetBuilder]] = {
     "chex": Chex,
     "jsrt": Jsrt,
     "mcu": Mcu,
     "nihx": Nihx,
     "folder": Folder,
 }
-_DRAWN = ("phantom_seg_a", "phantom_seg_b", "phantom_cls_a", "phantom_cls_b")
-NAMES = (*_FROM_FILES, "folder:SUBDIR", *_DRAWN)
+_OF_VOLUMES: dict[str, type[VolumeSetBuilder]] = {"la": La, "folder3d": Folder3D}
+_DRAWN = ("phantom_seg_a", "phantom_seg_b", "phantom_cls_a", "phantom_cls_b", "phantom3d")
+NAMES = (*_OF_IMAGES, "folder:SUBDIR", *_OF_VOLUMES, "folder3d:SUBDIR", *_DRAWN)
 
 __all__ = ["NAMES", "DataError", "Examples", "load"]
 
@@ -43,22 +48,28 @@ def load(
         data_dir: the folder that contains chex/, jsrt/, ...; unused by the phantoms.
         prepared_dir: root of the prepared sets; "" is TFDS' own ($TFDS_DATA_DIR or
             ~/tensorflow_datasets).
-        size: side of the images in pixels, a multiple of 16.
+        size: side of the images in pixels, a multiple of 16; volumes keep their own.
         cache_bytes: sets up to this size are held in memory.
 
     Raises:
         DataError: the name is unknown, or a file is missing or wrong.
     """
-    builder: ImageSetBuilder
+    builder: SetBuilder
     kind, _, subdir = name.partition(":")
-    if name in _DRAWN:
-        from data_pipelines.phantom import Phantom  # here, since it needs SciPy
+    source_dir = Path(data_dir, subdir or name)
+    if name == "phantom3d":
+        from data_pipelines.phantom3d import Phantom3D  # here, since it needs SciPy
+
+        builder = Phantom3D(prepared_dir=prepared_dir)
+    elif name in _DRAWN:
+        from data_pipelines.phantom import Phantom
 
         _, task, hospital = name.split("_")
         builder = Phantom(task=task, hospital=hospital, size=size, prepared_dir=prepared_dir)
-    elif name in _FROM_FILES or (kind == "folder" and subdir):
-        source_dir = Path(data_dir, subdir or name)
-        builder = _FROM_FILES[kind](source_dir=source_dir, size=size, prepared_dir=prepared_dir)
+    elif name in _OF_IMAGES or (kind == "folder" and subdir):
+        builder = _OF_IMAGES[kind](source_dir=source_dir, size=size, prepared_dir=prepared_dir)
+    elif name in _OF_VOLUMES or (kind == "folder3d" and subdir):
+        builder = _OF_VOLUMES[kind](source_dir=source_dir, prepared_dir=prepared_dir)
     else:
         raise DataError(f"no data set is named {name!r}; use one of {', '.join(NAMES)}")
     builder.prepare()

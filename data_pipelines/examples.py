@@ -4,23 +4,26 @@ import csv
 
 import numpy as np
 
-from data_pipelines.builder import SPLIT, ImageSetBuilder
+from data_pipelines.builder import SPLIT, SetBuilder
 
-_CHUNK = 256  # records read at once
+_CHUNK = 2**28  # bytes read at once
 
 
 class Examples:
     """A prepared set: who its N examples are, and their pixels in any order.
 
     Attributes:
-        name, class_names, size: of the set; `size` is S below.
+        name, class_names: of the set.
         ids, groups, splits: str [N]; the split is "train", "val", "test" or "" for none.
         labels: int64 [N], an index into class_names, -1 = none.
         has_mask: bool [N].
-        spacing: float32 [N, 2], millimetres per pixel (row, column) at size S, 0 = unknown.
+        extents: int32 [N, dims], sides of each example; those of images are all the same.
+        sides: dims numbers that hold every example.
+        spacing: float32 [N, dims], millimetres per pixel (row, column, ...), 0 = unknown.
+        affines: float64 [N, 4, 4] from voxels to millimetres, zeros where unknown; None of images.
     """
 
-    def __init__(self, builder: ImageSetBuilder, *, cache_bytes: int):
+    def __init__(self, builder: SetBuilder, *, cache_bytes: int):
         """Opens a set that `builder.prepare` has prepared.
 
         It is held in memory if its images and masks take up to `cache_bytes`, and read from its
@@ -30,16 +33,22 @@ class Examples:
             rows = list(csv.DictReader(file))
         self.name = builder.name
         self.class_names = builder.class_names
-        self.size = builder.size
         self.ids = np.array([row["id"] for row in rows])
         self.groups = np.array([row["group"] for row in rows])
         self.splits = np.array([row["split"] for row in rows])
         self.labels = np.array([int(row["label"]) for row in rows], np.int64)
         self.has_mask = np.array([row["has_mask"] == "1" for row in rows])
-        self.spacing = np.array([(row["row_mm"], row["column_mm"]) for row in rows], np.float32)
+        self.extents = np.array([row["shape"].split() for row in rows]).astype(np.int32)
+        self.sides: tuple[int, ...] = tuple(self.extents.max(axis=0).tolist())
+        self.spacing = np.array([row["spacing_mm"].split() for row in rows]).astype(np.float32)
+        self.affines: np.ndarray | None = None
+        if self.of_volumes:
+            numbers = np.array([row["affine"].split() for row in rows])
+            self.affines = numbers.astype(np.float64).reshape(-1, 4, 4)
+        self.dtypes = {"image": np.dtype(builder.pixel_type), "mask": np.dtype(np.uint8)}
         self._records = builder.as_data_source(SPLIT)
         self._cache: dict[str, np.ndarray] | None = None
-        if len(self) * self.size**2 * 2 <= cache_bytes:
+        if len(self) * self._bytes <= cache_bytes:
             self._cache = self._read_all()
 
     def __len__(self) -> int:
@@ -49,6 +58,10 @@ class Examples:
     def in_memory(self) -> bool:
         return self._cache is not None
 
+    @property
+    def of_volumes(self) -> bool:
+        return len(self.sides) == 3
+
     def fetch(self, indices: np.ndarray) -> dict[str, np.ndarray]:
         """The pixels of some examples; may be called from several threads at once.
 
@@ -56,27 +69,36 @@ class Examples:
             indices: int [n] in 0..N-1, in any order, repeats allowed.
 
         Returns:
-            image: uint8 [n, S, S, 1] in 0..255; mask: uint8 [n, S, S, 1] in {0, 1}, zeros where
-            there is no mask.
+            image [n, *sides, 1]: of images uint8 in 0..255, of volumes float16; mask: uint8 of the
+            same shape in {0, 1}, zeros where there is no mask. What lies beyond an example's
+            extent is 0.
         """
         if self._cache is not None:
             return {key: values[indices] for key, values in self._cache.items()}
         return self._read(indices)
 
+    @property
+    def _bytes(self) -> int:
+        """Of one example in memory."""
+        return sum(dtype.itemsize for dtype in self.dtypes.values()) * int(np.prod(self.sides))
+
+    def _empty(self, count: int) -> dict[str, np.ndarray]:
+        return {key: np.zeros((count, *self.sides, 1), dtype) for key, dtype in self.dtypes.items()}
+
     def _read(self, indices: np.ndarray) -> dict[str, np.ndarray]:
         records = self._records.__getitems__(np.asarray(indices).tolist())
-        shape = (len(records), self.size, self.size, 1)
-        pixels = {key: np.empty(shape, np.uint8) for key in ("image", "mask")}
+        pixels = self._empty(len(records))
         for key, values in pixels.items():
             for row, record in enumerate(records):
-                values[row] = record[key]
+                inside = tuple(map(slice, record[key].shape))
+                values[row][inside] = record[key]
         return pixels
 
     def _read_all(self) -> dict[str, np.ndarray]:
-        shape = (len(self), self.size, self.size, 1)
-        pixels = {key: np.empty(shape, np.uint8) for key in ("image", "mask")}
-        for start in range(0, len(self), _CHUNK):
-            chunk = np.arange(start, min(start + _CHUNK, len(self)))
+        pixels = self._empty(len(self))
+        count = max(1, _CHUNK // self._bytes)
+        for start in range(0, len(self), count):
+            chunk = np.arange(start, min(start + count, len(self)))
             for key, values in self._read(chunk).items():
                 pixels[key][chunk] = values
         return pixels

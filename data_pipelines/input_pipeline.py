@@ -22,7 +22,7 @@ class Stream:
     Attributes:
       examples: the prepared data set.
       indices: which of them, int64 [N], N >= 1.
-      fields: what a batch holds of each: 'image', 'mask', 'label'.
+      fields: what a batch holds of each: 'image', 'mask', 'label', 'extent'.
     """
 
     examples: Examples
@@ -59,8 +59,8 @@ def train_batches(
       process_index, process_count: this process gets its share of each batch.
 
     Yields:
-      Nested dictionaries of NumPy arrays: `image` uint8 [b,S,S,1], `mask` uint8 [b,S,S,1] of 0/1,
-      `label` int32 [b], with b = batch_size / process_count.
+      Nested dictionaries of NumPy arrays: `image` and `mask` as in `Examples.fetch`, `label` int32
+      [b], `extent` int32 [b,dims], with b = batch_size / process_count.
     """
     share = batch_size // process_count
     first = process_index * share
@@ -84,10 +84,14 @@ def eval_batches(
 ) -> Iterator[dict[str, np.ndarray]]:
     """All of `indices` once, in order; the last batch is filled up so that none is lost.
 
+    Volumes come one by one, each at its own size.
+
     Yields:
       `image`, `mask`, `label` as in `train_batches`, `has_mask` bool [B], and `valid` bool [B],
       False for the filling.
     """
+    if examples.of_volumes:
+        return _volumes(examples, indices)
     padded = -(-len(indices) // batch_size) * batch_size
     # The filling repeats the last example; `valid` takes it out of every figure.
     order = indices[np.minimum(np.arange(padded), len(indices) - 1)]
@@ -101,6 +105,18 @@ def eval_batches(
 
     data = data.map(read, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
     return data.prefetch(tf.data.AUTOTUNE).as_numpy_iterator()
+
+
+def _volumes(examples: Examples, indices: np.ndarray) -> Iterator[dict[str, np.ndarray]]:
+    for index in indices:
+        chosen = np.array([index])
+        inside = (slice(None), *map(slice, examples.extents[index]))
+        yield {
+            **{key: values[inside] for key, values in examples.fetch(chosen).items()},
+            "label": examples.labels[chosen].astype(np.int32),
+            "has_mask": examples.has_mask[chosen],
+            "valid": np.ones(1, bool),
+        }
 
 
 def _shuffled(positions: tf.Tensor, size: int, seed: int, name: str) -> tf.Tensor:
@@ -118,18 +134,21 @@ def _shuffled(positions: tf.Tensor, size: int, seed: int, name: str) -> tf.Tenso
 def _read(stream: Stream, order: tf.Tensor) -> dict[str, tf.Tensor]:
     """The stream's fields of the examples at `order` in its pool."""
     examples = stream.examples
-    columns = {"label": examples.labels.astype(np.int32), "has_mask": examples.has_mask}
-    stored = [field for field in ("image", "mask") if field in stream.fields]
+    columns = {
+        "label": examples.labels.astype(np.int32),
+        "has_mask": examples.has_mask,
+        "extent": examples.extents,
+    }
+    dtypes = examples.dtypes | {key: values.dtype for key, values in columns.items()}
 
     def fetch(order: np.ndarray) -> list[np.ndarray]:
         indices = stream.indices[order]
         arrays = {**examples.fetch(indices), **{k: v[indices] for k, v in columns.items()}}
         return [arrays[field] for field in stream.fields]
 
-    dtypes = {"image": tf.uint8, "mask": tf.uint8, "label": tf.int32, "has_mask": tf.bool}
     values = tf.numpy_function(fetch, [order], [dtypes[field] for field in stream.fields])
     batch = dict(zip(stream.fields, values, strict=True))
     for field, value in batch.items():
-        shape = (examples.size, examples.size, 1) if field in stored else ()
+        shape = columns[field].shape[1:] if field in columns else (*examples.sides, 1)
         value.set_shape((order.shape[0], *shape))
     return batch

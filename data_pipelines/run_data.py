@@ -47,12 +47,23 @@ class EvalSet:
 
     @property
     def spacing(self) -> np.ndarray:
-        """float32 [N,2], mm per pixel (row, column), 0 where unknown."""
+        """float32 [N,dims], mm per pixel along each axis, 0 where unknown."""
         return self.examples.spacing[self.indices]
 
-    def images(self, indices: np.ndarray) -> np.ndarray:
-        """Some of the images, uint8 [n,S,S,1], by their place in `ids`."""
-        return self.examples.fetch(self.indices[indices])["image"]
+    def images(self, indices: np.ndarray) -> np.ndarray | list[np.ndarray]:
+        """Some of the images, by their place in `ids`: uint8 [n,S,S,1]; volumes [*sides,1] each."""
+        chosen = self.indices[indices]
+        images = self.examples.fetch(chosen)["image"]
+        if not self.examples.of_volumes:
+            return images
+        extents = self.examples.extents[chosen]
+        return [x[tuple(map(slice, extent))] for x, extent in zip(images, extents, strict=True)]
+
+    @property
+    def affines(self) -> np.ndarray | None:
+        """From voxels to mm, float64 [N,4,4], zeros where unknown; None of images."""
+        affines = self.examples.affines
+        return None if affines is None else affines[self.indices]
 
     def batches(self, batch_size: int) -> Iterator[dict[str, np.ndarray]]:
         """See `input_pipeline.eval_batches`."""
@@ -83,14 +94,16 @@ class RunData:
 
     @property
     def trivial(self) -> dict[str, np.ndarray]:
-        """What the labels say of any image: mean `mask` [S,S,1], shares of `classes` [K].
+        """What the labels say of any image: mean `mask` [*sides,1], shares of `classes` [K].
 
-        What a model says has to be better than this.
+        What a model says has to be better than this. Masks of volumes are stretched to one size.
         """
         answer = {}
         if "seg/labeled" in self.streams:
             stream = self.streams["seg/labeled"]
-            answer["mask"] = stream.examples.fetch(stream.indices)["mask"].mean(axis=0)
+            masks = stream.examples.fetch(stream.indices)["mask"]
+            extents = stream.examples.extents[stream.indices]
+            answer["mask"] = np.mean([_fill(m, e) for m, e in zip(masks, extents)], axis=0)
         if "cls/labeled" in self.streams:
             stream = self.streams["cls/labeled"]
             counts = np.bincount(
@@ -159,12 +172,20 @@ def open_run(
         for kind, indices in _pools(task, name, examples, part["train"], budget, seed).items():
             stream = f"{task}/{kind}"
             if stream in stream_names:
-                streams[stream] = Stream(examples, indices, FIELDS[stream])
+                fields = FIELDS[stream] + (("extent",) if examples.of_volumes else ())
+                streams[stream] = Stream(examples, indices, fields)
         validation.append(_validation(task, name, examples, part["val"]))
         if task == "cls":
             class_names = examples.class_names
     tests = [_test(name, get(name), which, split_seed) for name, which in test_data.items()]
     return RunData(streams, validation, tests, class_names)
+
+
+def _fill(mask: np.ndarray, extent: np.ndarray) -> np.ndarray:
+    """The part of a mask within its extent, stretched to the whole array."""
+    for axis, (side, inside) in enumerate(zip(mask.shape, extent)):
+        mask = mask.take(np.arange(side) * inside // side, axis=axis)
+    return mask
 
 
 def _divide(name: str, examples: Examples, seed: int) -> dict[str, np.ndarray]:

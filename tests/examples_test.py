@@ -36,7 +36,7 @@ def test_tells_who_the_examples_are(load):
     examples = load()
     assert examples.name == "folder_own"
     assert examples.class_names == ("ill", "well")
-    assert examples.size == 16
+    assert examples.sides == (16, 16)
     assert len(examples) == COUNT
     assert examples.ids.tolist() == [f"i{n}" for n in range(COUNT)]
     assert examples.groups.tolist() == ["i0", "p0", "i2", "p1", "i4", "p1", "i6"]

@@ -4,8 +4,12 @@ import csv
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+import h5py
+import nibabel
 import numpy as np
 from PIL import Image
+
+VOXELS = np.array([[-1.0, 0, 0, 7], [0, 2, 0, -5], [0, 0, 3, 1], [0, 0, 0, 1]])
 
 
 def write_image(path: Path, pixels: np.ndarray | None = None, mode: str = "") -> Path:
@@ -113,3 +117,32 @@ def write_nih(root: Path) -> None:
     )
     (root / "train_val_list.txt").write_text("00000001_000.png\n00000001_001.png\n")
     (root / "test_list.txt").write_text("00000002_000.png\n00000003_000.png")
+
+
+def write_la(root: Path) -> None:
+    """train.list, test.list and ID/mri_norm2.h5, each volume of another depth."""
+    root.mkdir(parents=True)
+    for split, names in (("train", ("AA", "BB")), ("test", ("CC",))):
+        (root / f"{split}.list").write_text("".join(f"{name}\n" for name in names))
+        for name in names:
+            image = np.random.default_rng(ord(name[0])).normal(size=(10, 9, 8 + ord(name[0]) % 4))
+            write_h5(root / f"2018LA_Seg_Training Set/{name}/mri_norm2.h5", image=image)
+
+
+def write_h5(path: Path, image: np.ndarray, label: np.ndarray | None = None) -> Path:
+    """One volume in float32; its label, by default, is its inner half along each axis."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if label is None:
+        label = np.zeros(image.shape, np.uint8)
+        label[tuple(slice(side // 4, side - side // 4) for side in image.shape)] = 1
+    with h5py.File(path, "w") as file:
+        file.create_dataset("image", data=image.astype(np.float32), compression="gzip")
+        file.create_dataset("label", data=label, compression="gzip")
+    return path
+
+
+def write_nifti(path: Path, values: np.ndarray, affine: np.ndarray | None = None) -> Path:
+    """One volume, by default of voxels of 1 x 2 x 3 mm."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    nibabel.save(nibabel.Nifti1Image(values, VOXELS if affine is None else affine), path)
+    return path

@@ -41,6 +41,20 @@ class Listed:
     spacing: np.ndarray
     class_names: tuple[str, ...] = ("well", "ill")
     size: int = 16
+    of_volumes: bool = False
+    affines: np.ndarray | None = None
+
+    @property
+    def sides(self) -> tuple[int, int]:
+        return self.size, self.size
+
+    @property
+    def extents(self) -> np.ndarray:
+        return np.full((len(self.ids), 2), self.size, np.int32)
+
+    @property
+    def dtypes(self) -> dict[str, np.dtype]:
+        return dict.fromkeys(("image", "mask"), np.dtype(np.uint8))
 
     def fetch(self, indices: np.ndarray) -> dict[str, np.ndarray]:
         shape = (len(indices), self.size, self.size, 1)

@@ -1,0 +1,94 @@
+"""A folder of one's own volumes in NIfTI files, with labels for some or all."""
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import nibabel
+import numpy as np
+
+from data_pipelines.builder import Source, files_below
+from data_pipelines.errors import DataError
+from data_pipelines.volume_set import VolumeSetBuilder, standardize
+
+_SUFFIXES = (".nii.gz", ".nii")
+
+
+class Folder3D(VolumeSetBuilder):
+    """images/NAME.nii[.gz] and labels/NAME.nii[.gz], nonzero inside.
+
+    Each volume is standardised to zero mean and unit variance; its voxels stay what they are.
+    """
+
+    archives = ()
+    MANUAL_DOWNLOAD_INSTRUCTIONS = (
+        "put the volumes (.nii or .nii.gz) into DATA_DIR/folder3d/images (or, for a set named "
+        "folder3d:SUBDIR, into DATA_DIR/SUBDIR/images) and their labels into labels/ under the "
+        "same names"
+    )
+
+    def __init__(self, *, source_dir: str | Path, prepared_dir: str = ""):
+        source_dir = Path(source_dir)
+        name = "folder3d" if source_dir.name == "folder3d" else f"folder3d_{source_dir.name}"
+        super().__init__(
+            source_dir=source_dir, prepared_dir=prepared_dir, name=re.sub(r"\W", "_", name)
+        )
+
+    def find(self, roots: Sequence[Path]) -> list[Source]:
+        volumes, labels = (_by_name(roots[0] / folder) for folder in ("images", "labels"))
+        if not volumes:
+            raise self.missing(f"no volumes ({', '.join(_SUFFIXES)}) in images/")
+        for name, path in labels.items():
+            if name not in volumes:
+                raise DataError(
+                    f"{path} is a label without a volume; add images/{name}.nii.gz or remove it"
+                )
+        return [
+            Source(
+                id=name,
+                group=name,
+                image=path,
+                masks=(labels[name],) if name in labels else (),
+            )
+            for name, path in volumes.items()
+        ]
+
+    def read(self, source: Source) -> tuple[np.ndarray, np.ndarray | None, np.ndarray | None]:
+        assert source.image is not None
+        values, affine = _read(source.image)
+        if not source.masks:
+            return standardize(values), None, affine
+        label, lies = _read(source.masks[0])
+        if label.shape == values.shape and not np.allclose(lies, affine, atol=1e-2):
+            raise DataError(
+                f"{source.masks[0]} lies elsewhere in space than {source.image} (their affine "
+                "matrices differ); export the label again on the grid of its volume"
+            )
+        return standardize(values), label, affine
+
+
+def _by_name(folder: Path) -> dict[str, Path]:
+    """The volumes below `folder` by their relative paths without suffix."""
+    found: dict[str, Path] = {}
+    for path in files_below([folder]):
+        suffix = next((s for s in _SUFFIXES if path.name.lower().endswith(s)), None)
+        if suffix is None:
+            continue
+        name = path.relative_to(folder).as_posix()[: -len(suffix)]
+        if name in found:
+            raise DataError(f"{found[name]} and {path} have the same name; rename one of them")
+        found[name] = path
+    return found
+
+
+def _read(path: Path) -> tuple[np.ndarray, np.ndarray]:
+    """Values and affine of a NIfTI file."""
+    try:
+        image: Any = nibabel.load(path)
+        return np.asarray(image.dataobj), np.asarray(image.affine, np.float64)
+    except (OSError, ValueError, EOFError, nibabel.filebasedimages.ImageFileError) as error:
+        reason = str(error).strip().splitlines()[0] if str(error) else type(error).__name__
+        raise DataError(
+            f"{path} cannot be read as NIfTI ({reason}); copy or export the file again"
+        ) from error

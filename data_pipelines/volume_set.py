@@ -1,0 +1,93 @@
+"""Data sets of volumes: each is stored at its own size."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tensorflow_datasets as tfds
+
+from data_pipelines.builder import SetBuilder, Source
+from data_pipelines.errors import DataError
+
+LEAST_SIDE = 8  # voxels; SSIM needs 7
+
+
+class VolumeSetBuilder(SetBuilder):
+    """Stores volumes as float16 [X, Y, Z, 1] with their masks and where they lie in space.
+
+    A data set is a subclass that says where its files lie (`find`) and how one example is read
+    (`read`).
+    """
+
+    dims = 3
+    pixel_type = np.float16
+    example_bytes = 2**24
+
+    def __init__(self, *, source_dir: str | Path, prepared_dir: str = "", name: str = ""):
+        """Args: as for `SetBuilder`."""
+        super().__init__(
+            source_dir=source_dir, variant="volumes", prepared_dir=prepared_dir, name=name
+        )
+
+    def read(self, source: Source) -> tuple[np.ndarray, np.ndarray | None, np.ndarray | None]:
+        """Decodes one example.
+
+        Returns:
+            image [X, Y, Z], about zero mean and unit variance; mask of the same shape, nonzero
+            inside, or None; affine [4, 4] from voxels to millimetres, or None where unknown.
+        """
+        raise NotImplementedError
+
+    def example(self, source: Source) -> dict[str, Any]:
+        image, mask, affine = self.read(source)
+        self._check(source, image, mask)
+        affine = np.zeros((4, 4)) if affine is None else affine
+        stored = np.clip(image, *(np.finfo(np.float16).min, np.finfo(np.float16).max))
+        inside = np.zeros(image.shape, np.uint8) if mask is None else (mask != 0).astype(np.uint8)
+        return {
+            "image": stored.astype(np.float16)[..., None],
+            "mask": inside[..., None],
+            "has_mask": mask is not None,
+            "spacing": np.linalg.norm(affine[:3, :3], axis=0).astype(np.float32),
+            "affine": affine,
+        }
+
+    def pixel_features(self) -> dict[str, Any]:
+        volume = lambda dtype: tfds.features.Tensor(
+            shape=(None, None, None, 1), dtype=dtype, encoding=tfds.features.Encoding.BYTES
+        )
+        return {
+            "image": volume(np.float16),
+            "mask": volume(np.uint8),
+            "spacing": tfds.features.Tensor(shape=(3,), dtype=np.float32),
+            "affine": tfds.features.Tensor(shape=(4, 4), dtype=np.float64),
+        }
+
+    def _check(self, source: Source, image: np.ndarray, mask: np.ndarray | None) -> None:
+        sides = lambda array: "x".join(map(str, array.shape))
+        if image.ndim != 3 or min(image.shape) < LEAST_SIDE:
+            raise DataError(
+                f"{source.image} is {sides(image)}, but a volume has three axes of at least "
+                f"{LEAST_SIDE} voxels; export it as one volume"
+            )
+        if not np.isfinite(image).all():
+            raise DataError(
+                f"{source.image} holds values that are not finite; export the volume again"
+            )
+        if mask is not None and mask.shape != image.shape:
+            label = source.masks[0] if source.masks else "its label"
+            raise DataError(
+                f"{label} is {sides(mask)} voxels, but {source.image} is {sides(image)}; export "
+                "the label again on the grid of its volume"
+            )
+
+
+def standardize(values: np.ndarray) -> np.ndarray:
+    """Zero mean and unit variance over the volume, float32; a volume of one value becomes 0."""
+    values = values.astype(np.float32)
+    with np.errstate(invalid="ignore", over="ignore"):  # infinite values are told of later
+        deviation = values.std()
+        mean = values.mean()
+    if not np.isfinite(deviation):
+        return values
+    return (values - mean) / deviation if deviation > 0 else np.zeros_like(values)
