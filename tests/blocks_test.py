@@ -1,3 +1,5 @@
+import functools
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -194,6 +196,55 @@ class MaxPoolTest(parameterized.TestCase):
             want[b, 2 * i + di, 2 * j + dj, c] = weights[b, i, j, c]
         got = jax.grad(lambda x: (weights * blocks.max_pool(x)).sum())(jnp.asarray(images))
         np.testing.assert_array_equal(got, want)
+
+
+class BatchNormReluTest(parameterized.TestCase):
+    def operands(self, batch=8):
+        keys = jax.random.split(jax.random.key(0), 4)
+        x = 2.0 + jax.random.normal(keys[0], (batch, 3, 4, 5))
+        scale, bias = jax.random.uniform(keys[1], (2, 5), minval=-1.0, maxval=1.5)
+        return x, scale, bias, jax.random.normal(keys[2], x.shape)
+
+    def test_value_and_gradient_equal_those_of_flax(self):
+        x, scale, bias, gradient = self.operands()
+        norm = nn.BatchNorm(use_running_average=False, epsilon=blocks.EPSILON)
+
+        def theirs(x, scale, bias):
+            held = {"params": {"scale": scale, "bias": bias},
+                    "batch_stats": {"mean": bias, "var": bias}}  # fmt: skip
+            return nn.relu(norm.apply(held, x, mutable=["batch_stats"])[0])
+
+        ours = lambda x, scale, bias: blocks.batch_norm_relu(x, scale, bias, None)[0]
+        np.testing.assert_allclose(ours(x, scale, bias), theirs(x, scale, bias), atol=1e-5)
+        got = jax.vjp(ours, x, scale, bias)[1](gradient)
+        for mine, other in zip(got, jax.vjp(theirs, x, scale, bias)[1](gradient), strict=True):
+            np.testing.assert_allclose(mine, other, atol=1e-4)
+
+    def test_devices_count_as_one_batch(self):
+        """Values, statistics and gradients, by 1 device and by 4."""
+        x, scale, bias, gradient = self.operands()
+        net = lambda axis: blocks.BatchNormRelu(axis)
+        variables = net(None).init(jax.random.key(0), x, bias, train=True)
+
+        def run(axis, x, gradient):
+            def loss(params, x):
+                held = {"params": params, "batch_stats": variables["batch_stats"]}
+                y, updated = net(axis).apply(held, x, bias, train=True, mutable=["batch_stats"])
+                return (y * gradient).sum(), (y, updated)
+
+            return jax.grad(loss, argnums=(0, 1), has_aux=True)(variables["params"], x)
+
+        (to_params, to_x), (y, updated) = run(None, x, gradient)
+        split = lambda array: array.reshape(4, 2, *array.shape[1:])
+        mapped = jax.pmap(functools.partial(run, "batch"), axis_name="batch")
+        (parts, of_x), (of_y, stats) = mapped(split(x), split(gradient))
+        np.testing.assert_allclose(of_y.reshape(y.shape), y, atol=1e-5)
+        np.testing.assert_allclose(of_x.reshape(x.shape), to_x, atol=1e-4)
+        for name in ("scale", "bias"):
+            np.testing.assert_allclose(parts[name].sum(0), to_params[name], atol=1e-4)
+        for name in ("mean", "var"):
+            got, want = stats["batch_stats"][name], updated["batch_stats"][name]
+            np.testing.assert_allclose(got, np.tile(want, (4, 1)), rtol=1e-4)
 
 
 if __name__ == "__main__":

@@ -79,6 +79,71 @@ class Conv3x3Test(parameterized.TestCase):
         self.assertLess(float(error), 2**-8)
 
 
+def plain_of_volumes(x, kernel, stride=1):
+    padding = "SAME" if stride == 1 else "VALID"
+    return jax.lax.conv_general_dilated(
+        x, kernel, (stride,) * 3, padding, dimension_numbers=("NDHWC", "DHWIO", "NDHWC")
+    )
+
+
+class VolumeTest(parameterized.TestCase):
+    @parameterized.parameters(((2, 3, 5, 4, 1), 4), ((1, 4, 6, 5, 6), 2), ((2, 1, 4, 6, 5), 8))
+    def test_value_and_gradients_equal_those_of_lax(self, shape, features):
+        keys = jax.random.split(jax.random.key(0), 3)
+        x = jax.random.normal(keys[0], shape)
+        kernel = jax.random.normal(keys[1], (3, 3, 3, shape[-1], features))
+        gradient = jax.random.normal(keys[2], (*shape[:-1], features))
+        assert_near(convolution.conv3x3x3(x, kernel), plain_of_volumes(x, kernel))
+        got = gradients(convolution.conv3x3x3, x, kernel, gradient)
+        for ours, theirs in zip(got, gradients(plain_of_volumes, x, kernel, gradient), strict=True):
+            assert_near(ours, theirs)
+
+
+class StridedTest(parameterized.TestCase):
+    @parameterized.parameters(((2, 6, 4, 3),), ((2, 4, 6, 8, 3),))
+    def test_halving_equals_lax(self, shape):
+        dims = len(shape) - 2
+        x = jax.random.normal(jax.random.key(0), shape)
+        kernel = jax.random.normal(jax.random.key(1), (*[2] * dims, 3, 5))
+        names = ("NHWC", "HWIO", "NHWC") if dims == 2 else ("NDHWC", "DHWIO", "NDHWC")
+        want = jax.lax.conv_general_dilated(
+            x, kernel, (2,) * dims, "VALID", dimension_numbers=names
+        )
+        assert_near(convolution.conv_halving(x, kernel), want)
+
+    @parameterized.product(shape=[(2, 4, 6, 3), (2, 4, 2, 6, 3)], doubling=[False, True])
+    def test_gradients(self, shape, doubling):
+        """Those that JAX finds of the same, spelled pixel by pixel."""
+        dims = len(shape) - 2
+        kernel = jax.random.normal(jax.random.key(1), (*[2] * dims, 3, 5))
+        x = jax.random.normal(jax.random.key(0), shape)
+        names = ("NHWC", "HWIO", "NHWC") if dims == 2 else ("NDHWC", "DHWIO", "NDHWC")
+        lax = {
+            False: lambda x, kernel: jax.lax.conv_general_dilated(
+                x, kernel, (2,) * dims, "VALID", dimension_numbers=names
+            ),
+            True: lambda x, kernel: jax.lax.conv_transpose(
+                x, jnp.flip(kernel, range(dims)), (2,) * dims, "VALID", dimension_numbers=names
+            ),
+        }[doubling]
+        ours = convolution.conv_doubling if doubling else convolution.conv_halving
+        gradient = jax.random.normal(jax.random.key(2), ours(x, kernel).shape)
+        got = gradients(ours, x, kernel, gradient)
+        for mine, other in zip(got, gradients(lax, x, kernel, gradient), strict=True):
+            assert_near(mine, other)
+
+    @parameterized.parameters(((2, 3, 4, 3),), ((2, 2, 3, 4, 3),))
+    def test_doubling_pixel_by_pixel(self, shape):
+        dims = len(shape) - 2
+        x = jax.random.normal(jax.random.key(0), shape)
+        kernel = jax.random.normal(jax.random.key(1), (*[2] * dims, 3, 5))
+        got = convolution.conv_doubling(x, kernel)
+        for at in np.ndindex(*got.shape[1:-1]):
+            tap = kernel[tuple(place % 2 for place in at)]
+            want = x[(slice(None), *(place // 2 for place in at))] @ tap
+            np.testing.assert_allclose(got[(slice(None), *at)], want, atol=1e-4)
+
+
 class Conv3x3DoubledTest(parameterized.TestCase):
     @parameterized.parameters(((2, 3, 5, 4), 3), ((2, 8, 6, 2), 3), ((1, 1, 1, 2), 2))
     def test_equals_doubling_then_convolution(self, shape, features):

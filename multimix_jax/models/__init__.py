@@ -5,6 +5,8 @@ from multimix_jax.models.classifier import ClassifierHead
 from multimix_jax.models.decoder import Decoder
 from multimix_jax.models.encoder import Encoder
 from multimix_jax.models.multimix import MultiMix, MultiMixOutput, normalize
+from multimix_jax.models.unet import UNet
+from multimix_jax.models.vnet import VNet
 
 __all__ = [
     "ClassifierHead",
@@ -13,6 +15,8 @@ __all__ = [
     "MultiMix",
     "MultiMixOutput",
     "SaliencyBridge",
+    "UNet",
+    "VNet",
     "normalize",
     "saliency_map",
 ]

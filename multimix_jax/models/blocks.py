@@ -3,6 +3,7 @@
 Shapes: `B` images, `H` x `W` pixels, `C` channels.
 """
 
+import functools
 import math
 import zlib
 from collections.abc import Callable
@@ -84,14 +85,119 @@ def _norm_relu_backward(residuals: tuple[Array, Array], gradient: Array) -> tupl
 norm_relu.defvjp(_norm_relu, _norm_relu_backward)
 
 
+@functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
+def batch_norm_relu(
+    x: Array, scale: Array, bias: Array, axis_name: str | None
+) -> tuple[Array, Array, Array]:
+    """Batch norm (Ioffe & Szegedy 2015) by the batch's own statistics, then ReLU.
+
+    Statistics are taken in float32 over all axes but the last. The gradient is kept short, two
+    passes over `x` and the gradient that arrives; it does not go through the statistics returned.
+
+    Args:
+      x: [B,...,C].
+      scale, bias: [C].
+      axis_name: mapped axis whose devices' batches count as one, or None.
+
+    Returns:
+      Of the shape of `x`; mean and variance (of the population), float32 [C].
+    """
+    return _batch_norm_relu(x, scale, bias, axis_name)[0]
+
+
+def _batch_norm_relu(
+    x: Array, scale: Array, bias: Array, axis_name: str | None
+) -> tuple[tuple[Array, Array, Array], tuple[Array, ...]]:
+    mean, of_squares = _means(axis_name, x.astype(jnp.float32), jnp.square(x.astype(jnp.float32)))
+    variance = jnp.maximum(of_squares - jnp.square(mean), 0.0)
+    inverse = jax.lax.rsqrt(variance + EPSILON)
+    z = _affine(x, inverse, -mean * inverse)
+    y = nn.relu(_affine(z, scale, bias)).astype(x.dtype)
+    return (y, mean, variance), (x, mean, inverse, scale, bias)
+
+
+def _batch_norm_relu_backward(
+    axis_name: str | None, residuals: tuple[Array, ...], gradients: tuple[Array, Array, Array]
+) -> tuple[Array, Array, Array]:
+    x, mean, inverse, scale, bias = residuals
+    z = _affine(x, inverse, -mean * inverse)
+    arrived = gradients[0].astype(jnp.float32)
+    arrived = jnp.where(_affine(z, scale, bias) > 0, arrived, 0.0)
+    here = _means(None, arrived, arrived * z)
+    everywhere = jax.lax.pmean(here, axis_name) if axis_name else here
+    to_z = arrived - _affine(z, everywhere[1], everywhere[0])
+    count = x.size // x.shape[-1]
+    to_x = _affine(to_z, scale * inverse, jnp.zeros_like(mean)).astype(x.dtype)
+    return to_x, (here[1] * count).astype(scale.dtype), (here[0] * count).astype(bias.dtype)
+
+
+batch_norm_relu.defvjp(_batch_norm_relu, _batch_norm_relu_backward)
+
+
+def _means(axis_name: str | None, *arrays: Array) -> tuple[Array, ...]:
+    """Means over all axes but the last, and over devices."""
+    found = tuple(array.mean(axis=range(array.ndim - 1)) for array in arrays)
+    return jax.lax.pmean(found, axis_name) if axis_name else found
+
+
+def _affine(x: Array, scale: Array, shift: Array) -> Array:
+    """x scale + shift by channel, float32."""
+    channels = (*[1] * (x.ndim - 1), -1)
+    return x.astype(jnp.float32) * scale.reshape(channels) + shift.reshape(channels)
+
+
+class BatchNormRelu(nn.Module):
+    """`batch_norm_relu` that keeps running statistics (collection `batch_stats`).
+
+    As PyTorch's BatchNorm: momentum .1 of new batches, running variance of the sample.
+
+    Attributes:
+      axis_name: mapped axis whose devices' batches count as one, or None.
+    """
+
+    axis_name: str | None = None
+
+    @nn.compact
+    def __call__(self, x: Array, conv_bias: Array, *, train: bool) -> Array:
+        """[B,...,C], and the bias [C] of the convolution before, which is not added yet.
+
+        In training the mean takes it out again, so it moves the running mean alone.
+        """
+        features = x.shape[-1]
+        scale = self.param("scale", nn.initializers.ones, (features,))
+        bias = self.param("bias", nn.initializers.zeros, (features,))
+        zeros, ones = jnp.zeros(features), jnp.ones(features)
+        running_mean = self.variable("batch_stats", "mean", lambda: zeros)
+        running_variance = self.variable("batch_stats", "var", lambda: ones)
+        if not train:
+            factor = scale * jax.lax.rsqrt(running_variance.value + EPSILON)
+            shift = bias + (conv_bias - running_mean.value) * factor
+            return nn.relu(_affine(x, factor, shift)).astype(x.dtype)
+        y, mean, variance = batch_norm_relu(x, scale, bias, self.axis_name)
+        if not self.is_initializing() and self.is_mutable_collection("batch_stats"):
+            devices = jax.lax.axis_size(self.axis_name) if self.axis_name else 1
+            count = devices * (x.size // features)
+            for running, new in (
+                (running_mean, mean + conv_bias),
+                (running_variance, variance * (count / max(count - 1, 1))),
+            ):
+                running.value = 0.9 * running.value + 0.1 * jax.lax.stop_gradient(new)
+        return y
+
+
 class ExampleDropout(nn.Module):
     """Dropout whose mask for an image depends on that image's key alone.
 
     Linen's own draws one mask for the whole batch, so an image's mask would change with the number
     of devices that the batch is spread over.
+
+    Attributes:
+      rate: share that is dropped.
+      whole_channels: drop channels (Tompson et al. 2015) instead of single values.
     """
 
     rate: float
+    whole_channels: bool = False
 
     @nn.compact
     def __call__(self, x: Array, keys: Array | None) -> Array:
@@ -100,10 +206,11 @@ class ExampleDropout(nn.Module):
             return x
         # Each layer folds its own name into the keys.
         salt = zlib.crc32("/".join(map(str, self.path)).encode()) & 0x7FFFFFFF
-        size = math.prod(x.shape[1:])
+        shape = (*([1] * (x.ndim - 2)), x.shape[-1]) if self.whole_channels else x.shape[1:]
+        size = math.prod(shape)
         bits, threshold = _fraction_of_two(self.rate)
         draw = lambda key: _random_integers(jax.random.fold_in(key, salt), size, bits)
-        keep = (jax.vmap(draw)(keys) >= threshold).reshape(x.shape)
+        keep = (jax.vmap(draw)(keys) >= threshold).reshape(len(x), *shape)
         return jnp.where(keep, x / (1.0 - threshold / 2**bits), jnp.zeros_like(x))
 
 

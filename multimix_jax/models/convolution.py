@@ -1,4 +1,4 @@
-"""3x3 convolutions that are fast on CPU as well, with their gradients."""
+"""Convolutions that are fast on CPU as well, with their gradients."""
 
 import functools
 
@@ -12,6 +12,7 @@ Operands = tuple[jax.Array, jax.Array]
 
 _FEW = 3  # channels that no convolution of a library is made for
 _NARROW = 16  # features that fill a third of what Eigen multiplies at once
+_BESIDE = ((0, 0), (1, 1), (0, 0), (0, 0), (0, 0))  # padding of a volume's first axis
 _PACKET = 8  # a multiple of so many channels is what Eigen pads within a convolution without delay
 
 
@@ -114,6 +115,146 @@ def _correlate(a: jax.Array, b: jax.Array) -> jax.Array:
         preferred_element_type=jnp.float32,
     )
     return total.astype(a.dtype)
+
+
+@jax.custom_vjp
+def conv3x3x3(x: jax.Array, kernel: jax.Array) -> jax.Array:
+    """Convolution [B,D,H,W,C] * [3,3,3,C,K] -> [B,D,H,W,K], stride 1, edges padded with zeros.
+
+    As `conv3x3` for volumes: on CPU a convolution of slices, each with its neighbours as channels.
+    """
+    return jax.lax.platform_dependent(x, kernel, cpu=_by_slices, default=_plain_of_volumes)
+
+
+def _volume_forward(x: jax.Array, kernel: jax.Array) -> tuple[jax.Array, Operands]:
+    return conv3x3x3(x, kernel), (x, kernel)
+
+
+def _volume_backward(residuals: Operands, gradient: jax.Array) -> Operands:
+    x, kernel = residuals
+    to_x = conv3x3x3(gradient, kernel[::-1, ::-1, ::-1].swapaxes(3, 4))
+    to_kernel = jax.lax.platform_dependent(
+        x,
+        gradient,
+        cpu=_kernel_gradient_of_volumes,
+        default=lambda x, g: jax.vjp(lambda k: _plain_of_volumes(x, k), kernel)[1](g)[0],
+    )
+    return to_x, to_kernel
+
+
+conv3x3x3.defvjp(_volume_forward, _volume_backward)
+
+
+def _plain_of_volumes(x: jax.Array, kernel: jax.Array) -> jax.Array:
+    return jax.lax.conv_general_dilated(
+        x, kernel, (1, 1, 1), "SAME", dimension_numbers=("NDHWC", "DHWIO", "NDHWC")
+    )
+
+
+def _by_slices(x: jax.Array, kernel: jax.Array) -> jax.Array:
+    """All three layers of the kernel on every slice, then shifted and added."""
+    batch, depth, *sides, channels = x.shape
+    if channels == 1:  # neighbours beside it, since one channel is what is dear
+        flat = jnp.moveaxis(kernel, 0, 2).reshape(3, 3, 3, -1)
+        return conv3x3(_with_neighbours(x), flat).reshape(*x.shape[:-1], -1)
+    flat = jnp.moveaxis(kernel, 0, 3).reshape(3, 3, channels, -1)
+    layers = conv3x3(_slices(jnp.pad(x, _BESIDE)), flat).reshape(batch, depth + 2, *sides, 3, -1)
+    return functools.reduce(jnp.add, [layers[:, z : z + depth, ..., z, :] for z in range(3)])
+
+
+def _kernel_gradient_of_volumes(x: jax.Array, gradient: jax.Array) -> jax.Array:
+    """sum_{b,d,h,w} x[b,d+l-1,h+i-1,w+j-1,c] gradient[b,d,h,w,k] as [3,3,3,C,K].
+
+    The wider tensor is the one that takes its neighbours beside it, so that both are wide.
+    """
+    if x.shape[-1] >= gradient.shape[-1]:
+        found = _correlate(_slices(gradient), _with_neighbours(x))[:, ::-1, ::-1]
+        return found.reshape(*found.shape[:3], 3, -1).transpose(3, 1, 2, 4, 0)
+    found = _correlate(_slices(x), _with_neighbours(gradient))
+    return found.reshape(*found.shape[:3], 3, -1)[..., ::-1, :].transpose(3, 1, 2, 0, 4)
+
+
+def _slices(x: jax.Array) -> jax.Array:
+    return x.reshape(-1, *x.shape[2:])
+
+
+def _with_neighbours(x: jax.Array) -> jax.Array:
+    """Slices [B*D,H,W,3C]: the one before, itself, the one after, zeros beyond the ends."""
+    padded = jnp.pad(x, _BESIDE)
+    return _slices(jnp.concatenate([padded[:, z : z + x.shape[1]] for z in range(3)], axis=-1))
+
+
+@jax.custom_vjp
+def conv_halving(x: jax.Array, kernel: jax.Array) -> jax.Array:
+    """Convolution of stride 2, [B,(D,)H,W,C] * [2,2(,2),C,K] -> [B,(D/2,)H/2,W/2,K].
+
+    Matrix products, since no pixel is seen twice: rows of pairs of pixels, corner by corner.
+    """
+    products = [
+        jnp.matmul(corner, kernel[at].reshape(-1, kernel.shape[-1]))
+        for at, corner in _corners(x).items()
+    ]
+    return functools.reduce(jnp.add, products)
+
+
+@jax.custom_vjp
+def conv_doubling(x: jax.Array, kernel: jax.Array) -> jax.Array:
+    """Transposed convolution of stride 2, [B,(D,)H,W,C] * [2,2(,2),C,K] -> [B,(2D,)2H,2W,K].
+
+    Pixel 2i + a of the result is pixel i times `kernel[a]`.
+    """
+    batch, *sides, channels = x.shape
+    outer = len(sides) - 1
+    pairs = {
+        at: jnp.matmul(x, jnp.moveaxis(kernel[at], 0, 1).reshape(channels, -1))
+        for at in np.ndindex(*[2] * outer)
+    }
+    for axis in reversed(range(outer)):
+        pairs = {
+            at: jnp.stack([pairs[*at, 0], pairs[*at, 1]], axis=axis + 2)
+            for at in np.ndindex(*[2] * axis)
+        }
+    return pairs[()].reshape(batch, *(2 * side for side in sides), -1)
+
+
+def _corners(x: jax.Array) -> dict[tuple[int, ...], jax.Array]:
+    """[B,(D,)H,W,C] -> [B,(D/2,)H/2,W/2,2C] of every other row (and slice), by where it begins."""
+    batch, *sides, channels = x.shape
+    outer = [n for side in sides[:-1] for n in (side // 2, 2)]
+    rows = x.reshape(batch, *outer, sides[-1] // 2, 2 * channels)
+    every = slice(None)
+    return {
+        at: rows[(every, *(index for start in at for index in (every, start)))]
+        for at in np.ndindex(*[2] * (len(sides) - 1))
+    }
+
+
+def _halving_backward(residuals: Operands, gradient: jax.Array) -> Operands:
+    x, kernel = residuals
+    return conv_doubling(gradient, kernel.swapaxes(-1, -2)), _kernel_of_pairs(x, gradient, kernel)
+
+
+def _doubling_backward(residuals: Operands, gradient: jax.Array) -> Operands:
+    x, kernel = residuals
+    transposed = kernel.swapaxes(-1, -2)
+    to_kernel = _kernel_of_pairs(gradient, x, transposed)
+    return conv_halving(gradient, transposed), to_kernel.swapaxes(-1, -2)
+
+
+def _kernel_of_pairs(large: jax.Array, small: jax.Array, kernel: jax.Array) -> jax.Array:
+    """Gradient of the kernel [2,2(,2),C,K] between [..,2H,2W,C] and [..,H,W,K]."""
+    small = small.reshape(-1, small.shape[-1])
+    found = [
+        jnp.matmul(
+            corner.reshape(len(small), -1).T, small, preferred_element_type=jnp.float32
+        ).astype(kernel.dtype)
+        for corner in _corners(large).values()
+    ]
+    return jnp.stack(found).reshape(kernel.shape)
+
+
+conv_halving.defvjp(lambda x, kernel: (conv_halving(x, kernel), (x, kernel)), _halving_backward)
+conv_doubling.defvjp(lambda x, kernel: (conv_doubling(x, kernel), (x, kernel)), _doubling_backward)
 
 
 @jax.custom_vjp

@@ -1,0 +1,161 @@
+"""V-Net, in two and three dimensions."""
+
+import functools
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from multimix_jax.errors import UsageError
+from multimix_jax.models.blocks import EPSILON, BatchNormRelu, ExampleDropout, initializers
+from multimix_jax.models.convolution import conv3x3, conv3x3x3, conv_doubling, conv_halving
+
+Array = jax.Array
+
+HEADS = ("mask", "sdf")
+NORMS = ("batch", "group", "instance")
+PUBLISHED_CONVOLUTIONS = (1, 2, 3, 3, 3)
+
+
+class VNet(nn.Module):
+    """Milletari et al. 2016, as used by Zhang & Zhang 2021 (DTML) and the works it builds on.
+
+    Each level is (3x3[x3] convolution -> norm -> ReLU) some times; between levels strided 2x2[x2]
+    convolutions down and transposed ones up, norm and ReLU too; skips are added. The images say
+    whether it is the one of two or of three dimensions. With no arguments and images of three
+    dimensions it is the published network of one head, 9,448,849 parameters; with both heads,
+    9,448,866.
+
+    Attributes:
+      heads: what is predicted: 'mask', logits; 'sdf', a signed distance map in [-1, 1] (tanh).
+      mask_channels: channels of each head.
+      filters: features of the first level; they double at each.
+      convolutions: of each level; their number is the depth.
+      norm: 'batch', 'group' (16 groups, as far as they divide the features) or 'instance' (without
+        scale and bias).
+      dropout_rate: of whole channels, after the bottleneck and before the heads, on when
+        `dropout_keys` are given.
+      initializer: 'torch' (as published) or 'flax'.
+      axis_name: mapped axis over which batch norm takes its statistics, None outside of a map.
+      dtype: of the computation; parameters and statistics stay float32.
+    """
+
+    heads: Sequence[str] = ("mask",)
+    mask_channels: int = 1
+    filters: int = 16
+    convolutions: Sequence[int] = PUBLISHED_CONVOLUTIONS
+    norm: str = "batch"
+    dropout_rate: float = 0.5
+    initializer: str = "torch"
+    axis_name: str | None = None
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(
+        self, images: Array, dropout_keys: Array | None = None, *, train: bool = False
+    ) -> dict[str, Array]:
+        """Images [B,(D,)H,W,C] -> by head [B,(D,)H,W,mask_channels], float32.
+
+        Args:
+          images: each side a multiple of 2^(depth - 1).
+          dropout_keys: [B], one key for each image.
+          train: whether batch norm uses the batch's own statistics, and updates the running ones
+            (collection `batch_stats`).
+        """
+        self._check(images)
+        block = functools.partial(self._block, train=train)
+        width = lambda level: self.filters * 2**level
+        skips = []
+        x = images
+        for level, count in enumerate(self.convolutions):
+            if level:
+                skips.append(x)
+                x = block(x, width(level), f"down{level}", "down")
+            x = self._level(x, count, width(level), f"encoder{level}", train)
+        drop = ExampleDropout(self.dropout_rate, whole_channels=True)
+        x = drop(x, dropout_keys)
+        for level in reversed(range(len(self.convolutions) - 1)):
+            x = block(x, width(level), f"up{level}", "up") + skips[level]
+            x = self._level(x, self.convolutions[level], width(level), f"decoder{level}", train)
+        x = ExampleDropout(self.dropout_rate, whole_channels=True)(x, dropout_keys)
+        outputs = {}
+        for head in self.heads:
+            y, bias = self._conv(x, self.mask_channels, head, "point")
+            y = y.astype(jnp.float32) + bias.reshape(*[1] * (y.ndim - 1), -1)
+            outputs[head] = jnp.tanh(y) if head == "sdf" else y
+        return outputs
+
+    def _level(self, x: Array, count: int, width: int, name: str, train: bool) -> Array:
+        for index in range(1, count + 1):
+            x = self._block(x, width, f"{name}_{index}", "same", train=train)
+        return x
+
+    def _block(self, x: Array, features: int, name: str, kind: str, *, train: bool) -> Array:
+        """Convolution, norm, ReLU."""
+        x, bias = self._conv(x, features, f"{name}_conv", kind)
+        name = f"{name}_norm"
+        if self.norm == "batch":
+            return BatchNormRelu(self.axis_name, name=name)(x, bias, train=train)
+        x += bias.astype(x.dtype).reshape(*[1] * (x.ndim - 1), -1)
+        if self.norm == "group":
+            groups = math.gcd(16, x.shape[-1])
+            layer: Any = nn.GroupNorm(groups, epsilon=EPSILON, dtype=self.dtype, name=name)
+        else:
+            layer = nn.InstanceNorm(
+                epsilon=EPSILON, use_bias=False, use_scale=False, dtype=self.dtype, name=name
+            )
+        return nn.relu(layer(x))
+
+    def _conv(self, x: Array, features: int, name: str, kind: str) -> tuple[Array, Array]:
+        return _Conv(features, kind, self.initializer, self.dtype, name=name)(x)
+
+    def _check(self, images: Array) -> None:
+        for head in self.heads:
+            if head not in HEADS:
+                raise UsageError(f"head {head!r} is unknown; use 'mask' and 'sdf' (config.model)")
+        if self.norm not in NORMS:
+            raise UsageError(
+                f"norm={self.norm!r} is unknown; use one of {', '.join(NORMS)} (config.model.norm)"
+            )
+        if images.ndim not in (4, 5):
+            raise ValueError(f"images are {images.shape}, expected [B,H,W,C] or [B,D,H,W,C]")
+        factor = 2 ** (len(self.convolutions) - 1)
+        sides = images.shape[1:-1]
+        if math.gcd(*sides) % factor:
+            raise UsageError(
+                f"images are {'x'.join(map(str, sides))}, but each side must be a multiple of "
+                f"{factor}; change config.patch, or the number of config.model.convolutions"
+            )
+
+
+class _Conv(nn.Module):
+    """3x3 ('same'), 2x2 with stride 2 ('down', 'up') or 1x1 ('point') convolution.
+
+    Gives the result and the bias, which is yet to be added.
+    """
+
+    features: int
+    kind: str
+    initializer: str
+    dtype: Any
+
+    @nn.compact
+    def __call__(self, x: Array) -> tuple[Array, Array]:
+        dims, channels = x.ndim - 2, x.shape[-1]
+        side = {"same": 3, "point": 1}.get(self.kind, 2)
+        # PyTorch counts the inputs of a transposed convolution by its outputs.
+        counted = self.features if self.kind == "up" else channels
+        inits = initializers(self.initializer, side**dims * counted)
+        shape = (*[side] * dims, channels, self.features)
+        kernel = self.param("kernel", inits["kernel_init"], shape).astype(self.dtype)
+        bias = self.param("bias", inits["bias_init"], (self.features,))
+        forms: dict[str, Callable[[Array, Array], Array]] = {
+            "same": conv3x3 if dims == 2 else conv3x3x3,
+            "down": conv_halving,
+            "up": conv_doubling,
+            "point": lambda x, kernel: jnp.matmul(x, kernel.reshape(channels, -1)),
+        }
+        return forms[self.kind](x.astype(self.dtype), kernel), bias
