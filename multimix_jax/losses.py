@@ -1,7 +1,9 @@
 """Losses: arrays in, one number per example out; differentiable; the caller takes the mean.
 
-Shapes: `B` images, `H` x `W` pixels, `C` mask channels, `K` classes.
+Shapes: `B` images, `H` x `W` pixels, `D` slices of a volume, `C` mask channels, `K` classes.
 """
+
+import functools
 
 import chex
 import jax
@@ -89,3 +91,69 @@ def bernoulli_kl(*, p_logits: jax.Array, q_logits: jax.Array) -> jax.Array:
     inside = jax.nn.log_sigmoid(p_logits) - jax.nn.log_sigmoid(q_logits)
     outside = jax.nn.log_sigmoid(-p_logits) - jax.nn.log_sigmoid(-q_logits)
     return (p * inside + (1.0 - p) * outside).mean(axis=(1, 2, 3))
+
+
+def binary_cross_entropy(*, logits: jax.Array, mask: jax.Array) -> jax.Array:
+    """-y log p - (1 - y) log(1 - p), p = sigmoid(logits), the mean over pixels and channels.
+
+    Args:
+      logits: [B,(D,)H,W,C].
+      mask: of the same shape, in [0, 1].
+
+    Returns:
+      [B], zero or more, in nats.
+    """
+    chex.assert_equal_shape([logits, mask])
+    entropy = optax.losses.sigmoid_binary_cross_entropy(logits, mask)
+    return entropy.mean(axis=tuple(range(1, logits.ndim)))
+
+
+def squared_dice_loss(
+    *, probability: jax.Array, mask: jax.Array, smooth: float = 1e-5
+) -> jax.Array:
+    """1 - (2 sum(p y) + smooth) / (sum(p^2) + sum(y^2) + smooth).
+
+    Soft Dice with squares below the line (Milletari et al. 2016; Zhang & Zhang 2021, equations 3
+    and 4). Sums run over the pixels of each channel; the channels are averaged.
+
+    Args:
+      probability: [B,(D,)H,W,C] in [0, 1].
+      mask: of the same shape, in [0, 1].
+      smooth: keeps empty masks finite, more than 0.
+
+    Returns:
+      [B] in [0, 1].
+    """
+    chex.assert_equal_shape([probability, mask])
+    pixels = tuple(range(1, mask.ndim - 1))
+    overlap = (probability * mask).sum(axis=pixels)
+    total = jnp.square(probability).sum(axis=pixels) + jnp.square(mask).sum(axis=pixels)
+    return (1.0 - (2.0 * overlap + smooth) / (total + smooth)).mean(axis=-1)
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(1,))
+def mask_of_distance(distance: jax.Array, sharpness: float) -> jax.Array:
+    """sigmoid(-sharpness * distance): a soft mask of a signed distance map, negative inside.
+
+    The inverse of the task transformation (Zhang & Zhang 2021, equation 2; sharpness 1500). Finite
+    for any argument. Its slope is computed as p (1 - p) with 1 - p = sigmoid(sharpness * distance),
+    so that it does not vanish where p is rounded to 1.
+
+    Args:
+      distance: any shape, in [-1, 1].
+      sharpness: k, more than 0.
+
+    Returns:
+      The same shape, in [0, 1].
+    """
+    return jax.nn.sigmoid(-sharpness * distance)
+
+
+@mask_of_distance.defjvp
+def _mask_of_distance_jvp(
+    sharpness: float, primals: tuple[jax.Array], tangents: tuple[jax.Array]
+) -> tuple[jax.Array, jax.Array]:
+    (distance,), (tangent,) = primals, tangents
+    inside = mask_of_distance(distance, sharpness)
+    outside = jax.nn.sigmoid(sharpness * distance)
+    return inside, -sharpness * inside * outside * tangent

@@ -1,3 +1,5 @@
+import itertools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -201,6 +203,47 @@ class ViewsTest(parameterized.TestCase):
         for function in (weak_batch, strong_batch):
             exported = jax.export.export(function, platforms=("cpu", "cuda", "tpu"))(keys, images)
             self.assertEqual(exported.out_avals[0].shape, images.shape)
+
+
+class CropTurnMirrorTest(parameterized.TestCase):
+    @parameterized.parameters(((6, 7), (4, 4)), ((6, 5, 4), (3, 3, 2)))
+    def test_all_eight_of_every_place(self, sides, patch):
+        image = np.arange(np.prod(sides)).reshape(*sides, 1)
+        arrays = {"image": jnp.asarray(image), "mask": jnp.asarray(-image)}
+
+        def view(key):
+            first, second = jax.random.split(key)
+            crop = augment.crop(first, arrays, jnp.asarray(sides), patch=patch)
+            return augment.turn_mirror(second, crop)
+
+        drawn = jax.jit(jax.vmap(view))(jax.random.split(jax.random.key(0), 4000))
+        np.testing.assert_array_equal(drawn["image"], -drawn["mask"])
+        found = {np.asarray(crop).tobytes() for crop in drawn["image"]}
+        want = set()
+        for start in itertools.product(*(range(s - p + 1) for s, p in zip(sides, patch))):
+            crop = image[tuple(slice(s, s + p) for s, p in zip(start, patch))]
+            for turns, mirror in itertools.product(range(4), (False, True)):
+                turned = np.rot90(crop, turns)
+                turned = turned[::-1] if mirror else turned
+                want.add(np.ascontiguousarray(turned.astype(drawn["image"].dtype)).tobytes())
+        self.assertSetEqual(found, want)
+
+    def test_filling_is_not_cropped(self):
+        image = jnp.zeros((9, 9, 1)).at[:5, :4].set(1)
+        crop = lambda key: augment.crop(key, {"image": image}, jnp.asarray([5, 4]), patch=(4, 4))
+        drawn = jax.vmap(crop)(jax.random.split(jax.random.key(0), 50))["image"]
+        np.testing.assert_array_equal(drawn, 1)
+
+    def test_smaller_than_the_patch(self):
+        crop = augment.crop(
+            jax.random.key(0), {"image": jnp.ones((3, 9, 1))}, jnp.asarray([3, 9]), patch=(4, 6)
+        )
+        np.testing.assert_array_equal(crop["image"][:3], jnp.ones((3, 6, 1)))
+        np.testing.assert_array_equal(crop["image"][3:], jnp.zeros((1, 6, 1)))
+
+    def test_errors(self):
+        with self.assertRaisesRegex(ValueError, "first two sides must be the same"):
+            augment.turn_mirror(jax.random.key(0), {"image": jnp.zeros((4, 6, 1))})
 
 
 if __name__ == "__main__":

@@ -186,5 +186,55 @@ class BernoulliKlTest(parameterized.TestCase):
             self.loss(np.zeros((4, 4)), np.zeros((4, 4)))
 
 
+class BinaryCrossEntropyTest(parameterized.TestCase):
+    @parameterized.parameters((3, 4, 5, 2), (2, 3, 4, 5, 1))
+    def test_equals_scipy(self, *shape):
+        logits, mask = normal(*shape), RNG.integers(0, 2, shape)
+        wide = logits.astype(np.float64)
+        want = -special.log_expit(np.where(mask, wide, -wide)).mean(tuple(range(1, len(shape))))
+        got = losses.binary_cross_entropy(logits=jnp.asarray(logits), mask=jnp.asarray(mask))
+        np.testing.assert_allclose(got, want, rtol=1e-5)
+
+
+class SquaredDiceTest(parameterized.TestCase):
+    def loss(self, probability, mask):
+        values = (jnp.asarray(x, jnp.float32) for x in (probability, mask))
+        return losses.squared_dice_loss(**dict(zip(("probability", "mask"), values)))
+
+    def test_by_hand(self):
+        # Channel 0: p = (1/2, 1/2), y = (1, 0): 1 - 1 / (.5 + 1). Channel 1: perfect.
+        probability = np.array([[0.5, 1.0], [0.5, 0.0]]).reshape(1, 1, 2, 2)
+        mask = np.array([[1, 1], [0, 0]]).reshape(1, 1, 2, 2)
+        np.testing.assert_allclose(self.loss(probability, mask), [1 / 6], rtol=1e-4)
+
+    @parameterized.parameters((1, 4, 4, 1), (1, 4, 4, 4, 1))
+    def test_empty(self, *shape):
+        np.testing.assert_allclose(self.loss(np.zeros(shape), np.zeros(shape)), 0, atol=1e-6)
+
+
+class MaskOfDistanceTest(parameterized.TestCase):
+    @parameterized.parameters(1.0, 1500.0)
+    def test_equals_scipy(self, k):
+        distance = np.concatenate([np.linspace(-1, 1, 21), np.linspace(-0.03, 0.03, 21)])
+        distance = distance.astype(np.float32)
+        value_and_slope = jax.vmap(jax.value_and_grad(lambda z: losses.mask_of_distance(z, k)))
+        got, slope = value_and_slope(jnp.asarray(distance))
+        inner = -k * distance.astype(np.float64)
+        np.testing.assert_allclose(got, special.expit(inner), rtol=1e-4, atol=1e-38)
+        want = -k * special.expit(inner) * special.expit(-inner)
+        np.testing.assert_allclose(slope, want, rtol=1e-4, atol=1e-35)
+
+    def test_slope_where_the_mask_is_rounded_to_one(self):
+        """At -20 / k the mask is 1 in float32; the slope is -k e^-20 nevertheless."""
+        got = jax.grad(losses.mask_of_distance)(-20 / 1500, 1500.0)
+        np.testing.assert_allclose(got, -1500 * np.exp(-20), rtol=1e-4)
+        self.assertEqual(losses.mask_of_distance(jnp.float32(-20 / 1500), 1500.0), 1)
+
+    @parameterized.parameters(-1.0, 0.0, 1.0)
+    def test_finite_anywhere(self, distance):
+        for function in (losses.mask_of_distance, jax.grad(losses.mask_of_distance)):
+            self.assertTrue(np.isfinite(function(distance, 1e6)))
+
+
 if __name__ == "__main__":
     absltest.main()
