@@ -1,19 +1,26 @@
 """One file per method: its loss, term by term."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
+from multimix_jax import parallel
 from multimix_jax.errors import UsageError
 from multimix_jax.objectives.base import Objective
+from multimix_jax.objectives.dtml import DtmlObjective, make_dtml
 from multimix_jax.objectives.multimix import MultiMixObjective, make_multimix
 
-METHODS = {"multimix": make_multimix}
+METHODS: dict[str, Callable[..., Objective]] = {"multimix": make_multimix, "dtml": make_dtml}
 
-__all__ = ["METHODS", "MultiMixObjective", "Objective", "make_objective"]
+__all__ = ["METHODS", "DtmlObjective", "MultiMixObjective", "Objective", "make_objective"]
 
 
 def make_objective(
-    name: str, *, model: Mapping[str, Any], dtype: str, terms: Mapping[str, Any]
+    name: str,
+    *,
+    model: Mapping[str, Any],
+    dtype: str,
+    terms: Mapping[str, Any],
+    axis_name: str = parallel.AXIS,
 ) -> Objective:
     """The method called `name`, one of METHODS.
 
@@ -22,6 +29,7 @@ def make_objective(
       model: attributes of its network.
       dtype: of the computation, 'float32' or 'bfloat16'.
       terms: weights and thresholds of its loss.
+      axis_name: mapped axis of the devices, over which a norm of batches takes its statistics.
 
     Raises:
       UsageError: unknown name or dtype.
@@ -32,4 +40,4 @@ def make_objective(
         )
     if dtype not in ("float32", "bfloat16"):
         raise UsageError(f"dtype={dtype!r} is unknown; use 'float32' or 'bfloat16' (config.dtype)")
-    return METHODS[name](model=model, dtype=dtype, terms=terms)
+    return METHODS[name](model=model, dtype=dtype, terms=terms, axis_name=axis_name)

@@ -21,6 +21,20 @@ class Objective(Protocol):
         """Streams that a batch must hold: 'seg/labeled' stands for `batch['seg']['labeled']`."""
         ...
 
+    @property
+    def parts(self) -> tuple[str, ...]:
+        """What it consists of, to tell systems apart by."""
+        ...
+
+    @property
+    def uses_average(self) -> bool:
+        """Whether the loss reads the moving average of the weights."""
+        ...
+
+    def input_shape(self, size: int) -> tuple[int, ...]:
+        """Of one image as the network sees it, where images are prepared at `size` x `size`."""
+        ...
+
     def init(self, key: jax.Array, size: int) -> PyTree:
         """Variables for images of `size` x `size`."""
         ...
@@ -32,7 +46,11 @@ class Objective(Protocol):
         ...
 
     def predict(self, variables: PyTree, images: jax.Array) -> dict[str, jax.Array]:
-        """8-bit images [B,H,W,C] -> probabilities `mask` [B,H,W,C'], `classes` [B,K], if any."""
+        """8-bit images [B,H,W,C] -> probabilities `mask` [B,H,W,C'], `classes` [B,K], if any.
+
+        Other ways to the mask are called `mask_...`; `distance` is a signed distance map in [-1,1].
+        Of volumes, images are patches [B,D,H,W,C] of floats.
+        """
         ...
 
     def saliency(self, variables: PyTree, images: jax.Array) -> jax.Array | None:

@@ -53,9 +53,32 @@ class MultiMixObjective:
             names += [CLS_LABELED, CLS_UNLABELED] if self.pseudo_label_weight else [CLS_LABELED]
         return tuple(names)
 
+    @property
+    def parts(self) -> tuple[str, ...]:
+        """What it consists of."""
+        model = self.model
+        has = {
+            "classifier": model.use_classifier,
+            "decoder": model.use_decoder,
+            "bridge": model.use_bridge,
+            "gradient through the bridge": model.use_bridge and model.bridge_gradient,
+            "pseudo-labels": CLS_UNLABELED in self.streams,
+            "KL": SEG_UNLABELED in self.streams,
+        }
+        return tuple(name for name, there in has.items() if there)
+
+    @property
+    def uses_average(self) -> bool:
+        """Its loss does not."""
+        return False
+
+    def input_shape(self, size: int) -> tuple[int, ...]:
+        """Of one image."""
+        return size, size, self.model.in_channels
+
     def init(self, key: jax.Array, size: int) -> PyTree:
         """Variables for images of `size` x `size`."""
-        return self.model.init(key, jnp.zeros((1, size, size, self.model.in_channels)))
+        return self.model.init(key, jnp.zeros((1, *self.input_shape(size))))
 
     def __call__(
         self, params: Any, state: TrainState, batch: Batch, keys: ExampleKeys
@@ -190,7 +213,8 @@ def _at(batch: Batch, name: str) -> Batch:
 
 
 def make_multimix(
-    *, model: Mapping[str, Any], dtype: str, terms: Mapping[str, Any]
+    *, model: Mapping[str, Any], dtype: str, terms: Mapping[str, Any], axis_name: str
 ) -> MultiMixObjective:
     """The objective with its network, from plain values; see `MultiMix` and `MultiMixObjective`."""
+    del axis_name  # nothing in it needs the other devices
     return MultiMixObjective(MultiMix(**model, dtype=jnp.dtype(dtype)), **terms)

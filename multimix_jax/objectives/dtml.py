@@ -1,0 +1,291 @@
+"""The loss of dual-task mutual learning, term by term; with parts left out, of its anchors."""
+
+import dataclasses
+import functools
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from multimix_jax import augment, geometry, losses
+from multimix_jax.errors import UsageError
+from multimix_jax.keys import ExampleKeys
+from multimix_jax.models.multimix import normalize
+from multimix_jax.models.unet import UNet
+from multimix_jax.models.vnet import VNet
+from multimix_jax.objectives.base import Batch, Metrics, PyTree
+from multimix_jax.train_state import TrainState
+
+Network = VNet | UNet
+
+LABELED, UNLABELED = "seg/labeled", "seg/unlabeled"
+NETWORKS: dict[str, type[Network]] = {"vnet": VNet, "unet": UNet}
+_STAIRS = 40  # of the ramp-up
+_NOISE_BOUND = 2.0  # standard deviations
+
+
+@dataclasses.dataclass(frozen=True)
+class DtmlObjective:
+    """L = L_seg + L_sdf + mutual_weight w(step) L_mut (Zhang & Zhang 2021, equations 3 to 6).
+
+    L_seg = (BCE(seg, y) + Dice(seg, y)) / 2 on labelled images
+    L_sdf = Dice(T(sdf), y) + distance_weight |sdf - d(y)|^p on labelled images
+    L_mut = mean (T(sdf) - sigmoid(seg))^2, w = exp(-5 (1 - min(s, 40) / 40)^2),
+      s = floor(40 step / ramp_up)
+
+    T(z) = sigmoid(-sharpness z), d the signed distance map. Each term is differentiated by both
+    networks. The released code adds L_mut to the loss of either network and sends both losses back
+    into both, so that each receives twice its gradient: mutual_weight 2. The paper has 1.
+
+    Without `sdf` it is supervised learning, or with `teacher_weight` mean teacher (Tarvainen &
+    Valpola 2017; in 3D Yu et al. 2019 without uncertainty): L = L_seg + teacher_weight w(step) mean
+    (sigmoid(seg) - sigmoid(teacher))^2 on unlabelled images, both with dropout of their own and the
+    teacher's images with noise; the teacher is the moving average of the weights.
+
+    Attributes:
+      seg: network of the masks.
+      sdf: network of the distance maps; None leaves it and the mutual term out.
+      patch: sides of the random crops, pixels; () takes whole images.
+      turn: whether crops are also turned by quarters and mirrored.
+      sharpness: k.
+      mutual_weight: 0 leaves the mutual term out: two networks beside each other.
+      mutual_on: 'all' images (released code) or the 'unlabeled' ones (paper).
+      detach: 'seg' or 'sdf' takes that side of the mutual term as given, 'none' neither.
+      ramp_up: steps until the weights of the mutual term and of the teacher are whole.
+      distance_weight: of the distance loss, 0 as published.
+      distance_power: its p, 1 or 2.
+      teacher_weight: of the teacher's term, 0 for no teacher.
+      teacher_noise: standard deviation, of the images as the network sees them.
+    """
+
+    seg: Network
+    sdf: Network | None
+    patch: tuple[int, ...] = ()
+    turn: bool = True
+    sharpness: float = 1500.0
+    mutual_weight: float = 2.0
+    mutual_on: str = "all"
+    detach: str = "none"
+    ramp_up: int = 6000
+    distance_weight: float = 0.0
+    distance_power: int = 2
+    teacher_weight: float = 0.0
+    teacher_noise: float = 0.1
+
+    @property
+    def streams(self) -> tuple[str, ...]:
+        """Names of the streams that a batch must hold; the unlabelled one where a term uses it."""
+        return (LABELED, UNLABELED) if self._mutual or self.teacher_weight else (LABELED,)
+
+    @property
+    def parts(self) -> tuple[str, ...]:
+        """What it consists of."""
+        has = {
+            "decoder": True,
+            "distance network": self.sdf is not None,
+            "mutual term": self._mutual,
+            "teacher": self.teacher_weight > 0,
+        }
+        return tuple(name for name, there in has.items() if there)
+
+    @property
+    def uses_average(self) -> bool:
+        """The teacher is the moving average of the weights."""
+        return self.teacher_weight > 0
+
+    @property
+    def _mutual(self) -> bool:
+        return self.sdf is not None and self.mutual_weight > 0
+
+    def input_shape(self, size: int) -> tuple[int, ...]:
+        """Of one image as a network sees it."""
+        return (*(self.patch or (size, size)), 1)
+
+    def init(self, key: jax.Array, size: int) -> PyTree:
+        """Variables of both networks."""
+        images = jnp.zeros((1, *self.input_shape(size)))
+        found: dict[str, dict[str, Any]] = {}
+        for index, (name, net) in enumerate(self._networks().items()):
+            variables = net.init(jax.random.fold_in(key, index), images)
+            for collection, values in variables.items():
+                found.setdefault(collection, {})[name] = values
+        return found
+
+    def __call__(
+        self, params: Any, state: TrainState, batch: Batch, keys: ExampleKeys
+    ) -> tuple[jax.Array, tuple[Metrics, Any]]:
+        """Loss of one batch: scalar, (terms and other metrics, batch statistics).
+
+        Streams hold `image` [B,(D,)H,W,1], uint8 or float, `extent` int [B,2 or 3], the part of it
+        that is not filling (all of it without), and, labelled, `mask` of 0/1 of its shape.
+        """
+        views = self._views(batch, keys)
+        images = jnp.concatenate([views[name]["image"] for name in self.streams])
+        masks = views[LABELED]["mask"].astype(jnp.float32)
+        labeled = slice(len(masks))
+        outputs, stats = {}, {}
+        for name in self._networks():
+            dropout = [keys(f"{at}/{name}", len(views[at]["image"])) for at in self.streams]
+            outputs[name], stats[name] = self._train(
+                name, params, state, images, jnp.concatenate(dropout)
+            )
+
+        logits = outputs["seg"]
+        entropy = losses.binary_cross_entropy(logits=logits[labeled], mask=masks)
+        overlap = losses.squared_dice_loss(probability=jax.nn.sigmoid(logits[labeled]), mask=masks)
+        terms = {"seg/cross_entropy": entropy.mean() / 2, "seg/dice": overlap.mean() / 2}
+        monitors: Metrics = {}
+        if self._mutual or self.teacher_weight:
+            monitors["ramp_up"] = ramp_up(state.step, self.ramp_up)
+        if self.sdf is not None:
+            inside = losses.mask_of_distance(outputs["sdf"], self.sharpness)
+            overlap = losses.squared_dice_loss(probability=inside[labeled], mask=masks)
+            terms["sdf/dice"] = overlap.mean()
+            if self.distance_weight:
+                error = jnp.abs(outputs["sdf"][labeled] - geometry.signed_distance(masks))
+                terms["sdf/distance"] = self.distance_weight * (error**self.distance_power).mean()
+        if self._mutual:
+            disagreement = self._disagreement(inside, jax.nn.sigmoid(logits), len(masks))
+            terms["mutual"] = self.mutual_weight * monitors["ramp_up"] * disagreement
+        if self.teacher_weight:
+            taught = self._teacher(state, views[UNLABELED]["image"], keys)
+            error = jnp.square(jax.nn.sigmoid(logits[len(masks) :]) - taught).mean()
+            terms["teacher"] = self.teacher_weight * monitors["ramp_up"] * error
+        return jnp.asarray(sum(terms.values())), ({**terms, **monitors}, stats)
+
+    def predict(self, variables: PyTree, images: jax.Array) -> dict[str, jax.Array]:
+        """Images [B,(D,)H,W,1] -> probabilities `mask`, which is what `seg` says.
+
+        Of two networks also `mask_sdf`, `mask_average` and the map itself, `distance`.
+        """
+        images = as_float(images)
+        found = {}
+        for name, net in self._networks().items():
+            held = {kind: values[name] for kind, values in variables.items() if name in values}
+            output: Any = net.apply(held, images)
+            (found[name],) = output.values()
+        answer = {"mask": jax.nn.sigmoid(found["seg"])}
+        if self.sdf is not None:
+            answer["mask_sdf"] = losses.mask_of_distance(found["sdf"], self.sharpness)
+            answer["mask_average"] = (answer["mask"] + answer["mask_sdf"]) / 2
+            answer["distance"] = found["sdf"]
+        return answer
+
+    def saliency(self, variables: PyTree, images: jax.Array) -> None:
+        """None: there is no classifier."""
+
+    def views(self, batch: Batch, keys: ExampleKeys) -> dict[str, jax.Array]:
+        """The crops that the networks see of `batch`, by stream."""
+        return {name: view["image"] for name, view in self._views(batch, keys).items()}
+
+    def _views(self, batch: Batch, keys: ExampleKeys) -> dict[str, dict[str, jax.Array]]:
+        """A random crop of every image, as floats, and of its mask."""
+        views = {}
+        for name in self.streams:
+            task, kind = name.split("/")
+            stream = batch[task][kind]
+            arrays = {key: stream[key] for key in ("image", "mask") if key in stream}
+            count, *sides, _ = stream["image"].shape
+            extent = jnp.broadcast_to(jnp.asarray(sides), (count, len(sides)))
+            if self.patch:
+                crop = functools.partial(augment.crop, patch=self.patch)
+                extent = stream.get("extent", extent)
+                arrays = jax.vmap(crop)(keys(f"{name}/crop", count), arrays, extent)
+            if self.turn:
+                arrays = jax.vmap(augment.turn_mirror)(keys(f"{name}/turn", count), arrays)
+            views[name] = {**arrays, "image": as_float(arrays["image"])}
+        return views
+
+    def _train(
+        self, name: str, params: Any, state: TrainState, images: jax.Array, dropout: jax.Array
+    ) -> tuple[jax.Array, Any]:
+        """What a network says in training, and its new statistics."""
+        output, updated = self._networks()[name].apply(
+            {"params": params[name], "batch_stats": state.batch_stats.get(name, {})},
+            images,
+            dropout,
+            train=True,
+            mutable=["batch_stats"],
+        )
+        return next(iter(output.values())), updated.get("batch_stats", {})
+
+    def _teacher(self, state: TrainState, images: jax.Array, keys: ExampleKeys) -> jax.Array:
+        """Probabilities by the moving average of the weights, for images with noise."""
+        draw = lambda key: jax.random.truncated_normal(
+            key, -_NOISE_BOUND, _NOISE_BOUND, images.shape[1:]
+        )
+        noise = jax.vmap(draw)(keys("teacher/noise", len(images)))
+        dropout = keys("teacher/dropout", len(images))
+        params = jax.lax.stop_gradient(state.ema_params)
+        logits, _ = self._train("seg", params, state, images + self.teacher_noise * noise, dropout)
+        return jax.nn.sigmoid(logits)
+
+    def _disagreement(self, of_sdf: jax.Array, of_seg: jax.Array, labeled: int) -> jax.Array:
+        if self.detach == "sdf":
+            of_sdf = jax.lax.stop_gradient(of_sdf)
+        if self.detach == "seg":
+            of_seg = jax.lax.stop_gradient(of_seg)
+        start = labeled if self.mutual_on == "unlabeled" else 0
+        return jnp.square(of_sdf[start:] - of_seg[start:]).mean()
+
+    def _networks(self) -> dict[str, Network]:
+        return {"seg": self.seg} | ({} if self.sdf is None else {"sdf": self.sdf})
+
+
+def ramp_up(step: jax.Array, steps: int) -> jax.Array:
+    """exp(-5 (1 - min(s, 40) / 40)^2), s = floor(40 step / steps): by stairs, from .007 to 1.
+
+    Zhang & Zhang 2021, section 2.3, with steps = 6000.
+    """
+    share = jnp.minimum(_STAIRS * step // steps, _STAIRS) / _STAIRS
+    return jnp.exp(-5.0 * jnp.square(1.0 - share))
+
+
+def as_float(images: jax.Array) -> jax.Array:
+    """8-bit images -> [-1, 1]; others, such as volumes of unit variance, as they are."""
+    if images.dtype == jnp.uint8:
+        return normalize(images)
+    return images.astype(jnp.float32)
+
+
+def make_dtml(
+    *, model: Mapping[str, Any], dtype: str, terms: Mapping[str, Any], axis_name: str
+) -> DtmlObjective:
+    """The objective with its networks, from plain values.
+
+    Args:
+      model: `network`, one of NETWORKS; `use_sdf`, whether there is a network of distance maps; and
+        the attributes of the network.
+      dtype: of the computation.
+      terms: attributes of `DtmlObjective`.
+      axis_name: mapped axis of the devices.
+
+    Raises:
+      UsageError: a name is unknown.
+    """
+    attributes = dict(model)
+    name, use_sdf = attributes.pop("network"), attributes.pop("use_sdf")
+    if name not in NETWORKS:
+        raise UsageError(
+            f"model.network={name!r} is unknown; use one of {', '.join(NETWORKS)} "
+            "(config.model.network)"
+        )
+    for key, allowed in (("mutual_on", ("all", "unlabeled")), ("detach", ("none", "seg", "sdf"))):
+        if terms[key] not in allowed:
+            raise UsageError(
+                f"{key}={terms[key]!r} is unknown; use one of {', '.join(allowed)} "
+                f"(config.objective.{key})"
+            )
+    patch = tuple(side for side in terms["patch"] if side)
+    if terms["turn"] and patch and patch[0] != patch[1]:
+        raise UsageError(
+            f"patch={patch}, but its first two sides must be the same for turns of 90 degrees; "
+            "set config.objective.patch, or config.objective.turn=False"
+        )
+    net = lambda head: NETWORKS[name](
+        **attributes, heads=(head,), dtype=jnp.dtype(dtype), axis_name=axis_name
+    )
+    return DtmlObjective(
+        **{**terms, "patch": patch}, seg=net("mask"), sdf=net("sdf") if use_sdf else None
+    )

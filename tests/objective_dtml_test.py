@@ -1,0 +1,172 @@
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from absl.testing import absltest, parameterized
+
+from multimix_jax import geometry, losses
+from multimix_jax.keys import ExampleKeys
+from multimix_jax.models import UNet, VNet
+from multimix_jax.objectives.dtml import DtmlObjective, ramp_up
+from multimix_jax.train_state import TrainState
+from multimix_jax.train_step import make_train_step
+
+NET = functools.partial(VNet, filters=4, convolutions=(1, 1), dropout_rate=0.0)
+OBJECTIVE = DtmlObjective(
+    seg=NET(), sdf=NET(heads=("sdf",)), patch=(8, 8), sharpness=5.0, distance_weight=0.5
+)
+
+TAUGHT = DtmlObjective(
+    seg=NET(norm="instance"), sdf=None, patch=(8, 8), teacher_weight=0.5, teacher_noise=0.0
+)
+
+
+def batch(sides=(8, 8)):
+    """Patches as large as the images, so that the views are turns and mirrors alone."""
+    rng = np.random.default_rng(0)
+    image = lambda: rng.normal(size=(3, *sides, 1)).astype(np.float32)
+    mask = rng.integers(0, 2, (3, *sides, 1)).astype(np.uint8)
+    return {"seg": {"labeled": {"image": image(), "mask": mask}, "unlabeled": {"image": image()}}}
+
+
+@functools.cache
+def first_state(objective=OBJECTIVE):
+    return TrainState.create(
+        jax.jit(objective.init, static_argnums=1)(jax.random.key(0), 8), optax.sgd(0.1)
+    )
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def loss_and_gradient(objective, state, batch):
+    keys = ExampleKeys(jax.random.key(1))
+    return jax.value_and_grad(objective, has_aux=True)(state.params, state, batch, keys)
+
+
+class LossTest(parameterized.TestCase):
+    def test_equals_its_parts(self):
+        state = dataclasses.replace(first_state(), step=jnp.int32(3000))
+        (loss, (metrics, _)), _ = loss_and_gradient(OBJECTIVE, state, batch())
+        views = OBJECTIVE._views(batch(), ExampleKeys(jax.random.key(1)))
+        images = jnp.concatenate([view["image"] for view in views.values()])
+        mask = views["seg/labeled"]["mask"].astype(jnp.float32)
+        outputs = {}
+        for name, net in (("seg", OBJECTIVE.seg), ("sdf", OBJECTIVE.sdf)):
+            held = {"params": state.params[name], "batch_stats": state.batch_stats[name]}
+            output, _ = net.apply(held, images, train=True, mutable=["batch_stats"])
+            (outputs[name],) = output.values()
+        soft = jax.nn.sigmoid(-5.0 * outputs["sdf"])
+        probability = jax.nn.sigmoid(outputs["seg"])
+        dice = lambda p: losses.squared_dice_loss(probability=p, mask=mask).mean()
+        error = outputs["sdf"][:3] - geometry.signed_distance(mask)
+        entropy = losses.binary_cross_entropy(logits=outputs["seg"][:3], mask=mask)
+        want = {
+            "seg/cross_entropy": entropy.mean() / 2,
+            "seg/dice": dice(probability[:3]) / 2,
+            "sdf/dice": dice(soft[:3]),
+            "sdf/distance": 0.5 * jnp.square(error).mean(),
+            "mutual": 2 * np.exp(-5 * (1 - 20 / 40) ** 2) * jnp.square(soft - probability).mean(),
+        }
+        for name, value in want.items():
+            self.assertGreater(value, 0)
+            np.testing.assert_allclose(metrics[name], value, rtol=2e-4, err_msg=name)
+        np.testing.assert_allclose(loss, sum(want.values()), rtol=2e-4)
+
+    @parameterized.parameters((0, np.exp(-5)), (149, np.exp(-5)), (3000, np.exp(-1.25)), (9999, 1))
+    def test_ramp_up(self, step, want):
+        np.testing.assert_allclose(ramp_up(jnp.int32(step), 6000), want, rtol=1e-6)
+
+    @parameterized.parameters("seg", "sdf")
+    def test_a_detached_side_does_not_learn_from_the_other(self, side):
+        """Its gradient is that of the objective without the mutual term."""
+        state = dataclasses.replace(first_state(), step=jnp.int32(6000))
+        detached = dataclasses.replace(OBJECTIVE, detach=side)
+        both = dataclasses.replace(OBJECTIVE, mutual_on="all")
+        _, got = loss_and_gradient(detached, state, batch())
+        _, whole = loss_and_gradient(both, state, batch())
+        other = {"seg": "sdf", "sdf": "seg"}[side]
+        largest = lambda a, b: max(
+            float(jnp.abs(x - y).max()) for x, y in zip(*map(jax.tree.leaves, (a, b)))
+        )
+        self.assertGreater(largest(got[side], whole[side]), 1e-4)
+        self.assertLess(largest(got[other], whole[other]), 1e-6)
+
+    def test_without_the_mutual_term_the_unlabelled_are_not_asked_for(self):
+        pair = dataclasses.replace(OBJECTIVE, mutual_weight=0.0)
+        self.assertEqual(pair.streams, ("seg/labeled",))
+        alone = dataclasses.replace(OBJECTIVE, sdf=None)
+        self.assertEqual(alone.streams, ("seg/labeled",))
+        (_, (metrics, _)), _ = loss_and_gradient(alone, first_state(alone), batch())
+        self.assertEqual(set(metrics), {"seg/cross_entropy", "seg/dice"})
+
+    def test_learns_in_two_and_three_dimensions(self):
+        for sides in ((8, 8), (8, 8, 4)):
+            objective = dataclasses.replace(OBJECTIVE, patch=sides)
+            state = first_state(objective)
+            step = jax.jit(make_train_step(objective, optax.sgd(0.1)))
+            found = [state]
+            values = []
+            for _ in range(8):
+                state, metrics = step(found[-1], batch(sides))
+                found.append(state)
+                values.append(float(metrics["seg/cross_entropy"]))
+            self.assertLess(values[-1], values[0])
+            self.assertTrue(np.isfinite(values).all())
+
+    def test_a_teacher_who_is_the_pupil_teaches_nothing(self):
+        """Without noise and dropout both say the same; with noise they do not."""
+        state = dataclasses.replace(first_state(TAUGHT), step=jnp.int32(6000))
+        state = dataclasses.replace(state, ema_params=state.params)
+        (_, (metrics, _)), _ = loss_and_gradient(TAUGHT, state, batch())
+        self.assertLess(metrics["teacher"], 1e-9)
+        noisy = dataclasses.replace(TAUGHT, teacher_noise=0.5)
+        (_, (metrics, _)), _ = loss_and_gradient(noisy, state, batch())
+        self.assertGreater(metrics["teacher"], 1e-6)
+
+    def test_the_teacher_is_the_moving_average(self):
+        state = dataclasses.replace(first_state(TAUGHT), step=jnp.int32(3000))
+        taught = jax.tree.map(lambda x: 1.5 * x, state.params)
+        state = dataclasses.replace(state, ema_params=taught)
+        (loss, (metrics, _)), gradient = loss_and_gradient(TAUGHT, state, batch())
+        view = TAUGHT._views(batch(), ExampleKeys(jax.random.key(1)))["seg/unlabeled"]["image"]
+        say = lambda params: jax.nn.sigmoid(
+            TAUGHT.seg.apply({"params": params["seg"]}, view)["mask"]
+        )
+        term = lambda params: (
+            0.5 * np.exp(-5 * 0.5**2) * jnp.square(say(params) - say(taught)).mean()
+        )
+        np.testing.assert_allclose(metrics["teacher"], term(state.params), rtol=1e-4)
+        alone = dataclasses.replace(TAUGHT, teacher_weight=0.0)
+        _, without = loss_and_gradient(alone, state, batch())
+        want = jax.tree.map(jnp.add, without, jax.grad(term)(state.params))
+        jax.tree.map(
+            lambda ours, theirs: np.testing.assert_allclose(ours, theirs, atol=1e-5), gradient, want
+        )
+
+    def test_unet_in_two_dimensions(self):
+        """Both networks may be U-Nets; whole images, neither turned nor mirrored."""
+        unet = functools.partial(UNet, filters=(4, 8), dropout_rate=0.0)
+        objective = DtmlObjective(seg=unet(), sdf=unet(heads=("sdf",)), patch=(), turn=False)
+        images = batch((16, 16))
+        images["seg"]["labeled"]["image"] = np.arange(3 * 256, dtype=np.uint8).reshape(3, 16, 16, 1)
+        views = objective.views(images, ExampleKeys(jax.random.key(1)))
+        np.testing.assert_allclose(views["seg/labeled"][0].min(), -1)
+        state = TrainState.create(objective.init(jax.random.key(0), 16), optax.sgd(0.1))
+        (loss, _), gradient = loss_and_gradient(objective, state, images)
+        self.assertTrue(np.isfinite(loss))
+        self.assertGreater(max(jnp.abs(g).max() for g in jax.tree.leaves(gradient["sdf"])), 0)
+        self.assertEqual(objective.parts, ("decoder", "distance network", "mutual term"))
+
+    def test_predicts_three_masks(self):
+        state = first_state()
+        got = OBJECTIVE.predict(state.eval_variables, batch()["seg"]["labeled"]["image"])
+        self.assertEqual(set(got), {"mask", "mask_sdf", "mask_average", "distance"})
+        np.testing.assert_allclose(
+            got["mask_average"], (got["mask"] + got["mask_sdf"]) / 2, atol=1e-6
+        )
+
+
+if __name__ == "__main__":
+    absltest.main()
