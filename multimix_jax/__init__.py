@@ -10,9 +10,11 @@ from multimix_jax.models import (
     MultiMix,
     MultiMixOutput,
     SaliencyBridge,
+    UNet,
+    VNet,
     saliency_map,
 )
-from multimix_jax.objectives import MultiMixObjective
+from multimix_jax.objectives import DtmlObjective, MultiMixObjective
 from multimix_jax.train_state import TrainState
 from multimix_jax.train_step import make_train_step
 
@@ -21,6 +23,7 @@ __version__ = "0.1.0"
 __all__ = [
     "ClassifierHead",
     "Decoder",
+    "DtmlObjective",
     "Encoder",
     "ExampleKeys",
     "MultiMix",
@@ -28,7 +31,9 @@ __all__ = [
     "MultiMixOutput",
     "SaliencyBridge",
     "TrainState",
+    "UNet",
     "UsageError",
+    "VNet",
     "augment",
     "losses",
     "make_train_step",

@@ -12,10 +12,11 @@ import scipy.stats
 
 from multimix_jax import metrics, workdir
 from multimix_jax.errors import UsageError
-from multimix_jax.finished_run import PARTS_OF_MODEL, PARTS_OF_OBJECTIVE, FinishedRun, Images
+from multimix_jax.finished_run import SWITCHES, FinishedRun, Images
 from multimix_jax.workdir import BEST, LAST, TRIVIAL
 
 RESAMPLES = 10_000
+DICE = ("dice", "sdf/dice", "average/dice")  # by each way to the mask
 # What may differ between runs that are averaged; budgets that matter are compared beforehand.
 _FREE = ("seed", "seg_labels", "cls_labels", *workdir.FREE_KEYS)
 
@@ -57,9 +58,10 @@ class Group:
         """What identifies the group in a table."""
         labels, masks = self.budget
         config = self.runs[0].config
+        patch = config["window"]["patch"]
         return {
             "system": self.system,
-            "size": config["size"],
+            "size": "x".join(map(str, patch)) if patch else config["size"],
             "steps": config["steps"],
             "seg_labels": masks,
             "cls_labels": labels,
@@ -187,11 +189,11 @@ def compare(groups: Sequence[Group]) -> list[dict[str, Any]]:
 
     Returns:
       Rows with `adds`, the part; `system`, which has it, and `to`, which has not; size, budgets,
-      `checkpoint`, `data_set`, `metric` (dice, accuracy or auroc); over the `seeds` that both have,
-      `difference` of the means, `by_seed`, and `ci95` by drawing images anew, the same for both;
-      `p` by a paired permutation test over images (Fisher's, two-sided, on each image's mean over
-      seeds), None for one seed alone and for auroc, which no image has by itself; and `p_holm`,
-      corrected for all rows of this checkpoint.
+      `checkpoint`, `data_set`, `metric` (of DICE, accuracy or auroc); over the `seeds` that both
+      have, `difference` of the means, `by_seed`, and `ci95` by drawing images anew, the same for
+      both; `p` by a paired permutation test over images (Fisher's, two-sided, on each image's mean
+      over seeds), None for one seed alone and for auroc, which no image has by itself; and
+      `p_holm`, corrected for all rows of this checkpoint.
 
     Raises:
       UsageError: two systems to compare were tested on different images.
@@ -208,7 +210,7 @@ def compare(groups: Sequence[Group]) -> list[dict[str, Any]]:
             described = {"adds": min(ours - theirs), **more.described, "to": less.system}
             described |= {"seeds": list(pairs), "checkpoint": checkpoint, "data_set": data_set}
             for metric, difference in (
-                ("dice", _difference(pairs, lambda images: images.columns.get("dice"))),
+                *((name, _difference(pairs, _column(name))) for name in DICE),
                 ("accuracy", _difference(pairs, lambda i: i.correct if i.class_names else None)),
                 ("auroc", _auroc_difference(pairs)),
             ):
@@ -221,6 +223,10 @@ def compare(groups: Sequence[Group]) -> list[dict[str, Any]]:
     return rows
 
 
+def _column(name: str) -> Callable[[Images], np.ndarray | None]:
+    return lambda images: images.columns.get(name)
+
+
 def comparable(one: Group, other: Group) -> bool:
     """Whether two systems differ in their parts alone, on the same budgets of common tasks."""
     budgets = zip(one.budget, other.budget)
@@ -231,10 +237,11 @@ def comparable(one: Group, other: Group) -> bool:
 def _settings(group: Group) -> dict[str, Any]:
     """The config but for what may differ between seeds and systems."""
     c = dict(group.runs[0].config)
-    of_parts = {"model": PARTS_OF_MODEL, "objective": PARTS_OF_OBJECTIVE}
-    for section, names in of_parts.items():
-        c[section] = {name: value for name, value in c[section].items() if name not in names}
-    return {name: value for name, value in c.items() if name not in (*_FREE, "system")}
+    for section in filter(None, SWITCHES):
+        switches = SWITCHES[section]
+        c[section] = {name: value for name, value in c[section].items() if name not in switches}
+    left_out = (*_FREE, *SWITCHES[""], "system")
+    return {name: value for name, value in c.items() if name not in left_out}
 
 
 def _pairs(

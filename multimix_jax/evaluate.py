@@ -4,20 +4,22 @@ import dataclasses
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
-import jax
 import numpy as np
 
-from multimix_jax import metrics
+from multimix_jax import geometry, metrics
 from multimix_jax.errors import UsageError
 
 PyTree = Any
-Predict = Callable[[PyTree, np.ndarray], Mapping[str, jax.Array]]
+Predict = Callable[[PyTree, np.ndarray], Mapping[str, Any]]
 Row = dict[str, float | int | str]
 Summary = dict[str, dict[str, Any]]
 
 
 class EvalSet(Protocol):
-    """A data set to evaluate on: `N` images that `batches` gives once each, in the order of ids."""
+    """A data set to evaluate on: `N` images that `batches` gives once each, in the order of ids.
+
+    Volumes have an axis more, and each its own size; batches hold one of them.
+    """
 
     name: str
     class_names: Sequence[str]
@@ -27,11 +29,16 @@ class EvalSet(Protocol):
 
     @property
     def spacing(self) -> np.ndarray:
-        """float32 [N,2], mm per pixel (row, column), 0 where unknown."""
+        """float32 [N,2 or 3], mm per pixel along each axis, 0 where unknown."""
         ...
 
-    def images(self, indices: np.ndarray) -> np.ndarray:
-        """Some of the images, uint8 [n,H,W,C], by their place in `ids`."""
+    @property
+    def affines(self) -> np.ndarray | None:
+        """From voxels to mm, float64 [N,4,4], zeros where unknown; None of images."""
+        ...
+
+    def images(self, indices: np.ndarray) -> np.ndarray | list[np.ndarray]:
+        """Some of the images, by their place in `ids`: uint8 [n,H,W,C], or a list of volumes."""
         ...
 
     def batches(self, batch_size: int) -> Iterator[Mapping[str, np.ndarray]]:
@@ -46,25 +53,33 @@ class Predictions:
 
     Attributes:
       ids: N names.
-      masks: bool [N,H,W,C'], predicted probability of at least .5, or None.
-      truths: bool [N,H,W,C'].
+      masks: predicted probability of at least .5, bool [N,H,W,C'], or a list of volumes; of each
+        way that the method has: 'mask' first, and others such as 'mask_sdf'. {} if none.
+      truths: bool, as a mask.
       has_mask: bool [N], whether the truth is known.
       classes: [N,K] probabilities, or None.
       labels: int [N], -1 where unknown.
-      spacing: [N,2] mm per pixel, 0 where unknown.
+      spacing: [N,2 or 3] mm per pixel, 0 where unknown.
+      distance: signed distance maps found, float16, if any.
     """
 
     ids: Sequence[str]
-    masks: np.ndarray | None
-    truths: np.ndarray
+    masks: Mapping[str, Sequence[np.ndarray]]
+    truths: Sequence[np.ndarray]
     has_mask: np.ndarray
     classes: np.ndarray | None
     labels: np.ndarray
     spacing: np.ndarray
+    distance: Sequence[np.ndarray] | None = None
 
 
 def predict_set(
-    predict: Predict, variables: PyTree, eval_set: EvalSet, *, batch_size: int
+    predict: Predict,
+    variables: PyTree,
+    eval_set: EvalSet,
+    *,
+    batch_size: int,
+    largest_component: bool = False,
 ) -> Predictions:
     """Runs a model over a data set.
 
@@ -73,22 +88,27 @@ def predict_set(
       variables: of the model.
       eval_set: the images.
       batch_size: images per call; the same for every set, so that the model compiles once.
+      largest_component: whether only the largest connected part of each mask is kept.
     """
+    clean = geometry.largest_component if largest_component else lambda mask: mask
     columns: dict[str, list[np.ndarray]] = {}
     for batch in eval_set.batches(batch_size):
         output = predict(variables, batch["image"])
         row = {key: batch[key] for key in ("mask", "has_mask", "label")}
-        if "mask" in output:
-            row["predicted"] = np.asarray(output["mask"]) >= 0.5
-        if "classes" in output:
-            row["classes"] = np.asarray(output["classes"])
+        row["truth"] = row.pop("mask").astype(bool)
+        for name in output:
+            found = np.asarray(output[name])
+            if name.startswith("mask"):
+                found = np.stack([clean(mask) for mask in found >= 0.5])
+            row[name] = found.astype(np.float16) if name == "distance" else found
         for key, value in row.items():
             columns.setdefault(key, []).append(value[batch["valid"]])
-    joined = {key: np.concatenate(parts) for key, parts in columns.items()}
+    joined = {key: _join(parts) for key, parts in columns.items()}
     return Predictions(
         ids=eval_set.ids,
-        masks=joined.get("predicted"),
-        truths=joined["mask"].astype(bool),
+        masks={name: joined[name] for name in joined if name.startswith("mask")},
+        distance=joined.get("distance"),
+        truths=joined["truth"],
         has_mask=joined["has_mask"],
         classes=joined.get("classes"),
         labels=joined["label"],
@@ -96,11 +116,24 @@ def predict_set(
     )
 
 
+def _join(parts: list[np.ndarray]) -> Any:
+    """One array of all; of volumes of several sizes a list."""
+    if len({part.shape[1:] for part in parts}) == 1:
+        return np.concatenate(parts)
+    return [entry for part in parts for entry in part]
+
+
 def predict_same(answer: Mapping[str, np.ndarray]) -> Predict:
-    """Says the same of every image: probabilities `mask` [H,W,C'], `classes` [K], if any."""
+    """Says the same of every image: probabilities `mask` [H,W,C'], `classes` [K], if any.
+
+    For an image of another size the mask is stretched.
+    """
 
     def predict(_: PyTree, images: np.ndarray) -> dict[str, Any]:
-        return {key: np.broadcast_to(x, (len(images), *x.shape)) for key, x in answer.items()}
+        said = dict(answer)
+        if "mask" in said:
+            said["mask"] = geometry.stretch(said["mask"], images.shape[1:-1])
+        return {key: np.broadcast_to(x, (len(images), *x.shape)) for key, x in said.items()}
 
     return predict
 
@@ -123,11 +156,11 @@ def measure(
 
     Returns:
       `{metric: {"mean", "ci95", "n"}}`, with "std" for metrics that are per image; and one row per
-      image with its own figures.
+      image with its own figures. Those of 'mask_sdf' are called 'sdf/dice', and so on.
     """
     rows: list[Row] = [{"id": name} for name in predictions.ids]
     summary: Summary = {}
-    if predictions.masks is not None and predictions.has_mask.any():
+    if predictions.masks and predictions.has_mask.any():
         measured = np.flatnonzero(predictions.has_mask).tolist()
         for index in measured:
             rows[index] |= _mask_metrics(predictions, index)
@@ -153,17 +186,22 @@ def measure(
 
 def _mask_metrics(predictions: Predictions, index: int) -> dict[str, float]:
     """Metrics of one image, the mean over its mask channels."""
-    assert predictions.masks is not None
-    spacing = predictions.spacing[index]
-    channels = [
-        metrics.segmentation_metrics(
-            predictions.masks[index, ..., channel],
-            predictions.truths[index, ..., channel],
-            spacing=spacing.tolist() if (spacing > 0).all() else None,
-        )
-        for channel in range(predictions.masks.shape[-1])
-    ]
-    return {name: float(np.mean([c[name] for c in channels])) for name in channels[0]}
+    spacing, truth = predictions.spacing[index], predictions.truths[index]
+    found = {}
+    for way, masks in predictions.masks.items():
+        channels = [
+            metrics.segmentation_metrics(
+                masks[index][..., channel],
+                truth[..., channel],
+                spacing=spacing.tolist() if (spacing > 0).all() else None,
+            )
+            for channel in range(truth.shape[-1])
+        ]
+        prefix = way.removeprefix("mask").removeprefix("_")
+        for name in channels[0]:
+            key = f"{prefix}/{name}" if prefix else name
+            found[key] = float(np.mean([c[name] for c in channels]))
+    return found
 
 
 def _class_metrics(
@@ -184,10 +222,11 @@ def _class_metrics(
             if not np.isnan(value)
         }
         if intervals:
-            found = metrics.classification_intervals(
+            drawn = metrics.classification_resamples(
                 probabilities, labels, class_names=class_names, threshold=threshold
             )
-            summary = {name: {**entry, "ci95": found[name]} for name, entry in summary.items()}
+            for name, entry in summary.items():
+                entry["ci95"] = metrics.percentile_interval(drawn[name])
         return summary
 
     summary = measure_at(0.5)

@@ -2,6 +2,7 @@
 
 import pathlib
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import matplotlib
 import numpy as np
@@ -36,9 +37,47 @@ def caption(row: Row) -> str:
     return "\n".join(lines)
 
 
+def slices(volume: np.ndarray) -> list[tuple[str, Any]]:
+    """Names and indices of the pictures in [H,W,C]: itself; or in [H,W,Z,C]: three along Z.
+
+    They stand at a quarter, half and three quarters of where it is not zero.
+    """
+    if volume.ndim == 3:
+        return [("", ...)]
+    filled = np.flatnonzero(volume.any(axis=(0, 1, 3)))
+    ends = (filled[0], filled[-1]) if len(filled) else (0, volume.shape[2] - 1)
+    places = [round(ends[0] + share * (ends[1] - ends[0])) for share in (0.25, 0.5, 0.75)]
+    return [(f"\nslice {place}", np.s_[:, :, place]) for place in places]
+
+
+def middle(image: np.ndarray) -> np.ndarray:
+    """The picture [H,W,C] that an image is, or the middle slice of a volume, as uint8."""
+    return as_gray(image)[:, :, image.shape[2] // 2] if image.ndim == 4 else as_gray(image)
+
+
+def as_gray(image: np.ndarray) -> np.ndarray:
+    """An image or a volume as uint8: from its 1st to its 99th percentile, if it is not yet."""
+    if image.dtype == np.uint8:
+        return image
+    image = image.astype(np.float32)
+    low, high = np.percentile(image, (1, 99))
+    scaled = np.clip((image - low) / max(high - low, 1e-12), 0.0, 1.0)
+    return (255 * scaled).round().astype(np.uint8)
+
+
+def stacked(pictures: Sequence[np.ndarray]) -> np.ndarray:
+    """[n,H,W,C] of pictures [h,w,C], each filled up with zeros to the largest sides."""
+    sides = np.max([picture.shape for picture in pictures], axis=0)
+    grow = lambda x: np.pad(x, [(0, side - own) for side, own in zip(sides, x.shape, strict=True)])
+    return np.stack([grow(picture) for picture in pictures])
+
+
 def mosaic(pictures: Sequence[Sequence[np.ndarray]]) -> np.ndarray:
-    """Rows of uint8 pictures [H,W,3] of one size, as one picture."""
-    return np.concatenate([np.concatenate(row, axis=1) for row in pictures], axis=0)
+    """Rows of uint8 pictures [H,W,3] as one picture."""
+    flat = stacked([picture for row in pictures for picture in row])
+    _, height, width, channels = flat.shape
+    flat = flat.reshape(len(pictures), -1, height, width, channels)
+    return flat.swapaxes(1, 2).reshape(len(pictures) * height, -1, channels)
 
 
 def overlay(
@@ -72,6 +111,12 @@ def heat(saliency: np.ndarray) -> np.ndarray:
     low, high = saliency.min(), np.percentile(saliency, 99)
     scaled = np.clip((saliency[..., 0] - low) / max(high - low, 1e-12), 0.0, 1.0)
     return (matplotlib.colormaps["inferno"](scaled)[..., :3] * 255).astype(np.uint8)
+
+
+def signed(distance: np.ndarray) -> np.ndarray:
+    """A signed distance map [H,W,1] in [-1,1] -> uint8 [H,W,3]: blue inside, red outside."""
+    shares = (distance[..., 0].astype(np.float32) + 1) / 2
+    return (matplotlib.colormaps["seismic"](shares)[..., :3] * 255).astype(np.uint8)
 
 
 def grid(

@@ -15,9 +15,12 @@ from multimix_jax import metrics, workdir
 from multimix_jax.errors import UsageError
 from multimix_jax.workdir import BEST, LAST
 
-# What `FinishedRun.parts` reads.
-PARTS_OF_MODEL = ("use_classifier", "use_decoder", "use_bridge", "bridge_gradient")
-PARTS_OF_OBJECTIVE = ("pseudo_label_weight", "kl_weight")
+# Fields that switch parts on and off.
+SWITCHES = {
+    "": ("ema_decay",),
+    "model": ("use_classifier", "use_decoder", "use_bridge", "bridge_gradient", "use_sdf"),
+    "objective": ("pseudo_label_weight", "kl_weight", "mutual_weight", "teacher_weight"),
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,19 +66,20 @@ class Images:
 
 @dataclasses.dataclass(frozen=True)
 class Example:
-    """Some images of a test set, and the masks that a run found.
+    """Some images of a test set, or slices of volumes, and what a run found.
 
     Attributes:
-      ids: n names.
+      ids: n names; that of a slice goes on in a second line.
       images: uint8 [n,H,W,C].
       truths: bool [n,H,W,C'].
-      masks: the same, predicted, by checkpoint.
+      found: by checkpoint, predicted masks ('last'), those found in other ways ('last_sdf', ...)
+        and signed distance maps ('last_distance').
     """
 
     ids: Sequence[str]
     images: np.ndarray
     truths: np.ndarray
-    masks: Mapping[str, np.ndarray]
+    found: Mapping[str, np.ndarray]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -96,25 +100,16 @@ class FinishedRun:
     @property
     def budget(self) -> tuple[str | None, str | None]:
         """Class labels and masks, None for a task that the system lacks."""
-        model, c = self.config["model"], self.config
+        c = self.config
         return (
-            c["cls_labels"] if model["use_classifier"] else None,
-            c["seg_labels"] if model["use_decoder"] else None,
+            c["cls_labels"] if "classifier" in self.parts else None,
+            c["seg_labels"] if "decoder" in self.parts else None,
         )
 
     @property
     def parts(self) -> frozenset[str]:
-        """What the system consists of."""
-        model, terms = self.config["model"], self.config["objective"]
-        has = {
-            "classifier": model["use_classifier"],
-            "decoder": model["use_decoder"],
-            "bridge": model["use_bridge"],
-            "gradient through the bridge": model["use_bridge"] and model["bridge_gradient"],
-            "pseudo-labels": model["use_classifier"] and terms["pseudo_label_weight"] > 0,
-            "KL": model["use_decoder"] and terms["kl_weight"] > 0,
-        }
-        return frozenset(name for name, there in has.items() if there)
+        """What the system consists of, see `Objective.parts`."""
+        return frozenset(self.results["run"]["parts"])
 
     @functools.cached_property
     def history(self) -> list[dict[str, Any]]:
@@ -138,7 +133,11 @@ class FinishedRun:
                 ids=file[f"{name}/id"].tolist(),
                 images=file[f"{name}/image"],
                 truths=file[f"{name}/truth"],
-                masks={at: file[f"{name}/{at}"] for at in (BEST, LAST) if f"{name}/{at}" in file},
+                found={
+                    key.removeprefix(f"{name}/"): file[key]
+                    for key in file
+                    if key.startswith((f"{name}/{BEST}", f"{name}/{LAST}"))
+                },
             )
             for name in (key.removesuffix("/truth") for key in file if "/truth" in key)
         }
@@ -178,8 +177,11 @@ def find_runs(paths: Sequence[str | pathlib.Path]) -> list[FinishedRun]:
 
 
 def _is_finished(path: pathlib.Path) -> bool:
-    config = json.loads((path / workdir.CONFIG).read_text(encoding="utf-8"))
-    return workdir.finished(path, config["steps"]) is not None
+    try:
+        config = json.loads((path / workdir.CONFIG).read_text(encoding="utf-8"))
+        return workdir.finished(path, config["steps"]) is not None
+    except (KeyError, ValueError):
+        return True  # damaged: `read_run` says how
 
 
 def read_run(path: pathlib.Path) -> FinishedRun:

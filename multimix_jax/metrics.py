@@ -184,31 +184,6 @@ def classification_metrics(
     return {name: float(column[0]) for name, column in columns.items()}
 
 
-def classification_intervals(
-    probabilities: np.ndarray,
-    labels: np.ndarray,
-    *,
-    class_names: Sequence[str],
-    threshold: float = 0.5,
-    seed: int = 0,
-    resamples: int = 1000,
-) -> dict[str, tuple[float, float]]:
-    """The 95 % percentile interval over test images of each of the `classification_metrics`.
-
-    All metrics see the same resampled images. A resample without two classes has no AUROC and no
-    average precision and does not count for them.
-    """
-    columns = classification_resamples(
-        probabilities,
-        labels,
-        class_names=class_names,
-        threshold=threshold,
-        seed=seed,
-        resamples=resamples,
-    )
-    return {name: percentile_interval(column) for name, column in columns.items()}
-
-
 def classification_resamples(
     probabilities: np.ndarray,
     labels: np.ndarray,
@@ -218,7 +193,11 @@ def classification_resamples(
     seed: int = 0,
     resamples: int = 1000,
 ) -> dict[str, np.ndarray]:
-    """Each of the `classification_metrics` [R] over N images drawn with replacement, R times."""
+    """Each of the `classification_metrics` [R] over N images drawn with replacement, R times.
+
+    All metrics see the same resampled images. A resample without two classes has no AUROC and no
+    average precision, NaN; `percentile_interval` leaves those out.
+    """
     weights = _resampled_weights(len(labels), seed, resamples)
     return _weighted_metrics(probabilities, labels, weights, class_names, threshold)
 

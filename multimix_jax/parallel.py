@@ -141,6 +141,12 @@ def parts_for_caches(batch_size: int, size: int, device_count: int | None = None
     return next((n for n in parts if share // n * size**2 <= _CACHED_PIXELS), share)
 
 
+def memory_bytes() -> int:
+    """What a device has: an accelerator's own limit, else this machine's memory."""
+    limits = jax.local_devices()[0].memory_stats() or {}
+    return limits.get("bytes_limit") or os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
 def keep_compiled() -> None:
     """Keeps compiled programs in the user's cache folder, so that a second start is quick."""
     if jax.config.jax_compilation_cache_dir is None:  # type: ignore[attr-defined]

@@ -26,6 +26,7 @@ def draw_all(groups: Sequence[Group], folder: pathlib.Path) -> None:
         for checkpoint in ("best", "last"):
             name = f"{budget}_{checkpoint}.png"
             _boundaries(members, checkpoint, folder, name)
+            _two_tasks(members, checkpoint, folder, name)
             _dice(members, checkpoint, folder / f"dice_{name}")
             _over_class_sets(members, checkpoint, folder / f"roc_{name}", _roc)
             _over_class_sets(members, checkpoint, folder / f"calibration_{name}", _calibration)
@@ -80,7 +81,7 @@ def _boundaries(groups: Sequence[Group], checkpoint: str, folder: pathlib.Path, 
             group.system: (example, run.images[checkpoint, data_set])
             for group in groups
             for run in group.runs[:1]
-            if (example := run.examples.get(data_set)) and checkpoint in example.masks
+            if (example := run.examples.get(data_set)) and checkpoint in example.found
         }
         if not shown:
             continue
@@ -90,7 +91,7 @@ def _boundaries(groups: Sequence[Group], checkpoint: str, folder: pathlib.Path, 
             [
                 [
                     figures.overlay(
-                        image, truth=example.truths[row], mask=example.masks[checkpoint][row]
+                        image, truth=example.truths[row], mask=example.found[checkpoint][row]
                     )
                     for example, _ in shown.values()
                 ]
@@ -101,12 +102,51 @@ def _boundaries(groups: Sequence[Group], checkpoint: str, folder: pathlib.Path, 
             rows=[id_.rpartition("/")[2] for id_ in first.ids],
             corners=[
                 [
-                    f"{images.columns['dice'][images.ids.index(id_)]:.3f}"
+                    f"{images.columns['dice'][images.ids.index(_image(id_))]:.3f}"
                     for _, images in shown.values()
                 ]
                 for id_ in first.ids
             ],
         )
+
+
+def _image(id_: str) -> str:
+    """The image, or the volume, that an example shows."""
+    return id_.partition("\n")[0]
+
+
+def _two_tasks(groups: Sequence[Group], checkpoint: str, folder: pathlib.Path, name: str) -> None:
+    """Of each system that finds distance maps: image, truth, the mask by each way, the map."""
+    for data_set in _data_sets(groups, checkpoint, "dice"):
+        for group in groups:
+            example = group.runs[0].examples.get(data_set)
+            if example is None or f"{checkpoint}_distance" not in example.found:
+                continue
+            images = group.runs[0].images[checkpoint, data_set]
+            ways = {"by seg": ("", "dice"), "by sdf": ("_sdf", "sdf/dice")}
+            ways["by their average"] = ("_average", "average/dice")
+            pictures, corners = [], []
+            for row, image in enumerate(example.images):
+                truth = example.truths[row]
+                index = images.ids.index(_image(example.ids[row]))
+                masks = [example.found[f"{checkpoint}{way}"][row] for way, _ in ways.values()]
+                pictures.append(
+                    [
+                        figures.overlay(image),
+                        figures.overlay(image, truth=truth),
+                        *(figures.overlay(image, truth=truth, mask=mask) for mask in masks),
+                        figures.signed(example.found[f"{checkpoint}_distance"][row]),
+                    ]
+                )
+                scores = [f"{images.columns[column][index]:.3f}" for _, column in ways.values()]
+                corners.append(["", "", *scores, ""])
+            figures.grid(
+                pictures,
+                folder / f"two_tasks_{data_set}_{group.system}_{name}",
+                columns=["image", "truth", *ways, "distance map"],
+                rows=[id_.rpartition("/")[2] for id_ in example.ids],
+                corners=corners,
+            )
 
 
 def _dice(groups: Sequence[Group], checkpoint: str, path: pathlib.Path) -> None:
@@ -189,6 +229,8 @@ def _intensities(groups: Sequence[Group], path: pathlib.Path) -> None:
     histograms: dict[str, np.ndarray] = {}
     for group in groups:
         histograms = {**group.runs[0].histograms, **histograms}
+    if not histograms:  # of volumes there are none
+        return
     figure, (panel,) = _panels(1, width=6.0)
     for index, (data_set, counts) in enumerate(histograms.items()):
         share = counts.reshape(64, 4).sum(1) / counts.sum()

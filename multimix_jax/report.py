@@ -53,10 +53,11 @@ def table(results: Results) -> str:
     lines = []
     for title, columns in (("Segmentation", SEGMENTATION), ("Classification", CLASSIFICATION)):
         rows = [
-            (checkpoint, data_set, summary)
+            (f"{checkpoint}, {way}" if way else checkpoint, data_set, part)
             for checkpoint in (BEST, LAST, TRIVIAL)
             for data_set, summary in results.get(checkpoint, {}).items()
-            if columns[0] in summary
+            for way, part in _by_way(summary).items()
+            if columns[0] in part
         ]
         if not rows:
             continue
@@ -70,6 +71,15 @@ def table(results: Results) -> str:
         lines += ["  ".join(c.ljust(w) for c, w in zip(row, widths)).rstrip() for row in text]
         lines.append("")
     return "\n".join(lines)
+
+
+def _by_way(summary: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """Metrics by the way to the mask: 'sdf/dice' is the 'dice' of 'sdf'; the first has no name."""
+    found: dict[str, dict[str, Any]] = {}
+    for name, entry in summary.items():
+        way, _, metric = name.rpartition("/")
+        found.setdefault(way, {})[metric] = entry
+    return found
 
 
 def _cell(entry: Mapping[str, Any] | None) -> str:
@@ -102,6 +112,7 @@ def markdown(rows: Sequence[Row]) -> str:
       rows: of `comparison.summarize`.
     """
     lines = []
+    rows = [_of_way(row) for row in rows]
     for checkpoint in (BEST, LAST):
         for data_set in dict.fromkeys(r["data_set"] for r in rows if r["checkpoint"] == checkpoint):
             here = [
@@ -134,6 +145,12 @@ def markdown(rows: Sequence[Row]) -> str:
     if any("*published*" in line for line in lines):
         lines += ["How to read the published rows:", "", *(f"* {n}" for n in published.NOTES), ""]
     return "\n".join(lines)
+
+
+def _of_way(row: Row) -> Row:
+    """Another way to the mask has a line of its own."""
+    way, _, metric = row["metric"].rpartition("/")
+    return {**row, "system": f"{row['system']} ({way})", "metric": metric} if way else row
 
 
 def _by_system(rows: Sequence[Row], *keys: str) -> dict[tuple[Any, ...], dict[Any, Row]]:

@@ -8,7 +8,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from multimix_jax import figures, metrics, report, workdir
+from multimix_jax import figures, metrics, nifti, report, workdir
 from multimix_jax.checkpoint import Checkpoints
 from multimix_jax.errors import UsageError
 from multimix_jax.evaluate import (
@@ -46,6 +46,7 @@ class Run:
       tests: sets to report on.
       class_names: in the order of the labels.
       trivial: the answer that looks at no image: probabilities `mask` [H,W,C'], `classes` [K].
+      largest_component: whether only the largest part of each predicted mask is kept.
       data_digest: identifies the data and their order; a run goes on only with the same.
       size: side of the images in pixels.
       seed: of everything random in training.
@@ -63,6 +64,7 @@ class Run:
     tests: Sequence[EvalSet]
     class_names: Sequence[str]
     trivial: Mapping[str, np.ndarray]
+    largest_component: bool
     data_digest: str
     size: int
     seed: int
@@ -74,7 +76,8 @@ class Run:
         """Trains to the last step, from the last checkpoint if there is one."""
         spread = self.programs.spread
         state = spread.put_state(self._initial_state())
-        self._check_classes(state.eval_variables)
+        self._check(state.eval_variables)
+        self.programs.check_memory(next(self.batches(0, 1)), self.size)
         workdir.claim(self.path, self.config, self.ids)  # nothing is written before all is sound
         with Checkpoints(self.path) as checkpoints:
             state, progress = restore(checkpoints, LAST, state, Progress(data=self.data_digest))
@@ -104,8 +107,8 @@ class Run:
     def evaluate(self) -> dict[str, Any]:
         """Measures the best and the last weights, and the trivial answer, on every test set.
 
-        Writes `results.json`, `per_image.csv`, `examples.npz` and `figures/`, and returns what is
-        in the first.
+        Writes `results.json`, `per_image.csv`, `examples.npz`, `figures/` and, of volumes,
+        `predictions/`, and returns what is in the first.
 
         Raises:
           UsageError: there is no checkpoint.
@@ -137,6 +140,7 @@ class Run:
                     if summary:
                         self._picture(which, variables, eval_set, found, images)
                     examples |= _examples(which, eval_set, found)
+                    self._write_volumes(which, eval_set, found)
         if not results["run"]:
             raise UsageError(
                 f"{self.path} holds no checkpoint to evaluate; train first (--mode=train), with "
@@ -146,12 +150,14 @@ class Run:
             same = predict_set(
                 predict_same(self.trivial), None, eval_set, batch_size=self.eval_batch_size
             )
-            examples[f"{eval_set.name}/histogram"] = _histogram(eval_set)
+            if eval_set.affines is None:
+                examples[f"{eval_set.name}/histogram"] = _histogram(eval_set)
             note(TRIVIAL, eval_set, *measure(same, class_names=self.class_names))
         results["run"] |= {
             "steps": self.steps,
             "seconds": meta["seconds"],
             "tests": [eval_set.name for eval_set in self.tests],
+            "parts": list(self.programs.objective.parts),
         }
         report.write_per_image(self.path / workdir.PER_IMAGE, rows)
         workdir.write_arrays(self.path / workdir.EXAMPLES, examples)
@@ -162,13 +168,28 @@ class Run:
         return self.programs.initial_state(self.seed, self.size)
 
     def _predict(self, variables: PyTree, eval_set: EvalSet) -> Predictions:
-        size = self.eval_batch_size
-        return predict_set(self.programs.predict, variables, eval_set, batch_size=size)
+        return predict_set(
+            self.programs.predict,
+            variables,
+            eval_set,
+            batch_size=self.eval_batch_size,
+            largest_component=self.largest_component,
+        )
 
-    def _check_classes(self, variables: PyTree) -> None:
+    def _check(self, variables: PyTree) -> None:
         """Raises UsageError where the model, its training set and the test sets disagree."""
-        image = self.validation[0].images(np.zeros(1, int))
-        predicted = jax.eval_shape(self.programs.objective.predict, variables, image)
+        shape = self.programs.objective.input_shape(self.size)
+        kinds = {3: "images", 4: "volumes"}
+        for eval_set in (*self.validation, *self.tests):
+            kind = kinds[eval_set.images(np.zeros(1, int))[0].ndim]
+            if kind != kinds[len(shape)]:
+                raise UsageError(
+                    f"{eval_set.name} holds {kind}, but config.objective.patch is for "
+                    f"{kinds[len(shape)]}; set that, or use other data"
+                )
+        images = self.validation[0].images(np.zeros(1, int))
+        shown = images if len(shape) == 3 else np.zeros((1, *shape))
+        predicted = jax.eval_shape(self.programs.objective.predict, variables, shown)
         if "classes" not in predicted:
             return
         count = predicted["classes"].shape[-1]
@@ -204,7 +225,7 @@ class Run:
             summaries.append(summary)
             values |= {f"{eval_set.name}/{name}": entry["mean"] for name, entry in summary.items()}
             shown = np.arange(len(found.ids))[:PICTURED]
-            _, pictures = self._pictures(variables, eval_set, found, shown)
+            _, _, pictures = self._pictures(variables, eval_set, found, shown)
             writer.picture(step, f"validation/{eval_set.name}", figures.mosaic(pictures))
         score = validation_score(summaries)
         return score, {"score": score, **values}
@@ -219,12 +240,12 @@ class Run:
     ) -> None:
         """Figure of a few images of a test set, from the worst to the best."""
         shown = figures.instructive(rows, PICTURED)
-        titles, pictures = self._pictures(variables, eval_set, found, shown)
+        titles, places, pictures = self._pictures(variables, eval_set, found, shown)
         figures.grid(
             pictures,
             self.path / "figures" / f"{which}_{eval_set.name}.png",
             columns=titles,
-            rows=[figures.caption(rows[index]) for index in shown],
+            rows=[f"{figures.caption(rows[index])}{slice_}" for index, slice_ in places],
         )
 
     def _pictures(
@@ -233,23 +254,42 @@ class Run:
         eval_set: EvalSet,
         found: Predictions,
         shown: np.ndarray,
-    ) -> tuple[list[str], list[list[np.ndarray]]]:
-        """Titles, and a row for each shown image: image, truth, prediction, saliency, if any."""
+    ) -> tuple[list[str], list[tuple[int, str]], list[list[np.ndarray]]]:
+        """Titles; image and slice of each row; rows: image, truth, predictions, saliency, ..."""
         images = eval_set.images(shown)
-        saliency = self.programs.saliency(variables, images)
-        pictures = []
+        saliency = None
+        if eval_set.affines is None:  # of volumes there is none
+            saliency = self.programs.saliency(variables, np.asarray(images))
+        places, pictures = [], []
         for row, index in enumerate(shown):
-            panels = {"image": figures.overlay(images[row])}
             truth = found.truths[index] if found.has_mask[index] else None
-            if found.masks is not None and found.has_mask[shown].any():
-                panels["truth"] = figures.overlay(images[row], truth=truth)
-            if found.masks is not None:
-                mask = found.masks[index]
-                panels["prediction (orange)"] = figures.overlay(images[row], truth=truth, mask=mask)
-            if saliency is not None:
-                panels["saliency"] = figures.heat(np.asarray(saliency[row]))
-            pictures.append(panels)
-        return list(pictures[0]), [list(panels.values()) for panels in pictures]
+            grey = figures.as_gray(images[row])
+            for name, at in figures.slices(truth if truth is not None else grey):
+                outlined = None if truth is None else truth[at]
+                panels = {"image": figures.overlay(grey[at])}
+                if found.masks and found.has_mask[shown].any():
+                    panels["truth"] = figures.overlay(grey[at], truth=outlined)
+                for way, masks in found.masks.items():
+                    title = way.replace("mask", "prediction").replace("_", ", ")
+                    mask = masks[index][at]
+                    panels[title] = figures.overlay(grey[at], truth=outlined, mask=mask)
+                if found.distance is not None:
+                    panels["distance"] = figures.signed(found.distance[index][at])
+                if saliency is not None:
+                    panels["saliency"] = figures.heat(np.asarray(saliency[row]))
+                places.append((int(index), name))
+                pictures.append(panels)
+        return list(pictures[0]), places, [list(panels.values()) for panels in pictures]
+
+    def _write_volumes(self, which: str, eval_set: EvalSet, found: Predictions) -> None:
+        """The masks found of volumes as NIfTI files, where the volumes lie."""
+        affines = eval_set.affines
+        if affines is None:
+            return
+        for way, masks in found.masks.items():
+            folder = self.path / "predictions" / f"{which}_{eval_set.name}" / way
+            for name, mask, affine in zip(found.ids, masks, affines, strict=True):
+                nifti.write_mask(folder / f"{name}.nii.gz", mask, affine)
 
     def _picture_views(self) -> None:
         """Figure of what the network sees of the first batch."""
@@ -257,25 +297,37 @@ class Run:
         keys = ExampleKeys(jax.random.fold_in(jax.random.key(self.seed), 0))
         views = self.programs.views(batch, keys)
         figures.grid(
-            [[np.asarray(image) for image in images[:PICTURED]] for images in views.values()],
+            [
+                [figures.middle(np.asarray(image)) for image in images[:PICTURED]]
+                for images in views.values()
+            ],
             self.path / "figures" / "views.png",
             rows=list(views),
         )
 
 
 def _examples(which: str, eval_set: EvalSet, found: Predictions) -> dict[str, np.ndarray]:
-    """Masks found of some images of a test set, the same ones for every model."""
+    """What was found of some images of a test set, the same ones for every model; of volumes, of
+    three slices each."""
     known = np.flatnonzero(found.has_mask)
-    if found.masks is None or not len(known):
+    if not found.masks or not len(known):
         return {}
     chosen = known[np.linspace(0, len(known) - 1, min(EXAMPLES, len(known))).astype(int)]
-    name = eval_set.name
-    return {
-        f"{name}/id": np.array([found.ids[index] for index in chosen]),
-        f"{name}/image": eval_set.images(chosen),
-        f"{name}/truth": found.truths[chosen],
-        f"{name}/{which}": found.masks[chosen],
-    }
+    columns: dict[str, list[np.ndarray]] = {}
+    ids = []
+    for index, image in zip(chosen, eval_set.images(chosen), strict=True):
+        entries = {"image": figures.as_gray(image), "truth": found.truths[index]}
+        for way, masks in found.masks.items():
+            entries[f"{which}{way.removeprefix('mask')}"] = masks[index]
+        if found.distance is not None:
+            entries[f"{which}_distance"] = found.distance[index]
+        for name, at in figures.slices(found.truths[index]):
+            ids.append(f"{found.ids[index]}{name}")
+            for key, values in entries.items():
+                columns.setdefault(key, []).append(values[at])
+    arrays = {key: figures.stacked(values) for key, values in columns.items()}
+    arrays["id"] = np.array(ids)
+    return {f"{eval_set.name}/{key}": values for key, values in arrays.items()}
 
 
 def _histogram(eval_set: EvalSet) -> np.ndarray:
@@ -283,5 +335,5 @@ def _histogram(eval_set: EvalSet) -> np.ndarray:
     counts = np.zeros(256, np.int64)
     for start in range(0, len(eval_set.ids), 100):
         images = eval_set.images(np.arange(start, min(start + 100, len(eval_set.ids))))
-        counts += np.bincount(images.ravel(), minlength=256)
+        counts += np.bincount(np.ravel(images), minlength=256)
     return counts

@@ -44,8 +44,8 @@ def test_every_image_is_predicted_once_and_in_order(batch_size):
     np.testing.assert_array_equal(found.has_mask, greys > 1)
     np.testing.assert_allclose(found.classes[:, 1], greys / 255, rtol=1e-6)
     np.testing.assert_array_equal(found.truths.sum(axis=(1, 2, 3)), greys * 16)
-    np.testing.assert_array_equal(found.masks, found.truths)
-    assert found.masks.dtype == found.truths.dtype == np.bool_
+    np.testing.assert_array_equal(found.masks["mask"], found.truths)
+    assert found.masks["mask"].dtype == found.truths.dtype == np.bool_
     assert found.spacing.shape == (7, 2)
 
 
@@ -57,13 +57,13 @@ def test_the_same_answer_to_every_image():
 
 
 def test_a_pixel_is_masked_from_one_half_on():
-    assert predicted(variables=0.5).masks.any()
-    assert not predicted(variables=0.4999).masks.any()
+    assert predicted(variables=0.5).masks["mask"].any()
+    assert not predicted(variables=0.4999).masks["mask"].any()
 
 
 def test_a_model_may_have_one_output_only():
     assert predicted(["mask"]).classes is None
-    assert predicted(["classes"]).masks is None
+    assert predicted(["classes"]).masks == {}
 
 
 def box(rows, columns, size=16):
@@ -77,7 +77,7 @@ def segmented(**changes):
     truth = box(slice(4, 12), slice(4, 10))
     found = Predictions(
         ids=["a", "b", "c"],
-        masks=np.stack([box(slice(4, 12), slice(4, 8)), 0 * truth > 0, truth]),
+        masks={"mask": np.stack([box(slice(4, 12), slice(4, 8)), 0 * truth > 0, truth])},
         truths=np.stack([truth, truth, truth]),
         has_mask=np.array([True, True, False]),
         classes=None,
@@ -91,7 +91,7 @@ def classified(labels, ill, **changes):
     count = len(labels)
     found = Predictions(
         ids=[f"i{n}" for n in range(count)],
-        masks=None,
+        masks={},
         truths=np.zeros((count, 16, 16, 1), bool),
         has_mask=np.zeros(count, bool),
         classes=np.stack([1 - np.asarray(ill), ill], axis=-1),
@@ -136,11 +136,64 @@ def test_a_known_spacing_gives_millimetres():
 def test_several_mask_channels_are_averaged():
     one = segmented()
     two = segmented(
-        masks=np.concatenate([one.masks, one.truths], axis=-1),
+        masks={"mask": np.concatenate([one.masks["mask"], one.truths], axis=-1)},
         truths=np.concatenate([one.truths, one.truths], axis=-1),
     )
     _, rows = measure(two, class_names=NAMES)
     assert rows[0]["dice"] == pytest.approx((0.8 + 1) / 2)
+
+
+def test_every_way_to_the_mask_has_its_figures():
+    one = segmented()
+    summary, rows = measure(
+        segmented(masks={**one.masks, "mask_sdf": one.truths}), class_names=NAMES
+    )
+    assert rows[0]["dice"] == pytest.approx(0.8)
+    assert rows[0]["sdf/dice"] == 1
+    assert summary["sdf/dice"]["mean"] == 1
+    assert validation_score([summary]) == pytest.approx(0.4)
+
+
+class Volumes:
+    """Two volumes of different sizes; a ball of ones and a stray voxel in each."""
+
+    name, class_names, ids = "v", (), ["a", "b"]
+    spacing = np.array([[1, 1, 2], [0, 0, 0]], np.float32)
+
+    def batches(self, batch_size):
+        for sides in ((8, 9, 10), (9, 8, 12)):
+            image = np.zeros((1, *sides, 1), np.float32)
+            image[:, 2:6, 2:6, 2:6] = 1
+            truth = image.astype(np.uint8)
+            image[:, -1, -1, -1] = 1
+            yield {
+                **{"image": image, "mask": truth, "has_mask": np.ones(1, bool)},
+                **{"label": np.full(1, -1), "valid": np.ones(1, bool)},
+            }
+
+
+@pytest.mark.parametrize("largest_component", [False, True])
+def test_volumes(largest_component):
+    found = predict_set(
+        lambda variables, images: {"mask": images, "distance": 1 - 2 * images},
+        *(None, Volumes()),
+        batch_size=7,
+        largest_component=largest_component,
+    )
+    assert [mask.shape for mask in found.masks["mask"]] == [(8, 9, 10, 1), (9, 8, 12, 1)]
+    assert found.distance[1].shape == (9, 8, 12, 1)
+    _, rows = measure(found, class_names=())
+    want = 1 if largest_component else 2 * 64 / (2 * 64 + 1)
+    assert [row["dice"] for row in rows] == pytest.approx([want, want])
+    assert "hd95_mm" in rows[0] and "hd95_mm" not in rows[1]
+    if not largest_component:  # from the far corner to the ball
+        assert rows[0]["hd_mm"] == pytest.approx(np.linalg.norm([2, 3, 4 * 2]))
+
+
+def test_the_same_answer_is_stretched_over_volumes():
+    mask = np.arange(8.0).reshape(2, 4, 1, 1)
+    said = predict_same({"mask": mask})(None, np.zeros((1, 4, 2, 3, 1)))["mask"]
+    np.testing.assert_array_equal(said[0, :, :, 2, 0], [[0, 2], [0, 2], [4, 6], [4, 6]])
 
 
 def test_classes():

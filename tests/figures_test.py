@@ -40,6 +40,43 @@ def test_mosaic():
     np.testing.assert_array_equal(joined[::2, ::3, 0], [[0, 1, 2, 3], [10, 11, 12, 13]])
 
 
+def test_a_mosaic_of_pictures_of_several_sizes():
+    joined = figures.mosaic([[np.ones((2, 3, 3)), np.ones((4, 1, 3))]])
+    assert joined.shape == (4, 6, 3)
+    assert joined[..., 0].sum() == 6 + 4
+
+
+def test_slices_of_a_volume_lie_within_its_mask():
+    mask = np.zeros((6, 5, 40, 1), bool)
+    mask[2:4, 2:4, 10:31] = True
+    found = figures.slices(mask)
+    assert [name for name, _ in found] == ["\nslice 15", "\nslice 20", "\nslice 25"]
+    assert all(mask[at].shape == (6, 5, 1) and mask[at].any() for _, at in found)
+    assert [name for name, _ in figures.slices(0 * mask)] == [
+        *("\nslice 10", "\nslice 20", "\nslice 29")
+    ]
+    ((name, at),) = figures.slices(mask[:, :, 0])
+    assert name == "" and mask[:, :, 0][at].shape == (6, 5, 1)
+
+
+def test_grey_of_floats():
+    volume = np.linspace(-3, 5, 4 * 5 * 100).reshape(4, 5, 100, 1)
+    grey = figures.as_gray(volume)
+    assert grey.dtype == np.uint8
+    assert (grey.ravel()[[0, 20, -21, -1]] == [0, 0, 255, 255]).all()
+    assert abs(int(grey.ravel()[1000]) - 127) <= 1
+    np.testing.assert_array_equal(figures.middle(volume), grey[:, :, 50])
+    image = np.full((4, 4, 1), 7, np.uint8)
+    assert figures.middle(image) is image
+
+
+def test_distances_are_blue_inside_and_red_outside():
+    inside, boundary, outside = figures.signed(np.array([-0.5, 0.0, 0.5]).reshape(1, 3, 1))[0]
+    assert inside[2] > inside[0]
+    assert outside[0] > outside[2]
+    assert boundary.min() > 240
+
+
 GREEN, ORANGE = (64, 220, 96), (255, 96, 32)
 
 

@@ -8,6 +8,7 @@ from sklearn.metrics import accuracy_score, roc_auc_score
 
 from configs import multimix
 from multimix_jax import report
+from multimix_jax.objectives import make_objective
 
 LUNGS, CHESTS = 30, 40
 LABELS = np.arange(CHESTS) % 2
@@ -42,6 +43,8 @@ def write_run(
     path.mkdir()
     rng = np.random.default_rng(seed if draw is None else draw)
     results: dict = {"run": {"seconds": 12.5, "steps": c.steps, "tests": ["jsrt", "chex"]}}
+    objective = make_objective(c.method, model=c.model, dtype=c.dtype, terms=c.objective)
+    results["run"]["parts"] = objective.parts
     rows = []
     for which in ("best", "last", "trivial"):
         results[which] = {}

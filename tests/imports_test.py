@@ -47,6 +47,7 @@ class ArrowsTest(parameterized.TestCase):
         ("orbax", "checkpoint.py"),
         ("matplotlib", "figures.py", "plots.py"),
         ("torch", "convert.py"),
+        ("nibabel", "nifti.py"),
     )
     def test_few_files_import(self, package, *owners):
         users = [file.name for file in files("multimix_jax") if package in imported(file)]

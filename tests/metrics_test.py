@@ -219,10 +219,10 @@ class ClassificationTest(parameterized.TestCase):
         got = metrics.classification_metrics(probabilities, labels, class_names=names(classes))
         self.check(got, sklearn_classification(probabilities, labels))
         self.assertTrue(np.isnan(got["auroc"]) and np.isnan(got["average_precision"]))
-        intervals = metrics.classification_intervals(
+        drawn = metrics.classification_resamples(
             probabilities, labels, class_names=names(classes), resamples=10
         )
-        self.assertTrue(np.isnan(intervals["auroc"]).all())
+        self.assertTrue(np.isnan(metrics.percentile_interval(drawn["auroc"])).all())
 
     def test_one_image(self):
         got = metrics.classification_metrics(
@@ -238,7 +238,7 @@ class ClassificationTest(parameterized.TestCase):
         ((4, 2), [0, 1, 2, 1], "expected 0 to 1"),
     )
     def test_errors(self, shape, labels, words):
-        for function in (metrics.classification_metrics, metrics.classification_intervals):
+        for function in (metrics.classification_metrics, metrics.classification_resamples):
             with self.assertRaisesRegex(ValueError, words):
                 function(np.ones(shape), np.asarray(labels, int), class_names=names(2))
         with self.assertRaisesRegex(ValueError, words):
@@ -289,13 +289,14 @@ class IntervalTest(parameterized.TestCase):
     @parameterized.parameters((2, 80, 1), (2, 6, 8), (3, 60, 2))
     def test_classification_equals_scikit_learn_on_each_resample(self, classes, count, decimals):
         probabilities, labels = random_classes(count, classes, 1, decimals)
-        got = metrics.classification_intervals(
+        got = metrics.classification_resamples(
             probabilities, labels, class_names=names(classes), threshold=0.4, seed=5, resamples=15
         )
         drawn = np.random.default_rng(5).integers(0, count, (15, count))
         rows = [sklearn_classification(probabilities[i], labels[i], 0.4) for i in drawn]
         self.assertEqual(list(got), list(rows[0]))
-        for name, interval in got.items():
+        for name, values in got.items():
+            interval = metrics.percentile_interval(values)
             want = np.nanpercentile([row[name] for row in rows], (2.5, 97.5))
             np.testing.assert_allclose(interval, want, atol=1e-12, err_msg=name)
 

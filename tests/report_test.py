@@ -153,6 +153,8 @@ def test_what_cannot_be_reported(tmp_path, monkeypatch, capsys):
     assert "file" in refusal(monkeypatch, capsys, path, "--out", tmp_path / "file")
     (path / "results.json").write_text("{")
     assert "is damaged (JSONDecodeError" in refusal(monkeypatch, capsys, path)
+    (path / "config.json").write_text("{")
+    assert "is damaged (JSONDecodeError" in refusal(monkeypatch, capsys, tmp_path)
 
 
 def test_latex_of_other_hospitals_alone(tmp_path):
