@@ -26,6 +26,7 @@ from multimix_jax.errors import UsageError
 from multimix_jax.grid import run_all
 from multimix_jax.programs import Programs
 from multimix_jax.run import Run
+from multimix_jax.sliding_window import Windows
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "Config file, with :arguments if any.")
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run, or of the grid's runs.")
@@ -48,6 +49,7 @@ def make_programs(fields: str) -> Programs:
         ),
         optimizer=optimizer.make_optimizer(schedule, **c.optimizer),
         accumulate=accumulate,
+        windows=Windows(**c.window) if c.window.patch else None,
         **_fields(c, "parallel ema_decay"),
     )
 
@@ -56,7 +58,7 @@ def make_run(c: ConfigDict, path: pathlib.Path) -> Run:
     """The run that a config describes, in its folder."""
     compiled = (
         "method model dtype objective optimizer schedule learning_rate steps batch_size size "
-        "accumulate parallel ema_decay"
+        "accumulate parallel ema_decay window"
     )
     programs = make_programs(json.dumps(_fields(c, compiled), default=ConfigDict.to_dict))
     data = run_data.open_run(
@@ -81,7 +83,7 @@ def make_run(c: ConfigDict, path: pathlib.Path) -> Run:
         trivial=data.trivial,
         data_digest=data.digest,
         images_per_step=c.batch_size * len(data.streams),
-        **_fields(c, "size seed steps eval_batch_size"),
+        **_fields(c, "size seed steps eval_batch_size largest_component"),
     )
 
 

@@ -59,6 +59,11 @@ def get_config() -> ml_collections.ConfigDict:
             threshold=0.7,
         )
     )
+    # To predict larger images and volumes window by window; a patch of () takes each whole.
+    c.window = ml_collections.ConfigDict(
+        dict(patch=(), stride=(), batch_size=4, weights="gaussian")
+    )
+    c.largest_component = False  # keep only the largest part of each predicted mask
     c.schedule = ml_collections.ConfigDict(
         dict(name="cosine", warmup_steps=0, decay_every=0, decay_rate=0.1)
     )

@@ -1,25 +1,38 @@
 """Systems, budgets of labels and seeds, each combination a run of its own.
 
     python launch.py --config=configs/grid.py:systems=umtl+enc,budgets=100/10+all/all,seeds=0+1
+    python launch.py --config=configs/grid.py:experiment=dtml,data=la,budgets=16+8,seeds=0+1+2
 
-Arguments: systems, names of configs/multimix.py or "all" (the published ones); budgets, class
-labels/masks, numbers or "all"; seeds; each a list joined by "+"; and size. Fields set with
---config.FIELD=VALUE hold for all runs, but for those that these arguments set.
+Arguments: experiment, multimix or dtml; systems, names of its file or "all" (the published ones);
+budgets, class labels/masks, numbers or "all", or masks alone; seeds; each a list joined by "+"; and
+what the experiment takes (size, data, ...). Fields set with --config.FIELD=VALUE hold for all runs,
+but for those that these arguments set.
 """
 
 import itertools
+from types import ModuleType
 
 import ml_collections
 
-from configs import common, multimix
+from configs import common, dtml, multimix
+
+EXPERIMENTS: dict[str, ModuleType] = {"multimix": multimix, "dtml": dtml}
+LISTS = dict(experiment="multimix", systems="all", budgets="100/10", seeds="0+1+2")
 
 
 def get_config(arguments: str | None = None) -> ml_collections.ConfigDict:
-    args = common.parse_arguments(
-        arguments, systems="all", budgets="100/10", seeds="0+1+2", size=256
-    )
-    c = multimix.get_config(f"size={args['size']}")
-    c.grid = ml_collections.ConfigDict({key: args[key] for key in ("systems", "budgets", "seeds")})
+    items = (arguments or "").split(",")
+    ours = [item for item in items if item.partition("=")[0] in LISTS]
+    args = common.parse_arguments(",".join(ours), **LISTS)
+    if args["experiment"] not in EXPERIMENTS:
+        raise common.ConfigError(
+            f"--config argument experiment={args['experiment']!r} is unknown; use one of "
+            f"{', '.join(EXPERIMENTS)}"
+        )
+    module = EXPERIMENTS[str(args["experiment"])]
+    rest = [item for item in items if item and item not in ours]
+    c = module.get_config(",".join([*rest, f"method={module.FULL}"]))
+    c.grid = ml_collections.ConfigDict(args)
     cells(c)  # a faulty list is told at once
     return c
 
@@ -32,29 +45,31 @@ def cells(c: ml_collections.ConfigDict) -> dict[str, ml_collections.ConfigDict]:
     Raises:
       ConfigError: an item of a list is wrong.
     """
-    systems = list(multimix.PUBLISHED) if c.grid.systems == "all" else c.grid.systems.split("+")
+    module = EXPERIMENTS[c.grid.experiment]
+    systems = list(module.PUBLISHED) if c.grid.systems == "all" else c.grid.systems.split("+")
     budgets = [_budget(text) for text in c.grid.budgets.split("+")]
     seeds = [_seed(text) for text in c.grid.seeds.split("+")]
     found = {}
     for system, (labels, masks), seed in itertools.product(systems, budgets, seeds):
         cell = c.copy_and_resolve_references().unlock()
         del cell.grid
-        multimix.use_system(cell, system)
+        module.use_system(cell, system)
+        classifies, segments = module.tasks(cell)
         cell.seed = seed
-        cell.cls_labels = labels if cell.model.use_classifier else "0"
-        cell.seg_labels = masks if cell.model.use_decoder else "0"
-        name = [system]
-        name += [f"{labels}labels"] * cell.model.use_classifier
-        name += [f"{masks}masks"] * cell.model.use_decoder
+        cell.cls_labels = labels if classifies else "0"
+        cell.seg_labels = masks if segments else "0"
+        name = [cell.system]
+        name += [f"{labels}labels"] * classifies
+        name += [f"{masks}masks"] * segments
         found["_".join([*name, f"seed{seed}"])] = cell.lock()
     return found
 
 
 def _budget(text: str) -> tuple[str, str]:
-    labels, _, masks = text.partition("/")
+    labels, _, masks = text.rpartition("/") if "/" in text else ("0", "", text)
     if not all(part == "all" or part.isdigit() for part in (labels, masks)):
         raise common.ConfigError(
-            f"budget {text!r} is not of the form LABELS/MASKS, such as 100/10 or all/all; set "
+            f"budget {text!r} is not of the form LABELS/MASKS or MASKS, such as 100/10; set "
             "budgets in --config=configs/grid.py:budgets=100/10+all/all"
         )
     return labels, masks

@@ -27,6 +27,7 @@ SYSTEMS = {
     "multimix": dict(classifier=True, decoder=True, bridge=True, pseudo_labels=True, kl=True),
 }
 PUBLISHED = tuple(SYSTEMS)
+FULL = "multimix"  # has all that others lack
 # With the gradient through the bridge switched on, which the paper leaves out.
 SYSTEMS["multimix_grad"] = dict(SYSTEMS["multimix"], bridge_gradient=True)
 
@@ -60,3 +61,8 @@ def use_system(c: ml_collections.ConfigDict, method: str | int) -> None:
         c.objective.pseudo_label_weight = 0.0
     if not system["kl"]:
         c.objective.kl_weight = 0.0
+
+
+def tasks(c: ml_collections.ConfigDict) -> tuple[bool, bool]:
+    """Whether a system classifies, and whether it segments."""
+    return c.model.use_classifier, c.model.use_decoder

@@ -2,7 +2,7 @@
 
 import pytest
 
-from configs import common, grid, multimix
+from configs import common, dtml, grid, multimix
 from multimix_jax.errors import UsageError
 from multimix_jax.grid import run_all
 
@@ -39,11 +39,25 @@ def test_a_cell_is_the_config_of_its_system():
     assert cell.is_locked
 
 
+def test_a_grid_of_another_experiment():
+    arguments = "experiment=dtml,data=la,filters=8,steps=120,budgets=16+8,seeds=0+1"
+    cells = grid.cells(grid.get_config(arguments))
+    assert len(cells) == 2 * 2 * len(dtml.PUBLISHED)
+    for name, method, masks in (
+        ("mean_teacher_16masks_seed1", "mean_teacher", 16),
+        ("dtml_8masks_seed1", "dtml", 8),
+    ):
+        want = f"data=la,filters=8,steps=120,method={method},seg_labels={masks},seed=1"
+        assert cells[name].to_dict() == dtml.get_config(want).to_dict()
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
         ("systems=unet+net", "method='net' is unknown; use one of unet, enc"),
-        ("budgets=100", "budget '100' is not of the form LABELS/MASKS"),
+        ("budgets=10-20", "budget '10-20' is not of the form LABELS/MASKS"),
+        ("experiment=unet", "experiment='unet' is unknown; use one of multimix, dtml"),
+        ("size=64,depth=3", "'depth=3' is unknown; use key=value with"),
         ("budgets=100/ten", "budget '100/ten' is not"),
         ("seeds=0-2", "seed '0-2' is not a whole number"),
         ("seeds=", "seed '' is not a whole number"),

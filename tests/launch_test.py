@@ -20,12 +20,13 @@ from PIL import Image
 
 import data_pipelines
 import launch
-from configs import common, multimix
+from configs import common, dtml, multimix
 from data_pipelines import input_pipeline
 from multimix_jax import optimizer
 from multimix_jax.checkpoint import Checkpoints
 from multimix_jax.models import MultiMix
-from multimix_jax.objectives import MultiMixObjective
+from multimix_jax.objectives import DtmlObjective, MultiMixObjective
+from multimix_jax.sliding_window import Windows
 from multimix_jax.workdir import BEST, LAST
 from tests.official_formats import box, write_csv, write_image, write_nih
 from tests.small_runs import (
@@ -379,7 +380,7 @@ def test_an_image_without_a_label_in_the_table(tmp_path):
         ({"cls_labels": "many"}, r"cls_labels='many' is not a number"),
         ({"batch_size": 6}, r"batch_size=6 does not divide into 4 devices .*config\.batch_size"),
         ({"size": 40}, r"size=40, .*multiple of 16; set --config\.size"),
-        ({"method": "x"}, r"method='x' is unknown; use one of multimix \(config\.method\)"),
+        ({"method": "x"}, r"method='x' is unknown; use one of multimix, dtml \(config\.method\)"),
         ({"parallel": "x"}, r"parallel='x' is unknown; use 'pmap' or 'jit' \(config\.parallel\)"),
         ({"dtype": "x"}, r"dtype='x' is unknown; .*\(config\.dtype\)"),
         ({"seg_data": "jrst"}, r"no data set is named 'jrst'; use one of chex, jsrt"),
@@ -531,8 +532,11 @@ def test_configs_are_locked_and_of_known_fields(monkeypatch, name):
     assert c.is_locked
     known = dict(common.get_config().iteritems(preserve_field_references=False))
     assert set(c) - {"grid"} == set(known)
-    for part in ("model", "objective", "schedule", "optimizer"):
+    for part in ("schedule", "optimizer", "window"):
         assert set(c[part]) == set(known[part])
+    if c.method == "multimix":
+        for part in ("model", "objective"):
+            assert set(c[part]) == set(known[part])
     assert c.seed == 0
     assert importlib.import_module(f"configs.{name}").__doc__.count("python launch.py")
 
@@ -547,6 +551,8 @@ def test_fields_are_explained():
         (c.objective, MultiMixObjective),
         (c.schedule, optimizer.make_schedule),
         (c.optimizer, optimizer.make_optimizer),
+        (c.window, Windows),
+        (dtml.get_config().objective, DtmlObjective),
     ):
         explained_names = re.findall(r"\w+(?=[\w, ]*: )", explained.__doc__)
         assert set(fields) <= set(explained_names)

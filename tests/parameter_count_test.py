@@ -7,7 +7,7 @@ import jax
 from absl.testing import absltest, parameterized
 
 import configs
-from configs import multimix
+from configs import dtml, multimix
 from multimix_jax import objectives
 
 
@@ -23,6 +23,21 @@ LATER_STAGES = block(128 + 64, 64) + block(64 + 32, 32) + block(32 + 16, 16) + H
 DECODER = block(256 + 128, 128) + LATER_STAGES
 DECODER_WITH_BRIDGE = block(256 + 128 + 2, 128) + LATER_STAGES
 
+
+def level(count, width):
+    """3x3x3 convolutions with biases, each with scale and shift of its norm."""
+    return count * (27 * width * width + 3 * width)
+
+
+def between(width):
+    """Down to twice the features, and up again."""
+    down = 8 * width * 2 * width + 3 * 2 * width
+    return down + 8 * 2 * width * width + 3 * width
+
+
+# Four levels of 1, 2, 3 and 3 convolutions; the first sees one channel.
+VNET = 27 * 16 + 3 * 16 + level(1, 16) + 2 * level(2, 32) + 2 * level(3, 64) + level(3, 128)
+VNET += between(16) + between(32) + between(64) + 17
 PUBLISHED = 1_965_155
 COUNTS = {
     ("multimix", "unet"): ENCODER + DECODER,
@@ -35,6 +50,11 @@ COUNTS = {
     ("multimix", "multimix"): PUBLISHED,
     ("multimix", "multimix_grad"): PUBLISHED,
     ("quickstart", ""): PUBLISHED,
+    ("dtml", "supervised"): VNET,
+    ("dtml", "mean_teacher"): VNET,
+    ("dtml", "pair"): 2 * VNET,
+    ("dtml", "dtml"): 2 * VNET,
+    ("dtml", "dtml_teacher"): 2 * VNET,
 }
 
 
@@ -42,7 +62,7 @@ def experiments():
     """(file, system) of every config; system is '' where the file has but one."""
     for path in pathlib.Path(configs.__file__).parent.glob("*.py"):
         if path.stem not in ("__init__", "common", "grid"):
-            systems = multimix.SYSTEMS if path.stem == "multimix" else ("",)
+            systems = {"multimix": multimix.SYSTEMS, "dtml": dtml.SYSTEMS}.get(path.stem, ("",))
             yield from ((path.stem, system) for system in systems)
 
 

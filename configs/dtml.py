@@ -1,0 +1,117 @@
+"""Dual-task mutual learning (Zhang & Zhang 2021) and what it is compared to, in 2D and 3D.
+
+    python launch.py --config=configs/dtml.py:data=phantom3d --workdir=runs/dtml
+    python launch.py --config=configs/dtml.py:data=la,seg_labels=16 --config.data_dir=DIR \\
+        --workdir=runs/la
+
+Arguments: data, phantom3d, la, folder3d (or folder3d:SUBDIR) in 3D, jsrt (tested on MCU too) in
+2D; method, one of SYSTEMS; network, vnet or, in 2D, unet; seg_labels, a number or "all"; steps;
+filters, of the first level; size, of 2D images; seed.
+
+Networks, loss, optimiser and schedule are the published ones (6,000 steps; with other `steps` the
+schedule shrinks along), but for the patch of LA's halved copies, 56x56x40, and of the phantom: both
+divide by 8, so V-Net has four levels there, not five. For LA at its full size add
+--config.objective.patch=112,112,80 --config.window.patch=112,112,80 --config.window.stride=56,56,40
+--config.model.convolutions=1,2,3,3,3. docs/results.md has what came out and how long it took.
+"""
+
+import ml_collections
+
+from configs import common
+
+# Parts of the loss; all else is the same.
+SYSTEMS = {
+    "supervised": dict(sdf=False, mutual=False, teacher=False),
+    "mean_teacher": dict(sdf=False, mutual=False, teacher=True),
+    "pair": dict(sdf=True, mutual=False, teacher=False),
+    "dtml": dict(sdf=True, mutual=True, teacher=False),
+}
+PUBLISHED = tuple(SYSTEMS)
+FULL = "dtml_teacher"  # has all that others lack
+SYSTEMS[FULL] = dict(sdf=True, mutual=True, teacher=True)
+PATCHES = {"phantom3d": (40, 40, 24), "la": (56, 56, 40), "folder3d": (64, 64, 32)}
+
+
+def get_config(arguments: str | None = None) -> ml_collections.ConfigDict:
+    args = common.parse_arguments(
+        arguments,
+        **dict(data="phantom3d", method="dtml", network="vnet", seg_labels="16"),
+        **dict(steps=6000, filters=16, size=256, seed=0),
+    )
+    c = common.get_config()
+    c.seed, c.size, c.steps = args["seed"], args["size"], args["steps"]
+    c.seg_labels, c.cls_labels = args["seg_labels"], "0"
+    c.seg_data = args["data"]
+    c.test_data = f"{c.seg_data}=test"
+    if c.seg_data == "jsrt":
+        c.test_data += ",mcu=all"
+    c.method = "dtml"
+    patch = PATCHES.get(c.seg_data.partition(":")[0], ())
+    use_network(c, args["network"], args["filters"])
+    c.objective = ml_collections.ConfigDict(
+        dict(
+            patch=patch,
+            turn=bool(patch),  # films have an upper end
+            sharpness=1500.0,
+            mutual_weight=2.0,
+            mutual_on="all",
+            detach="none",
+            ramp_up=c.steps,
+            distance_weight=0.0,
+            distance_power=2,
+            teacher_weight=0.1,
+            teacher_noise=0.1,
+        )
+    )
+    c.window.patch = patch
+    c.window.stride = tuple(side // 2 for side in patch)
+    c.largest_component = bool(patch)
+    c.batch_size = 2 if patch else 10
+    c.accumulate = 1  # batch norm wants them together
+    c.ema_decay = 0.99  # the teacher
+    c.learning_rate = 0.01
+    c.optimizer.update(name="sgd", momentum=0.9, weight_decay=1e-4)
+    c.schedule.update(name="step", decay_every=max(c.steps * 5 // 12, 1), decay_rate=0.1)
+    c.eval_every = c.checkpoint_every = max(c.steps // 10, 1)
+    use_system(c, args["method"])
+    return c
+
+
+def use_network(c: ml_collections.ConfigDict, network: str | int, filters: str | int) -> None:
+    """The published V-Net, or the U-Net of MultiMix."""
+    common_fields = dict(network=network, use_sdf=True, mask_channels=1, initializer="torch")
+    if network == "unet":
+        widths = tuple(filters * 2**level for level in range(5))
+        c.model = ml_collections.ConfigDict(dict(common_fields, filters=widths, dropout_rate=0.25))
+    else:
+        convolutions = (1, 2, 3, 3) if c.seg_data.partition(":")[0] in PATCHES else (1, 2, 3, 3, 3)
+        c.model = ml_collections.ConfigDict(
+            dict(
+                common_fields,
+                filters=filters,
+                convolutions=convolutions,
+                norm="batch",
+                dropout_rate=0.5,
+            )
+        )
+
+
+def use_system(c: ml_collections.ConfigDict, method: str | int) -> None:
+    """Takes out the parts that a system lacks."""
+    if method not in SYSTEMS:
+        raise common.ConfigError(
+            f"--config argument method={method!r} is unknown; use one of {', '.join(SYSTEMS)}"
+        )
+    system = SYSTEMS[str(method)]
+    c.system = str(method) if c.model.network == "vnet" else f"{method}_{c.model.network}"
+    c.model.use_sdf = system["sdf"]
+    if not system["mutual"]:
+        c.objective.mutual_weight = 0.0
+    if not system["teacher"]:
+        c.objective.teacher_weight = c.ema_decay = 0.0
+
+
+def tasks(c: ml_collections.ConfigDict) -> tuple[bool, bool]:
+    """Whether a system classifies, and whether it segments."""
+    del c
+    return False, True
