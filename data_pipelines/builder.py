@@ -63,7 +63,6 @@ class SetBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):
     url_infos: dict[str, Any] = {}  # nothing is downloaded; TFDS would look for checksums
     archives: tuple[str, ...] = ("*.zip",)  # glob patterns of the official archives
     complete: int = 0  # examples in the whole set, 0 = any number
-    dims: int  # axes of space
     pixel_type: type[np.generic]  # of `image` as it is stored
     example_bytes: int  # of one record, about
 
@@ -248,6 +247,20 @@ def files_below(roots: Iterable[Path]) -> Iterator[Path]:
         for folder, folders, names in os.walk(root, followlinks=True):
             folders[:] = sorted(name for name in folders if not _is_stray(name))
             yield from (Path(folder, name) for name in sorted(names) if not _is_stray(name))
+
+
+def files_by_name(folder: Path, suffixes: Sequence[str]) -> dict[str, Path]:
+    """The files below `folder` with one of the suffixes, by their relative paths without it."""
+    found: dict[str, Path] = {}
+    for path in files_below([folder]):
+        suffix = next((s for s in suffixes if path.name.lower().endswith(s)), None)
+        if suffix is None:
+            continue
+        name = path.relative_to(folder).as_posix()[: -len(suffix)]
+        if name in found:
+            raise DataError(f"{found[name]} and {path} have the same name; rename one of them")
+        found[name] = path
+    return found
 
 
 def _is_stray(name: str) -> bool:

@@ -5,7 +5,7 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from data_pipelines.builder import Source, files_below
+from data_pipelines.builder import Source, files_by_name
 from data_pipelines.errors import DataError
 from data_pipelines.image_set import ImageSetBuilder
 
@@ -36,10 +36,10 @@ class Folder(ImageSetBuilder):
         self.class_names = _class_names(source_dir)
 
     def find(self, roots: Sequence[Path]) -> list[Source]:
-        found = _by_stem(roots[0] / "images")
+        found = files_by_name(roots[0] / "images", _SUFFIXES)
         if not found:
             raise self.missing(f"no images ({', '.join(_SUFFIXES)}) in images/")
-        masks = _by_stem(roots[0] / "masks")
+        masks = files_by_name(roots[0] / "masks", _SUFFIXES)
         for name, path in masks.items():
             if name not in found:
                 raise DataError(
@@ -73,18 +73,6 @@ class Folder(ImageSetBuilder):
                 )
             )
         return sources
-
-
-def _by_stem(folder: Path) -> dict[str, Path]:
-    """The images below `folder` by their relative paths without suffix."""
-    found: dict[str, Path] = {}
-    for path in files_below([folder]):
-        if path.suffix.lower() in _SUFFIXES:
-            name = path.relative_to(folder).with_suffix("").as_posix()
-            if name in found:
-                raise DataError(f"{found[name]} and {path} have the same name; rename one of them")
-            found[name] = path
-    return found
 
 
 def _read_labels(folder: Path) -> list[tuple[str, dict[str, str]]]:

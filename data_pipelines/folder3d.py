@@ -8,7 +8,7 @@ from typing import Any
 import nibabel
 import numpy as np
 
-from data_pipelines.builder import Source, files_below
+from data_pipelines.builder import Source, files_by_name
 from data_pipelines.errors import DataError
 from data_pipelines.volume_set import VolumeSetBuilder, standardize
 
@@ -36,7 +36,9 @@ class Folder3D(VolumeSetBuilder):
         )
 
     def find(self, roots: Sequence[Path]) -> list[Source]:
-        volumes, labels = (_by_name(roots[0] / folder) for folder in ("images", "labels"))
+        volumes, labels = (
+            files_by_name(roots[0] / folder, _SUFFIXES) for folder in ("images", "labels")
+        )
         if not volumes:
             raise self.missing(f"no volumes ({', '.join(_SUFFIXES)}) in images/")
         for name, path in labels.items():
@@ -66,20 +68,6 @@ class Folder3D(VolumeSetBuilder):
                 "matrices differ); export the label again on the grid of its volume"
             )
         return standardize(values), label, affine
-
-
-def _by_name(folder: Path) -> dict[str, Path]:
-    """The volumes below `folder` by their relative paths without suffix."""
-    found: dict[str, Path] = {}
-    for path in files_below([folder]):
-        suffix = next((s for s in _SUFFIXES if path.name.lower().endswith(s)), None)
-        if suffix is None:
-            continue
-        name = path.relative_to(folder).as_posix()[: -len(suffix)]
-        if name in found:
-            raise DataError(f"{found[name]} and {path} have the same name; rename one of them")
-        found[name] = path
-    return found
 
 
 def _read(path: Path) -> tuple[np.ndarray, np.ndarray]:

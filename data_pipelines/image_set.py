@@ -18,7 +18,6 @@ class ImageSetBuilder(SetBuilder):
     unusual, how one example is read (`read`).
     """
 
-    dims = 2
     pixel_type = np.uint8
 
     def __init__(

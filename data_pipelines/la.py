@@ -28,13 +28,12 @@ class La(VolumeSetBuilder):
     )
 
     def find(self, roots: Sequence[Path]) -> list[Source]:
-        lists = {split: _find_list(roots, f"{split}.list") for split in ("train", "test")}
-        for split, path in lists.items():
-            if path is None:
-                raise self.missing(f"no {split}.list")
         sources: dict[str, Source] = {}
-        for split, path in lists.items():
-            assert path is not None
+        for split in ("train", "test"):
+            lists = [path for root in roots if (path := root / f"{split}.list").exists()]
+            if not lists:
+                raise self.missing(f"no {split}.list")
+            path = lists[0]
             names = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
             names = [name for name in names if name]
             if not names:
@@ -70,7 +69,3 @@ class La(VolumeSetBuilder):
             raise DataError(
                 f"{path} cannot be read as HDF5 ({error}); copy or download the file again"
             ) from error
-
-
-def _find_list(roots: Sequence[Path], name: str) -> Path | None:
-    return next((root / name for root in roots if (root / name).exists()), None)

@@ -19,7 +19,6 @@ class VolumeSetBuilder(SetBuilder):
     (`read`).
     """
 
-    dims = 3
     pixel_type = np.float16
     example_bytes = 2**24
 

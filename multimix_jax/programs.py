@@ -98,8 +98,6 @@ class Programs:
         What is kept on the way forwards, to go back, is most of what a step takes; it is counted
         without computing anything.
         """
-        if self.windows is None:
-            return
         devices = jax.local_device_count()
         shard = jax.tree.map(
             lambda x: jax.ShapeDtypeStruct((1, len(x) // devices, *x.shape[1:]), x.dtype), batch
@@ -115,7 +113,7 @@ class Programs:
         needed = _OVER_KEPT * sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(found))
         limit = parallel.memory_bytes() // (devices if jax.default_backend() == "cpu" else 1)
         if needed > limit:
-            patch = self.windows.patch
+            *patch, _ = self.objective.input_shape(size)
             share = (limit / needed) ** (1 / len(patch))
             fits = [max(int(side * share) // 16, 1) * 16 for side in patch]
             shown = lambda sides: "x".join(map(str, sides))

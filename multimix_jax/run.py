@@ -77,7 +77,8 @@ class Run:
         spread = self.programs.spread
         state = spread.put_state(self._initial_state())
         self._check(state.eval_variables)
-        self.programs.check_memory(next(self.batches(0, 1)), self.size)
+        if self.programs.windows is not None:  # patches may be as large as anyone asks for
+            self.programs.check_memory(next(self.batches(0, 1)), self.size)
         workdir.claim(self.path, self.config, self.ids)  # nothing is written before all is sound
         with Checkpoints(self.path) as checkpoints:
             state, progress = restore(checkpoints, LAST, state, Progress(data=self.data_digest))
@@ -179,16 +180,16 @@ class Run:
     def _check(self, variables: PyTree) -> None:
         """Raises UsageError where the model, its training set and the test sets disagree."""
         shape = self.programs.objective.input_shape(self.size)
-        kinds = {3: "images", 4: "volumes"}
+        wanted = "images" if len(shape) == 3 else "volumes"
         for eval_set in (*self.validation, *self.tests):
-            kind = kinds[eval_set.images(np.zeros(1, int))[0].ndim]
-            if kind != kinds[len(shape)]:
+            held = "images" if eval_set.affines is None else "volumes"
+            if held != wanted:
                 raise UsageError(
-                    f"{eval_set.name} holds {kind}, but config.objective.patch is for "
-                    f"{kinds[len(shape)]}; set that, or use other data"
+                    f"{eval_set.name} holds {held}, but config.objective.patch is for {wanted}; "
+                    "set that, or use other data"
                 )
         images = self.validation[0].images(np.zeros(1, int))
-        shown = images if len(shape) == 3 else np.zeros((1, *shape))
+        shown = images if wanted == "images" else np.zeros((1, *shape))
         predicted = jax.eval_shape(self.programs.objective.predict, variables, shown)
         if "classes" not in predicted:
             return
