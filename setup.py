@@ -43,6 +43,7 @@ setup(
         "optax>=0.2.6",
         "orbax-checkpoint>=0.11.25",
         "pillow>=11.0",
+        "pydicom>=3.0",
         "scikit-image>=0.25",
         "scipy>=1.15",
         "tensorboardX>=2.6.2",

@@ -2,7 +2,9 @@
 
 import ml_collections
 
-COUNTS = "steps batch_size log_every eval_every checkpoint_every eval_batch_size".split()
+COUNTS = (
+    "steps batch_size log_every eval_every checkpoint_every max_skipped eval_batch_size".split()
+)
 
 
 def get_config() -> ml_collections.ConfigDict:
@@ -17,6 +19,7 @@ def get_config() -> ml_collections.ConfigDict:
     # Data: a training set for each task; test sets with their part (train, val, test or all).
     c.data_dir = ""  # holds chex/, jsrt/, mcu/, nihx/ or own folders; the phantoms need none
     c.prepared_dir = ""  # prepared sets; "" is TFDS' own, ~/tensorflow_datasets
+    c.leave_out = ""  # list of examples not to use, from python -m data_pipelines.audit --fix_list
     c.cache_gib = 4.0  # a set up to this size is held in memory, a larger one read as needed
     c.seg_data = "phantom_seg_a"
     c.cls_data = "phantom_cls_a"
@@ -35,6 +38,7 @@ def get_config() -> ml_collections.ConfigDict:
     c.log_every = 10
     c.eval_every = 100
     c.checkpoint_every = 100
+    c.max_skipped = 20  # steps in a row whose loss or gradient is not finite, before the run stops
     c.eval_batch_size = 32
 
     c.model = ml_collections.ConfigDict(

@@ -1,7 +1,10 @@
 """Data sets of chest X-rays and of volumes, prepared once and read by index."""
 
 import os
+import types
+from collections.abc import Collection, Mapping
 from pathlib import Path
+from typing import Any
 
 # TensorFlow moves data here, no more: its notice about faster operations would only confuse.
 os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
@@ -30,47 +33,60 @@ _OF_VOLUMES: dict[str, type[VolumeSetBuilder]] = {"la": La, "folder3d": Folder3D
 _DRAWN = ("phantom_seg_a", "phantom_seg_b", "phantom_cls_a", "phantom_cls_b", "phantom3d")
 NAMES = (*_OF_IMAGES, "folder:SUBDIR", *_OF_VOLUMES, "folder3d:SUBDIR", *_DRAWN)
 
-__all__ = ["NAMES", "DataError", "Examples", "load"]
+__all__ = ["NAMES", "DataError", "Examples", "load", "make_builder"]
 
 
-def load(
+def make_builder(
     name: str,
     *,
     data_dir: str | Path,
     prepared_dir: str,
     size: int,
-    cache_bytes: int = 4 * 2**30,
-) -> Examples:
+    leave_out: Mapping[str, Collection[str]] = types.MappingProxyType({}),
+) -> SetBuilder:
+    """The builder of a data set, by its name; see `load`."""
+    for key, folder in (("data_dir", data_dir), ("prepared_dir", prepared_dir)):
+        if "://" in str(folder):
+            raise DataError(
+                f"--config.{key}={folder} is the address of a bucket, but prepared sets are read "
+                "from disks alone; mount it as a folder (docs/scaling.md)"
+            )
+    kind, _, subdir = name.partition(":")
+    options: dict[str, Any] = dict(prepared_dir=prepared_dir)
+    if name == "phantom3d":
+        from data_pipelines.phantom3d import Phantom3D  # here, since it needs SciPy
+
+        return Phantom3D(**options)
+    if name in _DRAWN:
+        from data_pipelines.phantom import Phantom
+
+        _, task, hospital = name.split("_")
+        return Phantom(task=task, hospital=hospital, size=size, **options)
+    options |= dict(
+        source_dir=Path(data_dir, subdir or name), leave_out=leave_out.get(name, frozenset())
+    )
+    if name in _OF_IMAGES or (kind == "folder" and subdir):
+        return _OF_IMAGES[kind](size=size, **options)
+    if name in _OF_VOLUMES or (kind == "folder3d" and subdir):
+        return _OF_VOLUMES[kind](**options)
+    raise DataError(f"no data set is named {name!r}; use one of {', '.join(NAMES)}")
+
+
+def load(name: str, *, cache_bytes: int = 4 * 2**30, **where: Any) -> Examples:
     """Opens a data set by its name, preparing it first where that has not been done.
 
     Args:
         name: one of NAMES; "folder:SUBDIR" is the folder data_dir/SUBDIR.
+        cache_bytes: sets up to this size are held in memory.
         data_dir: the folder that contains chex/, jsrt/, ...; unused by the phantoms.
         prepared_dir: root of the prepared sets; "" is TFDS' own ($TFDS_DATA_DIR or
             ~/tensorflow_datasets).
         size: side of the images in pixels, a multiple of 16; volumes keep their own.
-        cache_bytes: sets up to this size are held in memory.
+        leave_out: ids of examples not to take, by data set (see `fix_list`); none by default.
 
     Raises:
         DataError: the name is unknown, or a file is missing or wrong.
     """
-    builder: SetBuilder
-    kind, _, subdir = name.partition(":")
-    source_dir = Path(data_dir, subdir or name)
-    if name == "phantom3d":
-        from data_pipelines.phantom3d import Phantom3D  # here, since it needs SciPy
-
-        builder = Phantom3D(prepared_dir=prepared_dir)
-    elif name in _DRAWN:
-        from data_pipelines.phantom import Phantom
-
-        _, task, hospital = name.split("_")
-        builder = Phantom(task=task, hospital=hospital, size=size, prepared_dir=prepared_dir)
-    elif name in _OF_IMAGES or (kind == "folder" and subdir):
-        builder = _OF_IMAGES[kind](source_dir=source_dir, size=size, prepared_dir=prepared_dir)
-    elif name in _OF_VOLUMES or (kind == "folder3d" and subdir):
-        builder = _OF_VOLUMES[kind](source_dir=source_dir, prepared_dir=prepared_dir)
-    else:
-        raise DataError(f"no data set is named {name!r}; use one of {', '.join(NAMES)}")
+    builder = make_builder(name, **where)
     builder.prepare()
     return Examples(builder, cache_bytes=cache_bytes)

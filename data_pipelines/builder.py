@@ -4,18 +4,24 @@ import collections
 import contextlib
 import csv
 import dataclasses
+import errno
+import fcntl
 import hashlib
 import io
 import itertools
 import logging
+import lzma
 import os
+import shutil
+import stat
+import struct
 import tarfile
 import tempfile
 import zipfile
 import zlib
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, TypeVar
 
 import numpy as np
@@ -23,6 +29,7 @@ import tensorflow_datasets as tfds
 from absl import logging as absl_logging
 from tqdm import tqdm
 
+from data_pipelines import claims
 from data_pipelines.errors import DataError
 
 SPLIT = "examples"  # the one TFDS split; its name for all splits, "all", is reserved
@@ -34,6 +41,18 @@ INDEX_COLUMNS = (
 _SHARD_BYTES = 2**27  # TFDS holds one shard in memory while it writes it
 _THREADS = min(8, os.cpu_count() or 1)  # each may hold a film of 20 megapixels
 
+# What the modules of archives raise; a password or an unknown method is a RuntimeError.
+_UNPACKABLE = (
+    zipfile.BadZipFile,
+    tarfile.TarError,
+    OSError,
+    EOFError,
+    RuntimeError,
+    ValueError,
+    struct.error,
+    lzma.LZMAError,
+    zlib.error,
+)
 _logger = logging.getLogger(__name__)
 _In = TypeVar("_In")
 _Out = TypeVar("_Out")
@@ -69,19 +88,31 @@ class SetBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):
     def __init_subclass__(cls, **kwargs: Any):
         super().__init_subclass__(skip_registration=True, **kwargs)  # type: ignore[call-arg]
 
-    def __init__(self, *, source_dir: str | Path, variant: str, prepared_dir: str, name: str = ""):
+    def __init__(
+        self,
+        *,
+        source_dir: str | Path,
+        variant: str,
+        prepared_dir: str,
+        name: str = "",
+        leave_out: Collection[str] = (),
+    ):
         """Args:
         source_dir: the folder with the official or the converted files.
         variant: how they are prepared, for the name of the prepared set.
         prepared_dir: root of the prepared sets; "" is TFDS' own ($TFDS_DATA_DIR or
             ~/tensorflow_datasets).
         name: folder of this set below prepared_dir; "" is the name of the class.
+        leave_out: ids of examples that are not taken.
         """
         self.source_dir = Path(source_dir)
         self.variant = variant
+        self.leave_out = frozenset(leave_out)
         if name:
             self.name = name
-        config = tfds.core.BuilderConfig(name=f"{variant}_{self.fingerprint()}")
+        left_out = "\n".join(sorted(self.leave_out)).encode()
+        mark = f"_without{hashlib.sha256(left_out).hexdigest()[:6]}" if left_out else ""
+        config = tfds.core.BuilderConfig(name=f"{variant}_{self.fingerprint()}{mark}")
         with _quiet():
             super().__init__(
                 data_dir=prepared_dir or None, config=config, file_format="array_record"
@@ -124,19 +155,30 @@ class SetBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):
     def prepare(self) -> None:
         """Prepares the set unless it is there already. On failure nothing is left behind.
 
+        Of several processes with the same prepared_dir, one prepares and the others wait.
+
         Raises:
             DataError: a file is missing or wrong.
         """
-        index, root = self.index_path, Path(self.data_dir_root)
-        if index.exists():
+        root = Path(self.data_dir_root)
+        if self.index_path.exists():
+            return
+        with _no_leftovers(self.index_path.parent):
+            root.mkdir(parents=True, exist_ok=True)
+            with _locked(root):
+                self._prepare(root)
+
+    def _prepare(self, root: Path) -> None:
+        index = self.index_path
+        if index.exists():  # another process was first
+            self.info.read_from_directory(self.data_dir)
             return
         if index.parent.exists():  # stopped between the records and their table
             _write_index(index, self._index_from_records())
             return
-        with _no_leftovers(index.parent), contextlib.ExitStack() as stack:
-            root.mkdir(parents=True, exist_ok=True)
+        with contextlib.ExitStack() as stack:
             scratch = stack.enter_context(tempfile.TemporaryDirectory(dir=root, prefix=".scratch"))
-            sources = self._sources(Path(scratch))
+            sources = self.sources(Path(scratch))
             self._warn(len(sources))
             _logger.info("preparing %s (%s): %d examples", self.name, self.variant, len(sources))
             rows: list[dict[str, Any]] = []
@@ -153,8 +195,12 @@ class SetBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):
     def index_path(self) -> Path:
         return Path(self.data_dir) / INDEX_FILE
 
-    def _sources(self, scratch: Path) -> list[Source]:
-        """Lists the examples by id; if that fails, with the archives extracted into `scratch`."""
+    def sources(self, scratch: Path) -> list[Source]:
+        """Lists the examples by id; if that fails, with the archives extracted into `scratch`.
+
+        Raises:
+            DataError: nothing was found, or the listing contradicts itself.
+        """
         try:
             found = self.find([self.source_dir])
         except DataError:
@@ -169,14 +215,19 @@ class SetBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):
             found = self.find([self.source_dir, *folders])
         by_id: dict[str, Source] = {}
         for source in found:
+            if not _is_name(source.id) or not _is_text(source.group):
+                raise DataError(
+                    f"{source.image}: an example cannot be called {source.id!r} (of group "
+                    f"{source.group!r}), since files are named after it; rename it"
+                )
             by_id.setdefault(source.id, source)
-        return [by_id[key] for key in sorted(by_id)]
+        return [by_id[key] for key in sorted(by_id) if key not in self.leave_out]
 
     def _examples(
         self, sources: list[Source], rows: list[dict[str, Any]]
     ) -> Generator[tuple[str, dict[str, Any]]]:
         """Yields (key, features) in the order of `sources` and notes each in `rows`."""
-        examples = _ordered_map(self._example, sources)
+        examples = in_threads(self._example, sources)
         progress = tqdm(
             zip(sources, examples, strict=True),
             desc=f"Preparing {self.name} ({self.variant})",
@@ -229,7 +280,7 @@ class SetBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):
                 **self.pixel_features(),
             }
         )
-        return tfds.core.DatasetInfo(builder=self, features=features, disable_shuffling=True)
+        return _Info(builder=self, features=features, disable_shuffling=True)
 
     def _shard_iterators_per_split(
         self, dl_manager: Any
@@ -239,6 +290,13 @@ class SetBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):
         shards = -(-self._num_examples // per_shard)
         # TFDS writes the shards one after the other, so they can share one running iterator.
         return {SPLIT: [lambda: itertools.islice(self._pending, per_shard)] * shards}
+
+
+class _Info(tfds.core.DatasetInfo):
+    """Does not look for the set where TFDS keeps its own; that would leave a folder behind."""
+
+    def initialize_from_bucket(self) -> None:
+        pass
 
 
 def files_below(roots: Iterable[Path]) -> Iterator[Path]:
@@ -267,22 +325,66 @@ def _is_stray(name: str) -> bool:
     return name.startswith(".") or name == "__MACOSX"
 
 
+def _is_text(text: str) -> bool:
+    """Whether it can be written to a table: file names may hold bytes that are no text."""
+    return not any(char < " " or "\ud800" <= char <= "\udfff" for char in text)
+
+
+def _is_name(text: str) -> bool:
+    """Whether files may be named after it: it stays within a folder."""
+    path = PurePosixPath(text.replace("\\", "/"))
+    return text != "" and _is_text(text) and not path.is_absolute() and ".." not in path.parts
+
+
 def _extract(archive: Path, folder: Path) -> None:
+    """Unpacks an archive of plain files and folders, once it is known what it claims."""
+    bytes_claimed = 0
+    free = shutil.disk_usage(folder.parent).free
+    most = claims.MOST_PACKED * archive.stat().st_size
+
+    def check(name: str, size: int, plain: bool) -> None:
+        nonlocal bytes_claimed
+        bytes_claimed += size
+        if not _is_name(name) or not plain:
+            raise DataError(
+                f"{archive} holds {name!r}, which is a link, leads elsewhere or is no name; "
+                "download the archive again, or unpack it by hand"
+            )
+        if bytes_claimed > min(free, most):
+            raise DataError(
+                f"{archive} holds {bytes_claimed} bytes or more, but "
+                + (f"{free} are free in {folder.parent}; make room, or" if free < most else "")
+                + (f"cannot have packed more than {most};" if most <= free else "")
+                + " download the archive again"
+            )
+
+    def checked(tar: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
+        for member in tar:
+            check(member.name, member.size, member.isfile() or member.isdir())
+            yield member
+
     try:
         if archive.suffix == ".zip":
             with zipfile.ZipFile(archive) as zipped:
+                for info in zipped.infolist():
+                    mode = stat.S_IFMT(info.external_attr >> 16)
+                    check(info.filename, info.file_size, mode in (0, stat.S_IFREG, stat.S_IFDIR))
                 zipped.extractall(folder)
         else:
             with tarfile.open(archive) as tar:
-                tar.extractall(folder, filter="data")
-    except (zipfile.BadZipFile, tarfile.TarError, EOFError, zlib.error) as error:
+                tar.extractall(folder, checked(tar), filter="data")
+    except DataError:
+        raise
+    except _UNPACKABLE as error:
+        if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+            raise
         reason = str(error).partition("\n")[0]
         raise DataError(
             f"{archive} cannot be extracted ({reason}); download the archive again"
         ) from error
 
 
-def _ordered_map(function: Callable[[_In], _Out], items: Iterable[_In]) -> Generator[_Out]:
+def in_threads(function: Callable[[_In], _Out], items: Iterable[_In]) -> Generator[_Out]:
     """Maps in threads; keeps the order and stays at most a few items ahead of the reader."""
     waiting: collections.deque[Future[_Out]] = collections.deque()
     pool = ThreadPoolExecutor(_THREADS)
@@ -336,6 +438,18 @@ def _quiet() -> Iterator[None]:
             yield
     finally:
         absl_logging.set_verbosity(verbosity)
+
+
+@contextlib.contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """One process at a time, where the file system knows locks; a killed one holds none."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        with contextlib.suppress(OSError):
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 @contextlib.contextmanager

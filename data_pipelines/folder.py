@@ -1,10 +1,12 @@
 """A folder of one's own images, with masks, with class labels, or with both."""
 
-import csv
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
+import numpy as np
+
+from data_pipelines import dicom, table
 from data_pipelines.builder import Source, files_by_name
 from data_pipelines.errors import DataError
 from data_pipelines.image_set import ImageSetBuilder
@@ -15,7 +17,10 @@ _SPLITS = ("", "train", "val", "test")
 
 
 class Folder(ImageSetBuilder):
-    """images/*, masks/* of the same names, labels.csv (image,label,patient,split), classes.txt."""
+    """images/*, masks/* of the same names, labels.csv (image,label,patient,split), classes.txt.
+
+    Images may be DICOM files.
+    """
 
     archives = ()
     MANUAL_DOWNLOAD_INSTRUCTIONS = (
@@ -24,7 +29,14 @@ class Folder(ImageSetBuilder):
         "into labels.csv with the columns image,label"
     )
 
-    def __init__(self, *, source_dir: str | Path, size: int, prepared_dir: str = ""):
+    def __init__(
+        self,
+        *,
+        source_dir: str | Path,
+        size: int,
+        prepared_dir: str = "",
+        leave_out: Collection[str] = (),
+    ):
         source_dir = Path(source_dir)
         name = "folder" if source_dir.name == "folder" else f"folder_{source_dir.name}"
         super().__init__(
@@ -32,15 +44,19 @@ class Folder(ImageSetBuilder):
             size=size,
             prepared_dir=prepared_dir,
             name=re.sub(r"\W", "_", name),
+            leave_out=leave_out,
         )
         self.class_names = _class_names(source_dir)
 
     def find(self, roots: Sequence[Path]) -> list[Source]:
-        found = files_by_name(roots[0] / "images", _SUFFIXES)
+        suffixes = (*_SUFFIXES, *dicom.SUFFIXES)
+        found = files_by_name(roots[0] / "images", suffixes)
         if not found:
-            raise self.missing(f"no images ({', '.join(_SUFFIXES)}) in images/")
-        masks = files_by_name(roots[0] / "masks", _SUFFIXES)
+            raise self.missing(f"no images ({', '.join(suffixes)}) in images/")
+        masks = files_by_name(roots[0] / "masks", suffixes)
         for name, path in masks.items():
+            if _is_dicom(path):
+                raise DataError(f"{path}: a mask cannot be DICOM; export it as PNG")
             if name not in found:
                 raise DataError(
                     f"{path} is a mask without an image; add images/{name}.* or remove the mask"
@@ -74,24 +90,27 @@ class Folder(ImageSetBuilder):
             )
         return sources
 
+    def read(self, source: Source) -> tuple[np.ndarray, np.ndarray | None, tuple[float, float]]:
+        if source.image is None or not _is_dicom(source.image):
+            return super().read(source)
+        image, spacing = dicom.read(source.image)
+        return image, self.read_masks(source, image.shape), spacing
+
+
+def _is_dicom(path: Path) -> bool:
+    return path.suffix.lower() in dicom.SUFFIXES
+
 
 def _read_labels(folder: Path) -> list[tuple[str, dict[str, str]]]:
     """The rows of labels.csv, each with where it stands; [] where there is no such file."""
     path = folder / "labels.csv"
     if not path.exists():
         return []
-    with path.open(newline="", encoding="utf-8-sig") as file:
-        reader = csv.DictReader(file)
-        columns = reader.fieldnames or ()
-        if "image" not in columns or "label" not in columns:
-            raise DataError(
-                f"{path} has the columns {', '.join(columns)}; its first line must be image,label "
-                "(and may go on with patient,split)"
-            )
-        rows = []
-        for row in reader:
-            values = {key: (row.get(key) or "").strip() for key in _LABEL_COLUMNS}
-            rows.append((f"{path}, line {reader.line_num},", values))
+    due = "its first line must be image,label (and may go on with patient,split)"
+    rows = []
+    for number, row in table.read_rows(path, ("image", "label"), due):
+        values = {key: row.get(key, "").strip() for key in _LABEL_COLUMNS}
+        rows.append((f"{path}, line {number},", values))
     for line, values in rows:
         if values["split"] not in _SPLITS:
             raise DataError(f"{line} has the split {values['split']!r}; use train, val or test")
@@ -104,8 +123,7 @@ def _class_names(folder: Path) -> tuple[str, ...]:
     path = folder / "classes.txt"
     if not path.exists():
         return tuple(sorted({values["label"] for _, values in rows} - {""}))
-    names = tuple(path.read_text(encoding="utf-8").split("\n"))
-    names = tuple(name.strip() for name in names if name.strip())
+    names = tuple(table.read_lines(path))
     for line, values in rows:
         if values["label"] and values["label"] not in names:
             raise DataError(

@@ -1,5 +1,6 @@
 """Data sets of images: each is resized once to the working size."""
 
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -21,12 +22,18 @@ class ImageSetBuilder(SetBuilder):
     pixel_type = np.uint8
 
     def __init__(
-        self, *, source_dir: str | Path, size: int, prepared_dir: str = "", name: str = ""
+        self,
+        *,
+        source_dir: str | Path,
+        size: int,
+        prepared_dir: str = "",
+        name: str = "",
+        leave_out: Collection[str] = (),
     ):
         """Args:
         source_dir: the folder with the official or the converted files.
         size: side of the prepared images, a multiple of 16.
-        prepared_dir, name: as for `SetBuilder`.
+        prepared_dir, name, leave_out: as for `SetBuilder`.
         """
         if size <= 0 or size % 16:
             raise DataError(
@@ -36,7 +43,11 @@ class ImageSetBuilder(SetBuilder):
         self.size = size
         self.example_bytes = 2 * size**2
         super().__init__(
-            source_dir=source_dir, variant=f"size{size}", prepared_dir=prepared_dir, name=name
+            source_dir=source_dir,
+            variant=f"size{size}",
+            prepared_dir=prepared_dir,
+            name=name,
+            leave_out=leave_out,
         )
 
     def read(self, source: Source) -> tuple[np.ndarray, np.ndarray | None, tuple[float, float]]:

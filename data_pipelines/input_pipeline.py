@@ -79,6 +79,18 @@ def train_batches(
     return data.prefetch(tf.data.AUTOTUNE).as_numpy_iterator()
 
 
+def ids_of_step(
+    streams: Mapping[str, Stream], batch_size: int, seed: int, step: int
+) -> dict[str, list[str]]:
+    """Ids of the examples that `train_batches` gives at a step, by stream."""
+    positions = step * batch_size + tf.range(batch_size, dtype=tf.int64)
+    found = {}
+    for name, stream in streams.items():
+        order = _shuffled(positions, len(stream.indices), seed, name).numpy()
+        found[name] = stream.examples.ids[stream.indices[order]].tolist()
+    return found
+
+
 def eval_batches(
     examples: Examples, indices: np.ndarray, *, batch_size: int
 ) -> Iterator[dict[str, np.ndarray]]:

@@ -1,14 +1,17 @@
 """The left atria of the 2018 challenge (Xiong et al. 2021), as its benchmark distributes them."""
 
+import math
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
 import h5py
 import numpy as np
 
+from data_pipelines import claims, table
 from data_pipelines.builder import Source
 from data_pipelines.errors import DataError
-from data_pipelines.volume_set import VolumeSetBuilder
+from data_pipelines.volume_set import LARGEST, VolumeSetBuilder
 
 _FOLDER = "2018LA_Seg_Training Set"
 _FILE = "mri_norm2.h5"
@@ -34,16 +37,22 @@ class La(VolumeSetBuilder):
             if not lists:
                 raise self.missing(f"no {split}.list")
             path = lists[0]
-            names = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
-            names = [name for name in names if name]
+            names = table.read_lines(path)
             if not names:
                 raise DataError(f"{path} is empty; it must name a volume on each line")
             for name in names:
-                found = [p for root in roots if (p := root / _FOLDER / name / _FILE).exists()]
+                if name == ".." or Path(name).name != name:
+                    raise DataError(
+                        f"{path} names {name!r}, which is not the name of a folder in {_FOLDER}; "
+                        "remove the line"
+                    )
+                places = [root / _FOLDER / name / _FILE for root in roots]
+                # `Path.exists` would fail of a name that is too long for one.
+                found = [place for place in places if os.path.exists(place)]
                 if not found:
                     raise DataError(
-                        f"{path} names {name}, but {roots[0] / _FOLDER / name / _FILE} does not "
-                        "exist; add the volume or remove the line"
+                        f"{path} names {name}, but {places[0]} does not exist; add the volume or "
+                        "remove the line"
                     )
                 if name in sources:
                     raise DataError(
@@ -64,8 +73,26 @@ class La(VolumeSetBuilder):
                         f"{path} has no {' and no '.join(map(repr, missing))} (it has "
                         f"{', '.join(map(repr, file)) or 'nothing'}); download the file again"
                     )
-                return file["image"][:], file["label"][:], None
-        except OSError as error:
+                return _array(path, file, "image"), _array(path, file, "label"), None
+        except DataError:
+            raise
+        except Exception as error:  # HDF5 raises many kinds for a damaged file
+            reason = ": ".join([type(error).__name__, *str(error).strip().splitlines()[:1]])
             raise DataError(
-                f"{path} cannot be read as HDF5 ({error}); copy or download the file again"
+                f"{path} cannot be read as HDF5 ({reason}); copy or download the file again"
             ) from error
+
+
+def _array(path: Path, file: h5py.File, name: str) -> np.ndarray:
+    """One array, which lies in this very file and can be held by it."""
+    remedy = "download the file again"
+    data = file[name] if isinstance(file.get(name, getlink=True), h5py.HardLink) else None
+    if not isinstance(data, h5py.Dataset) or data.is_virtual or data.external:
+        raise DataError(f"{name!r} in {path} is not an array in that file; {remedy}")
+    if data.shape is None or data.dtype.kind not in "biuf" or data.dtype.itemsize > 8:
+        raise DataError(f"{name!r} in {path} does not hold numbers; {remedy}")
+    needed = math.prod(data.shape) * data.dtype.itemsize / claims.MOST_PACKED
+    claims.check(path, data.shape, "voxels", most=LARGEST, needed=needed)
+    if data.chunks and math.prod(data.chunks) > LARGEST:
+        raise DataError(f"{name!r} in {path} lies in parts that are far too large; {remedy}")
+    return data[()]

@@ -1,9 +1,9 @@
 """NIH ChestX-ray14 (Wang et al. 2017), normal against abnormal."""
 
-import csv
 from collections.abc import Sequence
 from pathlib import Path
 
+from data_pipelines import table
 from data_pipelines.builder import Source, files_below
 from data_pipelines.errors import DataError
 from data_pipelines.image_set import ImageSetBuilder
@@ -38,7 +38,7 @@ class Nihx(ImageSetBuilder):
             elif path.name.startswith("Data_Entry_2017") and path.suffix == ".csv":
                 tables.append(path)
             elif path.name in _LISTS:
-                splits |= dict.fromkeys(path.read_text().split(), _LISTS[path.name])
+                splits |= dict.fromkeys(table.read_lines(path), _LISTS[path.name])
         if not found:
             raise self.missing("no images *.png")
         if not tables:
@@ -66,15 +66,9 @@ class Nihx(ImageSetBuilder):
 
 def _read_table(path: Path) -> dict[str, tuple[str, str]]:
     """Maps the name of an image to its findings and its patient."""
-    with path.open(newline="", encoding="utf-8-sig") as file:
-        reader = csv.DictReader(file)
-        absent = [column for column in _COLUMNS if column not in (reader.fieldnames or ())]
-        if absent:
-            raise DataError(
-                f"{path} has no column {absent[0]!r}, only {', '.join(reader.fieldnames or ())}; "
-                "use the official table"
-            )
-        rows = {row["Image Index"]: (row["Finding Labels"], row["Patient ID"]) for row in reader}
+    due = f"the official table, with {', '.join(_COLUMNS)}, is needed"
+    read = [[row[column] for column in _COLUMNS] for _, row in table.read_rows(path, _COLUMNS, due)]
+    rows = {name: (findings, patient) for name, findings, patient in read}
     for name, values in rows.items():
         if not all(values):
             raise DataError(

@@ -1,5 +1,6 @@
 """Data sets of volumes: each is stored at its own size."""
 
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ from data_pipelines.builder import SetBuilder, Source
 from data_pipelines.errors import DataError
 
 LEAST_SIDE = 8  # voxels; SSIM needs 7
+LARGEST = 2**28  # voxels; those of the official set have up to 25 million
 
 
 class VolumeSetBuilder(SetBuilder):
@@ -22,10 +24,21 @@ class VolumeSetBuilder(SetBuilder):
     pixel_type = np.float16
     example_bytes = 2**24
 
-    def __init__(self, *, source_dir: str | Path, prepared_dir: str = "", name: str = ""):
+    def __init__(
+        self,
+        *,
+        source_dir: str | Path,
+        prepared_dir: str = "",
+        name: str = "",
+        leave_out: Collection[str] = (),
+    ):
         """Args: as for `SetBuilder`."""
         super().__init__(
-            source_dir=source_dir, variant="volumes", prepared_dir=prepared_dir, name=name
+            source_dir=source_dir,
+            variant="volumes",
+            prepared_dir=prepared_dir,
+            name=name,
+            leave_out=leave_out,
         )
 
     def read(self, source: Source) -> tuple[np.ndarray, np.ndarray | None, np.ndarray | None]:
@@ -83,10 +96,9 @@ class VolumeSetBuilder(SetBuilder):
 
 def standardize(values: np.ndarray) -> np.ndarray:
     """Zero mean and unit variance over the volume, float32; a volume of one value becomes 0."""
-    values = values.astype(np.float32)
-    with np.errstate(invalid="ignore", over="ignore"):  # infinite values are told of later
-        deviation = values.std()
-        mean = values.mean()
-    if not np.isfinite(deviation):
-        return values
-    return (values - mean) / deviation if deviation > 0 else np.zeros_like(values)
+    with np.errstate(all="ignore"):  # values that are not finite are told of later
+        values = values.astype(np.float32)
+        deviation = values.std() if values.size else 0
+        if not np.isfinite(deviation):
+            return values
+        return (values - values.mean()) / deviation if deviation > 0 else np.zeros_like(values)

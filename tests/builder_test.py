@@ -1,17 +1,26 @@
 """Tests of data_pipelines.builder."""
 
 import csv
+import io
 import logging
 import os
+import re
+import shutil
+import stat
+import struct
 import tarfile
+import tempfile
 import time
 import zipfile
+from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from data_pipelines.builder import SPLIT, Source, files_below
 from data_pipelines.errors import DataError
+from data_pipelines.examples import Examples
 from data_pipelines.image_set import ImageSetBuilder, lung_masks
 from tests.official_formats import box, write_image
 
@@ -92,6 +101,18 @@ def test_writes_an_index_and_rebuilds_it(source):
     assert rebuilt == [row | {"source": ""} for row in rows]
 
 
+def test_of_two_at_once_one_prepares(source, monkeypatch):
+    read = []
+    monkeypatch.setattr(Flat, "read", lambda self, s: read.append(s.id) or slowly(self, s))
+    slowly = lambda self, s: time.sleep(0.2) or super(Flat, self).read(s)
+    builders = [build(source) for _ in range(2)]
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(Flat.prepare, builders))
+    assert sorted(read) == ["a1", "b1"]
+    for builder in builders:
+        assert Examples(builder, cache_bytes=0).fetch(np.array([1, 0]))["image"].shape[0] == 2
+
+
 def test_a_prepared_set_is_not_prepared_again(source, monkeypatch):
     build(source).prepare()
     monkeypatch.setattr(Flat, "read", None)
@@ -152,6 +173,14 @@ def test_more_than_one_shard(source, monkeypatch):
     builder.prepare()
     assert builder.info.splits[SPLIT].num_shards == 2
     assert [record["id"] for record in builder.as_data_source(SPLIT)] == [b"a1", b"b1"]
+
+
+def test_nothing_is_left_in_the_folder_for_passing_files(source, tmp_path, monkeypatch):
+    """TFDS would leave an empty folder of each set that is not prepared yet."""
+    (tmp_path / "passing").mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "passing"))
+    build(source).prepare()
+    assert not list((tmp_path / "passing").iterdir())
 
 
 def test_nothing_is_left_of_a_failure(source):
@@ -226,6 +255,64 @@ def test_damaged_archive(tmp_path, archive):
     (tmp_path / "flat" / archive).write_bytes(b"PK\x03\x04 and no more")
     with pytest.raises(DataError, match=rf"{archive} cannot be extracted .*; download the archive"):
         build(tmp_path / "flat").prepare()
+
+
+def _zip(path, name, *, link=False, content=b"x"):
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as zipped:
+        info = zipfile.ZipInfo(name)
+        info.external_attr = (stat.S_IFLNK if link else stat.S_IFREG) << 16
+        zipped.writestr(info, content, zipfile.ZIP_DEFLATED)
+
+
+def _tar(path, name, *, link=False, content=b"x"):
+    with tarfile.open(path, "w:gz") as tar:
+        info = tarfile.TarInfo(name)
+        info.size, info.linkname = len(content), "/etc/passwd"
+        info.type = tarfile.SYMTYPE if link else tarfile.REGTYPE
+        tar.addfile(info, io.BytesIO(content))
+
+
+@pytest.mark.parametrize(("archive", "pack"), [("set.zip", _zip), ("set.tar.gz", _tar)])
+@pytest.mark.parametrize(
+    ("name", "link"), [("../a.png", False), ("/tmp/a.png", False), ("a.png", True), ("", False)]
+)
+def test_archives_that_lead_elsewhere_are_refused(tmp_path, archive, pack, name, link):
+    (tmp_path / "flat").mkdir()
+    pack(tmp_path / "flat" / archive, name, link=link)
+    with pytest.raises(DataError, match=rf"{archive} holds '{re.escape(name)}', which is a link"):
+        build(tmp_path / "flat").prepare()
+    assert [path.name for path in tmp_path.rglob("*")] == ["flat", archive]
+
+
+@pytest.mark.parametrize(("archive", "pack"), [("set.zip", _zip), ("set.tar.gz", _tar)])
+def test_archives_of_more_than_the_disk_holds_are_refused(tmp_path, archive, pack, monkeypatch):
+    (tmp_path / "flat").mkdir()
+    pack(tmp_path / "flat" / archive, "a.png", content=bytes(2000))
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=1000))
+    with pytest.raises(DataError, match=rf"{archive} holds 2000 .*1000 are free in .*; make room"):
+        build(tmp_path / "flat").prepare()
+
+
+def test_archives_that_claim_more_than_they_can_hold_are_refused(tmp_path):
+    (tmp_path / "flat").mkdir()
+    path = tmp_path / "flat" / "set.zip"
+    _zip(path, "a.png")
+    content = path.read_bytes()
+    directory = content.index(b"PK\x01\x02")
+    claim = struct.pack("<I", 2**31)
+    path.write_bytes(content[: directory + 24] + claim + content[directory + 28 :])
+    with pytest.raises(DataError, match=r"set\.zip holds 2147483648 .* cannot have packed more"):
+        build(tmp_path / "flat").prepare()
+
+
+@pytest.mark.parametrize("name", ["../a", "/a", "a\nb", "a\udcff"])
+def test_names_that_files_cannot_be_named_after(source, name):
+    class Odd(Flat):
+        def find(self, roots):
+            return [Source(id=name, group="", image=self.source_dir / "a1.png")]
+
+    with pytest.raises(DataError, match="a1.png: an example cannot be called .*; rename it"):
+        build(source, cls=Odd).prepare()
 
 
 def test_says_how_many_images_are_missing(source, caplog):

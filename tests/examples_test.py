@@ -24,10 +24,8 @@ def load(tmp_path):
     write_csv(folder / "labels.csv", ["image", "label", "patient", "split"], labels)
 
     def load(name="folder:own", size=16, **options):
-        prepared = str(tmp_path / "prepared")
-        return data_pipelines.load(
-            name, data_dir=tmp_path / "data", prepared_dir=prepared, size=size, **options
-        )
+        where = dict(data_dir=tmp_path / "data", prepared_dir=str(tmp_path / "prepared"))
+        return data_pipelines.load(name, size=size, **(where | options))
 
     return load
 
@@ -85,6 +83,12 @@ def test_fetches_from_many_threads(load):
 def test_sizes_are_prepared_side_by_side(load):
     assert load(size=16).fetch(np.array([0]))["image"].shape == (1, 16, 16, 1)
     assert load(size=32).fetch(np.array([0]))["image"].shape == (1, 32, 32, 1)
+
+
+@pytest.mark.parametrize("key", ["data_dir", "prepared_dir"])
+def test_a_bucket_is_no_folder(load, key):
+    with pytest.raises(DataError, match=rf"--config\.{key}=gs://b is .*mount it as a folder"):
+        load("jsrt", **{key: "gs://b"})
 
 
 @pytest.mark.parametrize("name", ["own", "chexpert", "folder:", "jsrt:own", ""])

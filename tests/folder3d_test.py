@@ -1,5 +1,9 @@
 """Tests of data_pipelines.folder3d."""
 
+import gzip
+import struct
+
+import nibabel
 import numpy as np
 import pytest
 
@@ -87,6 +91,74 @@ DAMAGES = {
         r"images/a\.nii and .*images/a\.nii\.gz have the same name; rename one",
     ),
 }
+
+
+def _header(name, offset, form, *values):
+    """Overwrites a part of the header."""
+
+    def overwrite(own):
+        opener = gzip.open if name.endswith(".gz") else open
+        with opener(own / name, "rb") as file:
+            content = bytearray(file.read())
+        struct.pack_into(form, content, offset, *values)
+        with opener(own / name, "wb") as file:
+            file.write(content)
+
+    return overwrite
+
+
+DAMAGES |= {
+    "more voxels than allowed": (
+        _header("images/b.nii", 40, "<8h", 3, 1024, 1024, 512, 1, 1, 1, 1),
+        r"b\.nii claims to hold 1024x1024x512 voxels, more than 268435456; crop it",
+    ),
+    "more than the file can hold": (
+        _header("images/b.nii", 40, "<8h", 3, 99, 10, 8, 1, 1, 1, 1),
+        r"b\.nii claims to hold 99x10x8 voxels, more than its \d+ bytes can; copy or export",
+    ),
+    "more than it can have packed": (
+        _header("images/a.nii.gz", 40, "<8h", 3, 512, 512, 512, 1, 1, 1, 1),
+        r"a\.nii\.gz claims to hold 512x512x512 voxels, more than its \d+ bytes can",
+    ),
+    "fewer than it claims": (
+        _header("images/a.nii.gz", 40, "<8h", 3, 9, 10, 9, 1, 1, 1, 1),
+        r"a\.nii\.gz cannot be read as NIfTI \(the file ends early\)",
+    ),
+    "a side below nothing": (
+        _header("images/b.nii", 40, "<8h", 3, 9, -10, 8, 1, 1, 1, 1),
+        r"b\.nii claims to hold 9x-10x8 voxels, which cannot be; copy or export",
+    ),
+    "no voxels, far apart": (
+        _header("images/b.nii", 40, "<8h", 5, 32767, 0, 32767, 32767, 32767, 1, 1),
+        r"b\.nii claims to hold 32767x0x32767x32767x32767 voxels, more than 268435456",
+    ),
+    "no voxels": (
+        _header("images/b.nii", 40, "<8h", 3, 0, 10, 8, 1, 1, 1, 1),
+        r"b\.nii is 0x10x8, but a volume has three axes of at least 8 voxels",
+    ),
+    "unknown type": (_header("images/b.nii", 70, "<h", 999), r"b\.nii cannot be read as NIfTI"),
+    "complex": (_header("images/b.nii", 70, "<hh", 32, 64), r"\(voxels of type complex64\)"),
+    "half of a pair": (_header("images/b.nii", 344, "<4s", b"ni1"), r"\(it is no single NIfTI"),
+    "far away": (
+        _header("images/b.nii", 280, "<f", 1e30),
+        r"b\.nii has an affine matrix beyond all measure; export",
+    ),
+    "scaled beyond numbers": (
+        _header("images/a.nii.gz", 112, "<f", 3e38),
+        r"a\.nii\.gz holds values that are not finite",
+    ),
+}
+
+
+def test_the_other_byte_order_and_version(own):
+    values = VALUES.astype(">i2")
+    nibabel.save(nibabel.Nifti2Image(values, VOXELS), own / "images" / "a.nii.gz")
+    pair = nibabel.Nifti1Image(values, VOXELS, nibabel.Nifti1Header(endianness=">"))
+    nibabel.save(pair, own / "images" / "deeper" / "c.nii.gz")
+    pixels = load_own(own).fetch(np.array([0, 2]))["image"]
+    want = (VALUES - VALUES.mean()) / VALUES.std()
+    np.testing.assert_allclose(pixels[0, ..., 0], want, atol=2e-3)
+    np.testing.assert_array_equal(pixels[0], pixels[1])
 
 
 @pytest.mark.parametrize("damage", DAMAGES)

@@ -1,5 +1,9 @@
 """Tests of data_pipelines.images."""
 
+import struct
+import warnings
+import zlib
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -83,7 +87,6 @@ def test_soft_mask_is_cut_at_half_of_full_scale(tmp_path):
     np.testing.assert_array_equal(images.read_mask(path), [[False, False, True, True, True]])
 
 
-@pytest.mark.filterwarnings("ignore::UserWarning")  # PIL's own, beside its error
 @pytest.mark.parametrize("read", [images.read_gray, images.read_mask])
 @pytest.mark.parametrize("suffix", [".png", ".jpeg", ".gif", ".tif"])
 def test_damaged_files_are_named(tmp_path, read, suffix):
@@ -97,6 +100,66 @@ def test_damaged_files_are_named(tmp_path, read, suffix):
     path.write_bytes(b"")
     with pytest.raises(DataError, match=rf"a\{suffix} is empty \(0 bytes\); copy or download"):
         read(path)
+
+
+def test_what_is_far_too_large_is_refused_by_its_header(tmp_path):
+    claim = struct.pack(">II", 2**13, 2**13 + 1)
+    content = bytearray(save(tmp_path / "a.png", np.zeros((2, 2), np.uint8)).read_bytes())
+    content[16:24] = claim
+    content[29:33] = struct.pack(">I", zlib.crc32(content[12:29]))
+    (tmp_path / "a.png").write_bytes(content)
+    with pytest.raises(DataError, match=r"a\.png claims to hold 8193x8192 pixels, more than 67"):
+        images.read_gray(tmp_path / "a.png")
+
+
+def test_a_few_bytes_cannot_be_many_pixels(tmp_path):
+    save(tmp_path / "a.png", np.zeros((2, 2), np.uint8))
+    content = bytearray((tmp_path / "a.png").read_bytes())
+    content[16:24] = struct.pack(">II", 2**12, 2**12 + 1)
+    content[29:33] = struct.pack(">I", zlib.crc32(content[12:29]))
+    (tmp_path / "a.png").write_bytes(content)
+    with pytest.raises(DataError, match=r"a\.png claims to hold 4097x4096 .*more than its \d+ byt"):
+        images.read_gray(tmp_path / "a.png")
+
+
+def test_a_file_too_large_for_an_image(tmp_path):
+    with (tmp_path / "a.png").open("wb") as file:
+        file.truncate(2**30 + 1)
+    with pytest.raises(DataError, match=r"a\.png has 1073741825 bytes, too many for an image"):
+        images.read_gray(tmp_path / "a.png")
+
+
+@pytest.mark.parametrize("side", [10_000, 50_000])
+def test_what_pillow_finds_far_too_large_is_refused(tmp_path, side):
+    header = struct.pack("<2sIHHI", b"BM", 54, 0, 0, 54)
+    header += struct.pack("<IiiHHIIiiII", 40, side, side, 1, 8, 0, 0, 0, 0, 0, 0)
+    (tmp_path / "a.bmp").write_bytes(header)
+    with pytest.raises(DataError, match=r"a\.bmp cannot be read as an image .*decompression bomb"):
+        images.read_gray(tmp_path / "a.bmp")
+
+
+def test_other_formats_are_not_tried(tmp_path):
+    """Some would have Pillow run a program."""
+    (tmp_path / "a.png").write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n%%EOF\n")
+    with pytest.raises(DataError, match=r"a\.png cannot be read as an image"):
+        images.read_gray(tmp_path / "a.png")
+
+
+def test_filters_of_warnings_are_not_set_twice(tmp_path):
+    path = save(tmp_path / "a.png", np.zeros((2, 2), np.uint8))
+    images.read_gray(path)
+    before = list(warnings.filters)
+    images.read_gray(path)
+    assert warnings.filters == before
+    warnings.simplefilter("error")  # as a test runner does
+    images.read_gray(path)
+    assert warnings.filters[:3] == before[:3]
+
+
+def test_numbers_too_far_apart(tmp_path):
+    path = save(tmp_path / "a.tif", np.array([[-3e38, 3e38]], np.float32))
+    with pytest.raises(DataError, match=r"a\.tif holds values that are not finite; export"):
+        images.read_gray(path)
 
 
 def triangle_resize(values, size):

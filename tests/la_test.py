@@ -79,6 +79,71 @@ DAMAGES = {
 }
 
 
+def _replace(make):
+    def replace(la):
+        with h5py.File(la / FOLDER / "AA" / "mri_norm2.h5", "a") as file:
+            del file["image"]
+            make(file)
+
+    return replace
+
+
+def _virtual(file):
+    layout = h5py.VirtualLayout((9, 9, 9), "f4")
+    layout[:] = h5py.VirtualSource("elsewhere.h5", "image", (9, 9, 9))
+    file.create_virtual_dataset("image", layout)
+
+
+def _outside(file):
+    file.create_dataset("image", (9, 9, 9), "f4", external=[("/etc/hostname", 0, 2916)])
+
+
+def _link(link):
+    return _replace(lambda file: file.__setitem__("image", link))
+
+
+def _claim(*shape, **options):
+    return _replace(lambda file: file.create_dataset("image", shape, "f4", **options))
+
+
+NOT_THERE = r"'image' in .*AA/mri_norm2\.h5 is not an array in that file; download"
+NO_NUMBERS = r"'image' in .*AA/mri_norm2\.h5 does not hold numbers; download"
+DAMAGES |= {
+    "link to another file": (_link(h5py.ExternalLink("other.h5", "image")), NOT_THERE),
+    "link": (_link(h5py.SoftLink("/label")), NOT_THERE),
+    "virtual": (_replace(_virtual), NOT_THERE),
+    "stored outside": (_replace(_outside), NOT_THERE),
+    "a group": (_replace(lambda file: file.create_group("image")), NOT_THERE),
+    "text": (_replace(lambda file: file.__setitem__("image", "a heart")), NO_NUMBERS),
+    "nothing": (_replace(lambda file: file.__setitem__("image", h5py.Empty("f4"))), NO_NUMBERS),
+    "a number": (_replace(lambda f: f.__setitem__("image", 1.5)), r"but a volume has three axes"),
+    "more voxels than allowed": (
+        _claim(2**10, 2**10, 2**9),
+        r"claims to hold 1024x1024x512 voxels, more than 268435456; crop",
+    ),
+    "more than the file can hold": (
+        _claim(2**9, 2**9, 2**9, chunks=(8, 8, 8), compression="gzip"),
+        r"claims to hold 512x512x512 voxels, more than its \d+ bytes can; copy or export",
+    ),
+    "list that climbs": (
+        lambda la: (la / "train.list").write_text("AA\n../../BB\n"),
+        r"train\.list names '\.\./\.\./BB', which is not the name of a folder in .*; remove",
+    ),
+    "list from the root": (
+        lambda la: (la / "train.list").write_text("/etc\n"),
+        r"train\.list names '/etc', which is not the name of a folder",
+    ),
+    "list of an endless name": (
+        lambda la: (la / "train.list").write_text("A" * 5000),
+        r"train\.list names A+, but .* does not exist; add the volume or remove",
+    ),
+    "list of bytes": (
+        lambda la: (la / "train.list").write_bytes(b"\xff\xfe"),
+        r"train\.list cannot be read .*; save it as text in UTF-8",
+    ),
+}
+
+
 @pytest.mark.parametrize("damage", DAMAGES)
 def test_faulty_volumes_are_named_and_nothing_is_left(tmp_path, damage):
     write_la(tmp_path / "la")

@@ -7,7 +7,9 @@ from pathlib import Path
 import h5py
 import nibabel
 import numpy as np
+import pydicom
 from PIL import Image
+from pydicom import uid
 
 VOXELS = np.array([[-1.0, 0, 0, 7], [0, 2, 0, -5], [0, 0, 3, 1], [0, 0, 0, 1]])
 
@@ -121,7 +123,7 @@ def write_nih(root: Path) -> None:
 
 def write_la(root: Path) -> None:
     """train.list, test.list and ID/mri_norm2.h5, each volume of another depth."""
-    root.mkdir(parents=True)
+    root.mkdir(parents=True, exist_ok=True)
     for split, names in (("train", ("AA", "BB")), ("test", ("CC",))):
         (root / f"{split}.list").write_text("".join(f"{name}\n" for name in names))
         for name in names:
@@ -145,4 +147,43 @@ def write_nifti(path: Path, values: np.ndarray, affine: np.ndarray | None = None
     """One volume, by default of voxels of 1 x 2 x 3 mm."""
     path.parent.mkdir(parents=True, exist_ok=True)
     nibabel.save(nibabel.Nifti1Image(values, VOXELS if affine is None else affine), path)
+    return path
+
+
+# What a scanner writes of who was imaged, where and when.
+IDENTIFYING = dict(
+    PatientName="Quux^Zebedee",
+    PatientID="ID-7319-44",
+    PatientBirthDate="19310417",
+    PatientAddress="12 Larkspur Row",
+    OtherPatientIDs="ALT-5521",
+    StudyDate="20190823",
+    AcquisitionDateTime="20190823141516",
+    InstitutionName="Saint Odo Infirmary",
+    ReferringPhysicianName="Wimple^Ada",
+    AccessionNumber="ACC-90210",
+    StudyDescription="follow-up of Zebedee",
+    PatientComments="seen by Dr Wimple",
+)
+
+
+def write_dicom(path: Path, values: np.ndarray, **elements: object) -> Path:
+    """One image [H, W] or [H, W, 3], uncompressed, that says whose it is."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    data = pydicom.Dataset()
+    data.file_meta = pydicom.dataset.FileMetaDataset()
+    data.file_meta.TransferSyntaxUID = uid.ExplicitVRLittleEndian
+    data.SOPClassUID = uid.DigitalXRayImageStorageForPresentation
+    data.SOPInstanceUID = "1.2.3.4"
+    data.Rows, data.Columns = values.shape[:2]
+    data.SamplesPerPixel = values.shape[2] if values.ndim == 3 else 1
+    data.PhotometricInterpretation = "MONOCHROME2"
+    data.BitsAllocated = data.BitsStored = 8 * values.itemsize
+    data.HighBit = data.BitsStored - 1
+    data.PixelRepresentation = int(values.dtype.kind == "i")
+    data.PixelData = values.tobytes().ljust(values.nbytes + values.nbytes % 2, b"\0")
+    data["PixelData"].VR = "OB" if values.itemsize == 1 else "OW"
+    for name, value in (IDENTIFYING | elements).items():
+        setattr(data, name, value)
+    data.save_as(path, enforce_file_format=True)
     return path
