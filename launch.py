@@ -7,6 +7,8 @@ Started again it goes on where it stopped, or prints the results of a finished r
 config can be set: --config.steps=500.
 """
 
+import contextlib
+import errno
 import functools
 import json
 import logging
@@ -14,23 +16,29 @@ import pathlib
 import sys
 from typing import Any
 
+import jax
 from absl import app, flags
 from absl import logging as absl_logging
 from ml_collections import ConfigDict, config_flags
 
 import data_pipelines
 from configs import common, grid
-from data_pipelines import input_pipeline, run_data
+from data_pipelines import fix_list, input_pipeline, run_data
 from multimix_jax import objectives, optimizer, parallel, report, workdir
 from multimix_jax.errors import UsageError
 from multimix_jax.grid import run_all
 from multimix_jax.programs import Programs
 from multimix_jax.run import Run
 from multimix_jax.sliding_window import Windows
+from multimix_jax.stopping import STATUS, Stopped, Stopping
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "Config file, with :arguments if any.")
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run, or of the grid's runs.")
 _MODE = flags.DEFINE_enum("mode", "train", ["train", "eval"], "Train and evaluate, or evaluate.")
+_DISTRIBUTED = flags.DEFINE_bool("distributed", False, "One of a cluster's processes; see docs.")
+_COORDINATOR = flags.DEFINE_string("coordinator_address", None, "HOST:PORT of process 0.")
+_PROCESSES = flags.DEFINE_integer("num_processes", None, "Processes that train together.")
+_PROCESS = flags.DEFINE_integer("process_id", None, "Which of them this is, from 0.")
 _CELL = flags.DEFINE_integer("cell", None, "Run only this one of a grid, counted from 0.")
 
 ERRORS = (UsageError, data_pipelines.DataError, common.ConfigError)
@@ -61,22 +69,27 @@ def make_run(c: ConfigDict, path: pathlib.Path) -> Run:
         "accumulate parallel ema_decay window"
     )
     programs = make_programs(json.dumps(_fields(c, compiled), default=ConfigDict.to_dict))
+    load = functools.partial(
+        data_pipelines.load,
+        cache_bytes=int(c.cache_gib * 2**30),
+        leave_out=fix_list.read(c.leave_out) if c.leave_out else {},
+        **_fields(c, "data_dir prepared_dir size"),
+    )
     data = run_data.open_run(
         programs.objective.streams,
-        load=functools.partial(
-            data_pipelines.load,
-            cache_bytes=int(c.cache_gib * 2**30),
-            **_fields(c, "data_dir prepared_dir size"),
-        ),
+        load=lambda name: parallel.first_goes_first(functools.partial(load, name)),
         test_data=common.parse_parts(c.test_data),
         **_fields(c, "seg_data cls_data seg_labels cls_labels seed split_seed"),
     )
+    drawn = data.streams, c.batch_size, c.seed
+    share = dict(process_index=jax.process_index(), process_count=jax.process_count())
     return Run(
         path=path,
         config=c.to_dict(),
         ids=data.ids,
         programs=programs,
-        batches=functools.partial(input_pipeline.train_batches, data.streams, c.batch_size, c.seed),
+        batches=functools.partial(input_pipeline.train_batches, *drawn, **share),
+        ids_of_step=functools.partial(input_pipeline.ids_of_step, *drawn),
         validation=data.validation,
         tests=data.tests,
         class_names=data.class_names,
@@ -91,7 +104,7 @@ def _fields(c: ConfigDict, names: str) -> dict[str, Any]:
     return {name: c[name] for name in names.split()}
 
 
-def run_one(c: ConfigDict, path: str | pathlib.Path) -> None:
+def run_one(c: ConfigDict, path: str | pathlib.Path, stopping: Stopping) -> None:
     """Does what is left to do in a run's folder, and prints its results."""
     common.check(c)
     training = _MODE.value == "train"
@@ -102,27 +115,65 @@ def run_one(c: ConfigDict, path: str | pathlib.Path) -> None:
         return
     run = make_run(c, folder)
     if training:
-        run.train(**_fields(c, "log_every eval_every checkpoint_every"))
-    print(report.table(run.evaluate()))
+        run.train(stopping, **_fields(c, "log_every eval_every checkpoint_every max_skipped"))
+    if parallel.is_first():
+        print(report.table(run.evaluate()))
+    parallel.wait_for_all()
 
 
 def main(argv: list[str]) -> None:
     del argv
-    absl_logging.set_verbosity(absl_logging.WARNING)  # orbax tells of its every step
+    try:
+        parallel.set_xla_flags()
+        with _together():
+            status = _run()
+    except UsageError as error:
+        sys.exit(f"error: {error}")
+    if status:
+        sys.exit(status)
+
+
+def _together() -> contextlib.AbstractContextManager:
+    where = dict(
+        coordinator_address=_COORDINATOR.value,
+        num_processes=_PROCESSES.value,
+        process_id=_PROCESS.value,
+    )
+    if _DISTRIBUTED.value or any(value is not None for value in where.values()):
+        return parallel.joined(**where)
+    return contextlib.nullcontext()
+
+
+def _run() -> int:
+    """Does what the flags ask for; gives the status to end with."""
+    absl_logging.set_verbosity(absl_logging.FATAL)  # orbax tells of its every step and error
     logging.getLogger("data_pipelines").setLevel(logging.INFO)
     c = _CONFIG.value
     try:
-        parallel.set_xla_flags()
         parallel.keep_compiled()
         if _CELL.value is not None and "grid" not in c:
             raise UsageError(f"--cell={_CELL.value} is for grids (--config=configs/grid.py)")
-        if "grid" in c:
-            cells = grid.cells(c)
-            run_all(cells, _WORKDIR.value, run_one, errors=ERRORS, only=_CELL.value)
-        else:
-            run_one(c, _WORKDIR.value)
+        with Stopping() as stopping:
+            run = functools.partial(run_one, stopping=stopping)
+            if "grid" in c:
+                # An error in one of several processes would leave the others at another run.
+                errors = ERRORS if jax.process_count() == 1 else ()
+                run_all(grid.cells(c), _WORKDIR.value, run, errors=errors, only=_CELL.value)
+            else:
+                run(c, _WORKDIR.value)
     except ERRORS as error:
         sys.exit(f"error: {error}")
+    except OSError as error:
+        if error.errno != errno.ENOSPC:
+            raise
+        sys.exit(
+            f"error: the disk of --workdir={_WORKDIR.value} is full ({error}); make room, and the "
+            "same command goes on from the last checkpoint"
+        )
+    except Stopped as stopped:
+        print(stopped, file=sys.stderr)
+        return STATUS
+    return 0
 
 
 def parse_flags(argv: list[str]) -> list[str]:
@@ -131,6 +182,8 @@ def parse_flags(argv: list[str]) -> list[str]:
         argv = flags.FLAGS(argv)
         _CONFIG.value.lock()  # a file that cannot be read is noticed only when asked for its value
         return argv
+    except RecursionError:  # of absl, which looks for similar names
+        sys.exit("error: an argument is far too long or too deeply nested; shorten it")
     except (flags.Error, AttributeError, KeyError, OSError, TypeError, ValueError) as error:
         reason = str(error).strip().splitlines()[-1].strip()
         sys.exit(f"error: {reason} (fields of --config: see configs/common.py; help: --helpshort)")

@@ -31,8 +31,9 @@ PyTree = Any
 Shape = tuple[int, ...]
 
 _UNUSED = "decoder.conv_last_saliency."
-_LEVEL = re.compile(r"encoder\.dconv_down(\d+)\.")
+_LEVEL = re.compile(r"encoder\.dconv_down(\d{1,2})\.", re.ASCII)
 _CONVOLUTIONS = {"0": "conv1", "3": "conv2"}
+_SHOWN = 40  # faults
 _LEAVES = {"weight": "kernel", "bias": "bias"}
 
 
@@ -49,29 +50,39 @@ def from_torch(state: Mapping[str, np.ndarray]) -> PyTree:
       `params` of a `MultiMix` of that shape.
 
     Raises:
-      UsageError: names every missing, surplus and misshapen tensor.
+      UsageError: names the missing, surplus and misshapen tensors.
     """
-    state = {
-        name: np.asarray(value, np.float32)
-        for name, value in state.items()
-        if not name.startswith(_UNUSED)
-    }
+    state = {name: value for name, value in state.items() if not name.startswith(_UNUSED)}
     depth = max((int(match[1]) for match in map(_LEVEL.match, state) if match), default=0)
     has = lambda part: any(name.startswith(part) for name in state)
     paths = _paths(depth, classifier=has("encoder.fc."), decoder=has("decoder."))
     faults = [f"{name} is missing" for name in paths if name not in state]
-    faults += [f"{name} is surplus" for name in state if name not in paths]
+    faults += [f"{_printable(name)} is surplus" for name in state if name not in paths]
     if depth and not faults:
         faults = [
             f"{name} is {list(state[name].shape)} where {list(shape)} is due"
             for name, shape in _shapes(state, depth).items()
             if state[name].shape != shape
         ]
+    if depth and not faults:
+        with np.errstate(over="ignore"):
+            state = {name: np.asarray(value, np.float32) for name, value in state.items()}
+        faults = [
+            f"{name} holds values that are not finite"
+            for name, value in state.items()
+            if not np.isfinite(value).all()
+        ]
     if faults or not depth:
         faults = faults or ["there is no encoder.dconv_down1.0.weight"]
-        raise UsageError(f"not the weights of a MultiMix: {'; '.join(faults)}")
+        more = f"; and {len(faults) - _SHOWN} more" if len(faults) > _SHOWN else ""
+        raise UsageError(f"not the weights of a MultiMix: {'; '.join(faults[:_SHOWN])}{more}")
     params = {path: _to_flax(state[name]) for name, path in paths.items()}
     return flax.traverse_util.unflatten_dict(params, sep="/")
+
+
+def _printable(name: str) -> str:
+    """A name that a damaged file may have filled with anything."""
+    return name.encode("unicode_escape").decode()[:100]
 
 
 def to_torch(params: PyTree) -> dict[str, np.ndarray]:
@@ -133,6 +144,19 @@ def _to_torch(value: np.ndarray) -> np.ndarray:
     return value.transpose(3, 2, 0, 1) if value.ndim == 4 else value.T
 
 
+def read_params(path: pathlib.Path) -> PyTree:
+    """PyTorch file -> our parameters; see `from_torch`.
+
+    Raises:
+      UsageError: the file is not the weights of a MultiMix.
+    """
+    state = read_torch(path)
+    try:
+        return from_torch(state)
+    except UsageError as error:
+        raise UsageError(f"{path} holds {error}; name a state dict of the authors' code") from error
+
+
 def read_torch(path: pathlib.Path) -> dict[str, np.ndarray]:
     """The tensors of a PyTorch file; nothing in it is run.
 
@@ -142,13 +166,25 @@ def read_torch(path: pathlib.Path) -> dict[str, np.ndarray]:
     torch = _torch()
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
-        return {str(name): value.float().numpy() for name, value in state.items()}
+        return {str(name): _array(str(name), value) for name, value in state.items()}
     except Exception as error:  # PyTorch raises many kinds for a file that is none of its own
         reason = str(error).strip().splitlines()[:1]
         raise UsageError(
             f"{path} holds no PyTorch state dict ({', '.join([type(error).__name__, *reason])}); "
             "save model.state_dict() with torch.save"
         ) from error
+
+
+def _array(name: str, tensor: Any) -> np.ndarray:
+    """One tensor, unless it claims more numbers than the file holds of it."""
+    if tensor.is_complex():
+        raise ValueError(f"{_printable(name)} holds complex numbers")
+    if tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
+        raise ValueError(
+            f"{_printable(name)} claims to be {list(tensor.shape)}, more than the file holds"
+        )
+    tensor = tensor.detach()
+    return (tensor.float() if tensor.dtype == _torch().bfloat16 else tensor).numpy()
 
 
 def write_torch(path: pathlib.Path, state: Mapping[str, np.ndarray]) -> None:
@@ -174,7 +210,7 @@ def to_checkpoint(source: pathlib.Path, target: pathlib.Path) -> None:
     """
     if target.exists() and not (target.is_dir() and not any(target.iterdir())):
         raise UsageError(f"{target} exists already; name a new folder")
-    params = from_torch(read_torch(source))
+    params = read_params(source)
     state = TrainState.create({"params": params}, optax.identity())
     with Checkpoints(target) as checkpoints:
         checkpoints.save(LAST, state, dataclasses.asdict(Progress()))

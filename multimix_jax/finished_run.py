@@ -180,7 +180,7 @@ def _is_finished(path: pathlib.Path) -> bool:
     try:
         config = json.loads((path / workdir.CONFIG).read_text(encoding="utf-8"))
         return workdir.finished(path, config["steps"]) is not None
-    except (KeyError, ValueError):
+    except (KeyError, RecursionError, TypeError, ValueError):
         return True  # damaged: `read_run` says how
 
 
@@ -196,6 +196,9 @@ def read_run(path: pathlib.Path) -> FinishedRun:
             for name in (workdir.CONFIG, workdir.RESULTS)
         )
         images = _read_images(path / workdir.PER_IMAGE)
+        run = FinishedRun(path, config, results, images)
+        if not all(isinstance(part, str) for part in run.parts):
+            raise ValueError("its parts have no names")
         if workdir.finished(path, config["steps"]) is None:
             raise UsageError(f"{path} is not trained to its end; finish it with launch.py first")
     except OSError as error:
@@ -203,12 +206,12 @@ def read_run(path: pathlib.Path) -> FinishedRun:
             f"{path} holds no results ({error.filename} is missing); finish the run with "
             "launch.py first"
         ) from error
-    except (KeyError, ValueError) as error:
+    except (AttributeError, KeyError, RecursionError, TypeError, ValueError) as error:
         raise UsageError(
             f"what {path} holds is damaged ({type(error).__name__}: {error}); evaluate that run "
             "again with --mode=eval"
         ) from error
-    return FinishedRun(path, config, results, images)
+    return run
 
 
 def _read_images(path: pathlib.Path) -> dict[tuple[str, str], Images]:

@@ -2,8 +2,9 @@
 
 import contextlib
 import json
+import os
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from tensorboardX import SummaryWriter
@@ -17,12 +18,20 @@ class MetricWriter(contextlib.AbstractContextManager):
     A resumed run first forgets what was written after `step`, so that no line comes twice.
     """
 
-    def __init__(self, workdir: str | pathlib.Path, step: int = 0):
+    def __init__(self, workdir: str | pathlib.Path, step: int = 0, *, silent: bool = False):
+        """Args:
+        workdir: folder of the run.
+        step: where the run goes on.
+        silent: writes nothing, since another process does.
+        """
         workdir = pathlib.Path(workdir)
-        self._path = workdir / "metrics.jsonl"
-        _keep_until(self._path, step)
-        self._lines = self._path.open("a", encoding="utf-8")
-        self._board = SummaryWriter(str(workdir / "tensorboard"), purge_step=step + 1)
+        path = pathlib.Path(os.devnull) if silent else workdir / "metrics.jsonl"
+        if not silent:
+            _keep_until(path, step)
+        self._lines = path.open("a", encoding="utf-8")
+        self._board = SummaryWriter(
+            str(workdir / "tensorboard"), purge_step=step + 1, write_to_disk=not silent
+        )
 
     def __exit__(self, *exc_info: object) -> None:
         self._lines.close()
@@ -35,6 +44,14 @@ class MetricWriter(contextlib.AbstractContextManager):
         self._lines.flush()
         for name, value in values.items():
             self._board.add_scalar(f"{split}/{name}", float(value), step)
+
+    def skipped(
+        self, step: int, values: Mapping[str, float], ids: Mapping[str, Sequence[str]]
+    ) -> None:
+        """One line for a step that was not learned from: `{"split": "skipped", ..., "ids": }`."""
+        entry = {"step": step, "split": "skipped", **values, "ids": dict(ids)}
+        self._lines.write(json.dumps(entry) + "\n")
+        self._lines.flush()
 
     def speed(self, step: int, images_per_second: float) -> None:
         """To TensorBoard only: times differ from run to run, `metrics.jsonl` must not."""

@@ -1,18 +1,27 @@
-"""How a step is spread over devices: the only file that knows there is more than one."""
+"""How a step is spread over devices and processes: the only file that knows there are many."""
 
+import contextlib
 import dataclasses
+import itertools
 import os
+import sys
+import traceback
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import numpy as np
+from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from orbax.checkpoint import multihost
 
 from multimix_jax.errors import UsageError
 
 PyTree = Any
+_Result = TypeVar("_Result")
 AXIS = "batch"
+HEARTBEAT = 20  # seconds without a sign of life, after which a process counts as gone
+_LONG = 7 * 24 * 3600  # seconds to wait for a process that lives: until its work is done
 _CACHED_PIXELS = 2 * 128**2  # of a stream; the fastest at sides 64, 128 and 256, by measurement
 _LIBRARIES = "xla_cpu_experimental_ynn_fusion_type"  # what XLA takes from YNNPACK
 
@@ -86,6 +95,114 @@ def make_spread(
     raise UsageError(f"parallel={spelling!r} is unknown; use 'pmap' or 'jit' (config.parallel)")
 
 
+@contextlib.contextmanager
+def joined(
+    coordinator_address: str | None, num_processes: int | None, process_id: int | None
+) -> Iterator[None]:
+    """This process as one of those that train together; to be entered before the first array.
+
+    Only the first writes to stdout. One that fails ends at once, without waiting for the others,
+    and then the others end too: at the next sum over all, or after HEARTBEAT seconds.
+
+    Args:
+      coordinator_address: HOST:PORT of the first process.
+      num_processes, process_id: how many there are; which one this is, from 0. What is None is
+        asked of the cluster (SLURM, a TPU pod slice, Kubernetes, Open MPI).
+
+    Raises:
+      UsageError: an argument is missing or wrong.
+    """
+    try:
+        jax.distributed.initialize(
+            coordinator_address,
+            num_processes,
+            process_id,
+            heartbeat_timeout_seconds=HEARTBEAT,
+            shutdown_timeout_seconds=_LONG,  # the first one still evaluates
+        )
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise UsageError(
+            f"this process cannot join the others ({error}); outside of a cluster that JAX knows, "
+            "set --coordinator_address=HOST:PORT, --num_processes=N and --process_id=0 to N-1"
+        ) from error
+    with contextlib.ExitStack() as stack:
+        if not is_first():
+            silent = stack.enter_context(open(os.devnull, "w"))
+            stack.enter_context(contextlib.redirect_stdout(silent))
+        try:
+            # The devices must find each other within half a minute, but never again once they have;
+            # now all are here, while later one may still compile.
+            wait_for_all()
+            any_process(False).block_until_ready()
+            yield
+        except BaseException as error:
+            if isinstance(error, SystemExit):
+                print(error.code, file=sys.stderr)
+            elif isinstance(error, jax.errors.JaxRuntimeError):
+                print(
+                    f"error: process {jax.process_index()} of {jax.process_count()} has lost the "
+                    f"others ({error}); the same commands go on from the last checkpoint",
+                    file=sys.stderr,
+                )
+            else:
+                traceback.print_exc()
+            sys.stderr.flush()
+            os._exit(1)
+
+
+def is_first() -> bool:
+    """Whether this process writes what all of them would write alike."""
+    return jax.process_index() == 0
+
+
+_barriers = itertools.count()
+
+
+def wait_for_all() -> None:
+    """Returns when every process has come here; raises JaxRuntimeError where one is gone."""
+    multihost.sync_global_processes(
+        f"multimix_{next(_barriers)}", timeout=_LONG, processes=set(range(jax.process_count()))
+    )
+
+
+def first_goes_first(do: Callable[[], _Result]) -> _Result:
+    """`do` in the first process, and then, when that is done, in all others at once."""
+    if is_first():
+        result = do()
+        wait_for_all()
+        return result
+    wait_for_all()
+    return do()
+
+
+def word_of_first(value: float) -> float:
+    """The first process's value, in all: for decisions that must not differ."""
+    if jax.process_count() == 1:
+        return value
+    bits = np.array([value], np.float64).view(np.uint32)  # JAX would round it to float32
+    return float(np.asarray(multihost_utils.broadcast_one_to_all(bits)).view(np.float64)[0])
+
+
+def any_process(flag: bool) -> jax.Array:
+    """Whether some process says so, bool []; computed behind the steps under way, not awaited."""
+    mesh = _mesh(jax.devices())
+    split, replicated = (
+        NamedSharding(mesh, spec) for spec in (PartitionSpec(AXIS), PartitionSpec())
+    )
+    flags = np.full(jax.local_device_count(), flag)
+    return jax.jit(jax.numpy.any, out_shardings=replicated)(
+        jax.make_array_from_process_local_data(split, flags)
+    )
+
+
+def local_copy(tree: PyTree) -> PyTree:
+    """Arrays that are the same on all devices, on this process's alone."""
+    if jax.process_count() == 1:
+        return tree
+    replicated = NamedSharding(_mesh(jax.local_devices()), PartitionSpec())
+    return jax.tree.map(lambda x: jax.device_put(x.addressable_data(0), replicated), tree)
+
+
 def make_predict(
     predict: Callable[[PyTree, Any], PyTree],
     *,
@@ -109,7 +226,7 @@ def make_predict(
     def padded(variables: PyTree, images: np.ndarray) -> PyTree:
         missing = -len(images) % mesh.size
         filled = np.concatenate([images, np.repeat(images[-1:], missing, axis=0)])
-        output = compiled(variables, filled)
+        output = compiled(variables, jax.device_put(filled, split))
         return jax.tree.map(lambda x: x[: len(images)], output) if missing else output
 
     return padded

@@ -8,7 +8,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from multimix_jax import figures, metrics, nifti, report, workdir
+from multimix_jax import figures, metrics, nifti, parallel, report, workdir
 from multimix_jax.checkpoint import Checkpoints
 from multimix_jax.errors import UsageError
 from multimix_jax.evaluate import (
@@ -24,6 +24,7 @@ from multimix_jax.evaluate import (
 from multimix_jax.keys import ExampleKeys
 from multimix_jax.metric_writer import MetricWriter
 from multimix_jax.programs import Programs
+from multimix_jax.stopping import Stopping
 from multimix_jax.train import Progress, restore, train
 from multimix_jax.train_state import TrainState
 from multimix_jax.workdir import BEST, LAST, TRIVIAL
@@ -42,6 +43,7 @@ class Run:
       config, ids: JSON values to keep there: what was asked for, and the images used.
       programs: the method, compiled.
       batches: (first step, end) -> training batches of NumPy arrays.
+      ids_of_step: (step) -> ids of its examples, by stream.
       validation: sets to choose the checkpoint on, and the threshold.
       tests: sets to report on.
       class_names: in the order of the labels.
@@ -60,6 +62,7 @@ class Run:
     ids: Mapping[str, Any]
     programs: Programs
     batches: Callable[[int, int], Iterator[PyTree]]
+    ids_of_step: Callable[[int], Mapping[str, Sequence[str]]]
     validation: Sequence[EvalSet]
     tests: Sequence[EvalSet]
     class_names: Sequence[str]
@@ -72,19 +75,29 @@ class Run:
     images_per_step: int
     eval_batch_size: int
 
-    def train(self, *, log_every: int, eval_every: int, checkpoint_every: int) -> None:
-        """Trains to the last step, from the last checkpoint if there is one."""
+    def train(
+        self,
+        stopping: Stopping,
+        *,
+        log_every: int,
+        eval_every: int,
+        checkpoint_every: int,
+        max_skipped: int,
+    ) -> None:
+        """Trains to the last step, from the last checkpoint if there is one; see `train.train`."""
         spread = self.programs.spread
         state = spread.put_state(self._initial_state())
         self._check(state.eval_variables)
         if self.programs.windows is not None:  # patches may be as large as anyone asks for
             self.programs.check_memory(next(self.batches(0, 1)), self.size)
-        workdir.claim(self.path, self.config, self.ids)  # nothing is written before all is sound
+        if parallel.is_first():  # nothing is written before all is sound
+            workdir.claim(self.path, self.config, self.ids)
         with Checkpoints(self.path) as checkpoints:
             state, progress = restore(checkpoints, LAST, state, Progress(data=self.data_digest))
             start = int(state.step)
-            with MetricWriter(self.path, start) as writer:
-                if start == 0:
+            first = parallel.is_first()
+            with MetricWriter(self.path, start, silent=not first) as writer:
+                if start == 0 and first:
                     self._picture_views()
 
                 def validate(variables: PyTree, at: int) -> tuple[float, dict[str, float]]:
@@ -99,10 +112,13 @@ class Run:
                     log_every=log_every,
                     eval_every=eval_every,
                     checkpoint_every=checkpoint_every,
+                    max_skipped=max_skipped,
                     validate=validate,
+                    ids_of_step=self.ids_of_step,
                     writer=writer,
                     checkpoints=checkpoints,
                     progress=progress,
+                    stopping=stopping,
                 )
 
     def evaluate(self) -> dict[str, Any]:
@@ -123,7 +139,7 @@ class Run:
                 results.setdefault(which, {})[eval_set.name] = summary
             rows.extend({"checkpoint": which, "data_set": eval_set.name, **row} for row in images)
 
-        with Checkpoints(self.path) as checkpoints:
+        with Checkpoints(self.path, alone=True) as checkpoints:
             like = self._initial_state().eval_variables
             for which in (BEST, LAST):
                 restored = checkpoints.restore_variables(which, like)

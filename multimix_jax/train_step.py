@@ -43,7 +43,9 @@ def make_train_step(
       axis_name: mapped axis to average over, None outside of a map.
 
     Returns:
-      The step. Metrics are those of `loss_fn` with `loss`, `grad_norm` and `param_norm`.
+      The step. Metrics are those of `loss_fn` with `loss`, `grad_norm`, `param_norm` and `skipped`:
+      1 where the loss or its gradient was not finite, so that nothing was learned (else 0). The
+      step counts all the same, so that other images come next.
     """
 
     def train_step(state: TrainState, batch: PyTree) -> tuple[TrainState, Metrics]:
@@ -79,15 +81,15 @@ def make_train_step(
         if ema_params is not None:
             ema_params = optax.incremental_update(params, ema_params, 1.0 - ema_decay)
         metrics["grad_norm"] = optax.tree.norm(grads)
-        metrics["param_norm"] = optax.tree.norm(params)
-        state = dataclasses.replace(
-            state,
-            step=state.step + 1,
-            params=params,
-            opt_state=opt_state,
-            batch_stats=stats,
-            ema_params=ema_params,
+        finite = jnp.isfinite(metrics["loss"]) & jnp.isfinite(metrics["grad_norm"])
+        learned = dict(params=params, opt_state=opt_state, batch_stats=stats, ema_params=ema_params)
+        kept = jax.tree.map(
+            lambda new, old: jnp.where(finite, new, old),
+            learned,
+            {name: getattr(state, name) for name in learned},
         )
-        return state, metrics
+        metrics["param_norm"] = optax.tree.norm(kept["params"])
+        metrics["skipped"] = 1.0 - finite
+        return dataclasses.replace(state, step=state.step + 1, **kept), metrics
 
     return train_step

@@ -15,7 +15,7 @@ EXAMPLES = "examples.npz"
 BEST, LAST, TRIVIAL = "best", "last", "trivial"  # checkpoints, and the answer without a model
 CONVERTED = "converted.json"  # says where weights that were not trained here come from
 # Where things lie and how often they are said may differ between two starts of one run.
-FREE_KEYS = ("data_dir", "prepared_dir", "cache_gib", "log_every", "test_data")
+FREE_KEYS = ("data_dir", "prepared_dir", "leave_out", "cache_gib", "log_every", "test_data")
 
 
 def check(
@@ -32,11 +32,18 @@ def check(
       UsageError: it holds a run of another config, or something else.
     """
     path = pathlib.Path(workdir)
+    if "://" in str(workdir):
+        raise UsageError(
+            f"--workdir={workdir} is the address of a bucket, but a run adds lines to its files; "
+            "mount it as a folder (docs/scaling.md)"
+        )
     file = path / CONFIG
     if file.exists():
         try:
             held = json.loads(file.read_text(encoding="utf-8"))
-        except ValueError as error:
+            if not isinstance(held, dict):
+                raise ValueError("it holds no fields")
+        except (OSError, RecursionError, ValueError) as error:
             raise UsageError(
                 f"{file} is damaged ({error}); restore it or use another --workdir"
             ) from error
@@ -82,7 +89,8 @@ def finished(
         results = json.loads((path / RESULTS).read_text(encoding="utf-8"))
         run = results["run"]
         done = run[LAST]["step"] == steps and tests in (None, set(run["tests"]))
-    except (FileNotFoundError, KeyError, ValueError):  # damaged ones are written again
+    except (OSError, KeyError, RecursionError, TypeError, ValueError):
+        # Damaged ones are written again.
         return None
     return results if done else None
 

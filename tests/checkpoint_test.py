@@ -1,8 +1,11 @@
 """Tests of multimix_jax.checkpoint."""
 
+import functools
 import gc
+import logging
 import pathlib
 import shutil
+import subprocess
 
 import jax
 import jax.numpy as jnp
@@ -133,9 +136,9 @@ def _delete_meta(folder):
 leaves_reads_behind = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 
 
-def failure(checkpoints, like):
+def failure(workdir, like):
     """What restoring says."""
-    with pytest.raises(UsageError) as error:
+    with pytest.raises(UsageError) as error, Checkpoints(workdir) as checkpoints:
         checkpoints.restore(LAST, like)
     message = str(error.value)
     del error
@@ -143,24 +146,91 @@ def failure(checkpoints, like):
     return message
 
 
+def _flip_a_bit(folder):
+    file = _largest_file(folder)
+    content = bytearray(file.read_bytes())
+    content[len(content) * 2 // 3] ^= 16
+    file.write_bytes(content)
+
+
+def _change_meta(folder):
+    for file in (folder / "meta").rglob("*"):
+        if file.is_file() and b"0.1" in file.read_bytes():
+            file.write_bytes(file.read_bytes().replace(b"0.1", b"0.9"))
+            return
+    raise AssertionError("no file holds the score")
+
+
+def _change_key(folder):
+    """Of what orbax keeps beside state and meta, and reads of every checkpoint at once."""
+    file = folder / "_CHECKPOINT_METADATA"
+    whole = file.read_bytes()
+    assert whole.count(b"_timestamp_nsecs") == 2
+    file.write_bytes(whole.replace(b"_timestamp_nsecs", b"_timestamp_fsecs"))
+
+
+DAMAGES = [_truncate, _empty, _flip_a_bit, _delete_state, _delete_meta, _change_meta, _change_key]
+
+
 @leaves_reads_behind
-@pytest.mark.parametrize("damage", [_truncate, _empty, _delete_state, _delete_meta])
-def test_a_damaged_checkpoint_is_named(tmp_path, damage):
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_of_a_damaged_checkpoint_the_one_before_is_used(tmp_path, damage, caplog):
     with Checkpoints(tmp_path) as checkpoints:
         checkpoints.save(LAST, state(3, width=3000), META)
         checkpoints.save(LAST, state(5, width=3000), META)
     folder = tmp_path / "checkpoints" / LAST / "5"
     damage(folder)
+    with Checkpoints(tmp_path) as checkpoints, caplog.at_level(logging.WARNING):
+        restored, meta = checkpoints.restore(LAST, state(width=3000))
+        gc.collect()
+        assert_same(restored, state(3, width=3000))
+        assert meta == META
+        assert f"checkpoint {folder} is damaged (" in caplog.text
+        assert "<bound method" not in caplog.text  # a reason, not the objects of libraries
+        assert (tmp_path / "checkpoints" / "damaged" / "last_5").is_dir()
+        checkpoints.save(LAST, state(5, width=3000), META)  # there is room for it again
     with Checkpoints(tmp_path) as checkpoints:
-        message = failure(checkpoints, state(width=3000))
+        assert_same(checkpoints.restore(LAST, state(width=3000))[0], state(5, width=3000))
+
+
+@leaves_reads_behind
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_the_only_checkpoint_damaged_is_named_and_left(tmp_path, damage):
+    with Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(LAST, state(3, width=3000), META)
+    folder = tmp_path / "checkpoints" / LAST / "3"
+    damage(folder)
+    message = failure(tmp_path, state(width=3000))
     assert message.startswith(f"checkpoint {folder} cannot be read (")
-    assert "delete that folder" in message
-    assert "\n" not in message
-    assert "<bound method" not in message  # a reason, not the objects of libraries
-    # The remedy helps.
-    shutil.rmtree(folder)
+    assert "from a backup" in message and "\n" not in message
+    assert folder.is_dir()
+
+
+@leaves_reads_behind
+def test_every_flipped_bit_is_noticed(tmp_path):
+    """Wherever it lies: the state is as it was saved, or not used."""
     with Checkpoints(tmp_path) as checkpoints:
-        assert_same(checkpoints.restore(LAST, state(width=3000))[0], state(3, width=3000))
+        checkpoints.save(LAST, state(3), META)
+    folder = tmp_path / "checkpoints" / LAST / "3"
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    rng = np.random.default_rng(0)
+    refused = 0
+    for _ in range(20):
+        file = files[rng.integers(len(files))]
+        sound = file.read_bytes()
+        content = bytearray(sound)
+        content[rng.integers(len(content))] ^= 1 << rng.integers(8)
+        file.write_bytes(content)
+        with Checkpoints(tmp_path) as checkpoints:
+            try:
+                restored, meta = checkpoints.restore(LAST, state())
+                assert_same(restored, state(3))
+                assert meta == META
+            except UsageError:
+                refused += 1
+        gc.collect()
+        file.write_bytes(sound)
+    assert refused > 0
 
 
 @leaves_reads_behind
@@ -170,6 +240,40 @@ def test_a_damaged_checkpoint_is_named(tmp_path, damage):
 def test_a_checkpoint_of_another_model_is_refused(tmp_path, other):
     with Checkpoints(tmp_path) as checkpoints:
         checkpoints.save(LAST, state(5), META)
-        message = failure(checkpoints, state(**other))
+    message = failure(tmp_path, state(**other))
     assert "checkpoints/last/5 cannot be read (" in message
     assert "--workdir" in message
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A file system of 4 MiB."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", str(folder)]
+    if shutil.which("mount") is None or subprocess.run(mount, capture_output=True).returncode:
+        pytest.skip("a file system cannot be mounted here")
+    yield folder
+    subprocess.run(["umount", "-l", str(folder)], check=True)
+
+
+@leaves_reads_behind
+def test_a_full_disk(small_disk, caplog):
+    """It says so, keeps what is there and goes on; once there is room, the next is saved."""
+    large = functools.partial(state, width=70_000)  # about 2.3 MiB on disk
+    with caplog.at_level(logging.WARNING), Checkpoints(small_disk) as checkpoints:
+        for step in (1, 2, 3):
+            checkpoints.save(LAST, large(step, keep_average=False), META)
+        checkpoints._finish(LAST)
+        assert caplog.text.count("could not be written to") == 2
+        assert "No space left" in caplog.text
+        like = large(0, keep_average=False)
+        assert_same(checkpoints.restore(LAST, like)[0], large(1, keep_average=False))
+        assert steps(small_disk, LAST) == [1]
+        subprocess.run(
+            ["mount", "-o", "remount,size=30m", str(small_disk)], check=True, capture_output=True
+        )
+        checkpoints.save(LAST, large(4, keep_average=False), META)
+    with Checkpoints(small_disk) as checkpoints:
+        assert_same(checkpoints.restore(LAST, like)[0], large(4, keep_average=False))
+    gc.collect()

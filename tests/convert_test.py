@@ -98,6 +98,19 @@ class ConvertTest(parameterized.TestCase):
         with self.assertRaisesRegex(UsageError, "no encoder.dconv_down1.0.weight"):
             convert.from_torch({})
 
+    def test_names_beyond_all_measure(self):
+        """Neither a level of a billion nor a thousand surplus names fill memory or screen."""
+        state = {f"encoder.dconv_down{10**9 + i}.0.weight": np.zeros(1) for i in range(1000)}
+        with self.assertRaisesRegex(UsageError, "is surplus; and 960 more$") as caught:
+            convert.from_torch(state)
+        self.assertLess(len(str(caught.exception)), 4000)
+
+    def test_values_that_are_not_finite(self):
+        state = authors()
+        state["encoder.fc.bias"] = np.array([0, 1e300])
+        with self.assertRaisesRegex(UsageError, "fc.bias holds values that are not finite"):
+            convert.from_torch(state)
+
 
 class FilesTest(parameterized.TestCase):
     """The command line; PyTorch files need PyTorch."""
@@ -148,6 +161,31 @@ class FilesTest(parameterized.TestCase):
         self.assertIn("dice", results["last"]["phantom_seg_a"])
         with self.assertRaisesRegex(SystemExit, "is not empty and holds no run"):
             launch_main(config, out, "train")
+
+    @parameterized.parameters(
+        ({"a": (0, 0)}, "a claims to be .*, more than the file holds"),
+        ({"a": (1, 1), "b": (0, 0)}, "b claims to be .*, more than the file holds"),
+    )
+    def test_tensors_that_claim_more_than_is_there(self, strides, words):
+        """As expanded ones do: a few bytes would become any number of them."""
+        few = self.torch.zeros(4)
+        state = {
+            name: self.torch.as_strided(few, (2**20, 2**20) if not any(s) else (2, 2), s)
+            for name, s in strides.items()
+        }
+        self.torch.save(state, self.file)
+        message = self.run_command(self.file, self.folder / "out")
+        self.assertRegex(message, words)
+
+    def test_complex_tensors(self):
+        self.torch.save({"a": self.torch.zeros(2, dtype=self.torch.complex64)}, self.file)
+        self.assertIn("a holds complex numbers", self.run_command(self.file, self.folder / "out"))
+
+    def test_a_file_of_other_weights_is_named(self):
+        self.torch.save({"a\nb": self.torch.zeros(2)}, self.file)
+        message = self.run_command(self.file, self.folder / "out")
+        self.assertRegex(message, r"theirs.pth holds not the weights .*; name a state dict of the")
+        self.assertIn(r"a\nb is surplus", message)
 
     def test_nothing_but_tensors_is_read(self):
         with self.file.open("wb") as file:

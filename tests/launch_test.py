@@ -12,7 +12,6 @@ import sys
 import time
 from unittest import mock
 
-import jax
 import numpy as np
 import pytest
 from absl import flags
@@ -22,19 +21,21 @@ import data_pipelines
 import launch
 from configs import common, dtml, multimix
 from data_pipelines import input_pipeline
-from multimix_jax import optimizer
-from multimix_jax.checkpoint import Checkpoints
+from multimix_jax import optimizer, stopping
 from multimix_jax.models import MultiMix
 from multimix_jax.objectives import DtmlObjective, MultiMixObjective
 from multimix_jax.sliding_window import Windows
 from multimix_jax.workdir import BEST, LAST
 from tests.official_formats import box, write_csv, write_image, write_nih
 from tests.small_runs import (
+    assert_same_runs,
     kept_programs,
+    launch_flags,
     launch_main,
     prepare_phantoms,
     small_config,
     start_launch,
+    wait_for_lines,
 )
 
 CONFIGS = sorted(
@@ -210,25 +211,12 @@ def like(config, whole):
     return launch.make_run(config, whole)._initial_state()
 
 
-def assert_same_runs(ours, theirs, like):
-    for which in (BEST, LAST):
-        with Checkpoints(ours) as checkpoints:
-            our_state, our_meta = checkpoints.restore(which, like)
-        with Checkpoints(theirs) as checkpoints:
-            their_state, their_meta = checkpoints.restore(which, like)
-        jax.tree.map(np.testing.assert_array_equal, our_state, their_state)
-        assert our_meta | {"seconds": 0} == their_meta | {"seconds": 0}
-    for name in ("metrics.jsonl", "ids.json", "config.json", "per_image.csv"):
-        assert (ours / name).read_bytes() == (theirs / name).read_bytes(), name
-    our_results, their_results = (read(path / "results.json") for path in (ours, theirs))
-    assert our_results | {"run": 0} == their_results | {"run": 0}
-
-
 def test_interrupted_and_resumed_is_uninterrupted(whole, config, tmp_path, like):
     train_batches = input_pipeline.train_batches
 
-    def interrupted(streams, batch_size, seed, start, stop):
-        for step, batch in enumerate(train_batches(streams, batch_size, seed, start, stop), start):
+    def interrupted(streams, batch_size, seed, start, stop, **share):
+        drawn = train_batches(streams, batch_size, seed, start, stop, **share)
+        for step, batch in enumerate(drawn, start):
             if step == 8:
                 raise KeyboardInterrupt
             yield batch
@@ -245,32 +233,76 @@ def test_interrupted_and_resumed_is_uninterrupted(whole, config, tmp_path, like)
     assert_same_runs(workdir, whole, like)
 
 
-def command(config, workdir):
-    """The flags that give `config`."""
-    names = (
-        "prepared_dir size batch_size eval_batch_size steps log_every eval_every checkpoint_every "
-        "seg_labels cls_labels"
-    ).split()
-    fields = {name: config[name] for name in names} | {"model.filters": config.model.filters}
-    overrides = [f"--config.{name}={value}" for name, value in fields.items()]
-    return ["--config=configs/quickstart.py", f"--workdir={workdir}", *overrides]
-
-
 def test_killed_and_resumed_is_uninterrupted(whole, config, tmp_path, like):
     workdir = tmp_path / "run"
     metrics = workdir / "metrics.jsonl"
-    with start_launch(*command(config, workdir)) as process:
-        deadline = time.monotonic() + 120
-        while process.poll() is None and time.monotonic() < deadline:
-            if metrics.exists() and metrics.read_text().count("\n") >= 8:  # step 7, after 6 and 4
-                break
-            time.sleep(0.002)
+    with start_launch(*launch_flags(config, workdir)) as process:
+        wait_for_lines(metrics, 8, process)  # step 7, after 6 and 4
         process.send_signal(signal.SIGKILL)
         _, errors = process.communicate()
     assert process.returncode == -signal.SIGKILL, errors
     assert not (workdir / "results.json").exists()
     launch_main(config, workdir)
     assert_same_runs(workdir, whole, like)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_stopped_and_resumed_is_uninterrupted(whole, config, tmp_path, like, number):
+    """It finishes its step, saves and says how it ended, within ten seconds."""
+    workdir = tmp_path / "run"
+    metrics = workdir / "metrics.jsonl"
+    with start_launch(*launch_flags(config, workdir)) as process:
+        wait_for_lines(metrics, 2, process)
+        begun = time.monotonic()
+        process.send_signal(number)
+        _, errors = process.communicate(timeout=60)
+    assert process.returncode == stopping.STATUS, errors
+    assert time.monotonic() - begun < 10
+    saved = sorted(int(name) for name in os.listdir(workdir / "checkpoints" / LAST))
+    assert f"stopped after step {saved[-1]} of {STEPS}; the same command goes on" in errors
+    assert not (workdir / "results.json").exists()
+    launch_main(config, workdir)
+    assert_same_runs(workdir, whole, like)
+
+
+def test_poisoned_images_are_passed_over_and_named(config, tmp_path):
+    """The second training image is not a number to the loss: its steps teach nothing."""
+    train_batches = input_pipeline.train_batches
+    poisoned = {3, 4, 7}
+
+    def spoiled(streams, batch_size, seed, start, stop, **share):
+        drawn = train_batches(streams, batch_size, seed, start, stop, **share)
+        for step, batch in enumerate(drawn, start):
+            if step + 1 in poisoned:
+                image = batch["seg"]["labeled"]["image"].astype(np.float32)
+                image[1] = np.nan
+                batch["seg"]["labeled"]["image"] = image
+            else:
+                batch["seg"]["labeled"]["image"] = batch["seg"]["labeled"]["image"].astype(
+                    np.float32
+                )
+            yield batch
+
+    c = config.copy_and_resolve_references()
+    with mock.patch.object(input_pipeline, "train_batches", spoiled):
+        launch_main(c, tmp_path / "run")
+        with c.unlocked():
+            c.max_skipped = 2
+        message = refusal(c, tmp_path / "stopped")
+    lines = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
+    lines = [json.loads(line) for line in lines]
+    skipped = [line for line in lines if line["split"] == "skipped"]
+    assert [line["step"] for line in skipped] == sorted(poisoned)
+    ids = json.loads((tmp_path / "run" / "ids.json").read_text())["train"]
+    for line in skipped:
+        assert set(line["ids"]) == set(ids)
+        for name, used in line["ids"].items():
+            assert len(used) == c.batch_size and set(used) <= set(ids[name])
+    trained = {line["step"]: line for line in lines if line["split"] == "train"}
+    assert {step for step, line in trained.items() if line["skipped"]} == poisoned
+    assert np.isfinite([trained[step]["param_norm"] for step in poisoned]).all()
+    assert "2 steps in a row were not finite, the last step 4 (loss nan" in message
+    assert "--config.learning_rate" in message
 
 
 def refusal(config, workdir, mode="train"):
@@ -457,7 +489,7 @@ def test_damaged_checkpoint(whole, config, tmp_path):
     for file in (last / "state").rglob("*"):
         if file.is_file() and file.parent.name == "d":
             file.write_bytes(file.read_bytes()[:100])
-    with start_launch(*command(config, workdir)) as process:
+    with start_launch(*launch_flags(config, workdir)) as process:
         _, errors = process.communicate()
     assert process.returncode == 1
     (message,) = [line for line in errors.splitlines() if line.startswith("error: ")]
@@ -472,7 +504,7 @@ def test_errors_of_a_process(config, tmp_path):
         "--config.foo=1": r"error: .*foo.* configs/common\.py",
         "--config.seg_labels=15": r'seg_labels=15, but phantom_seg_a has 14 .* up to 14 or "all"',
     }
-    processes = [start_launch(*command(config, workdir), flag) for flag in started]
+    processes = [start_launch(*launch_flags(config, workdir), flag) for flag in started]
     for process, expected in zip(processes, started.values()):
         with process:
             out, errors = process.communicate()
@@ -523,6 +555,12 @@ def test_faulty_command_lines(monkeypatch, arguments, expected):
     assert message.startswith("error: ")
     assert "\n" not in message
     assert_matches(message, expected)
+
+
+@loads_modules
+def test_an_endless_argument(monkeypatch):
+    with pytest.raises(SystemExit, match="^error: an argument is far too long"):
+        parse(monkeypatch, "--config=configs/quickstart.py", f"--{'x' * 3000}")
 
 
 @loads_modules

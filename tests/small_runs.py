@@ -2,10 +2,12 @@
 
 import contextlib
 import dataclasses
+import json
 import os
 import pathlib
 import subprocess
 import sys
+import time
 from collections.abc import Iterator, Sequence
 from types import SimpleNamespace
 from unittest import mock
@@ -18,6 +20,9 @@ from jax.experimental.compilation_cache import compilation_cache
 import launch
 from configs import quickstart
 from data_pipelines import phantom
+from multimix_jax.checkpoint import Checkpoints
+from multimix_jax.train_state import TrainState
+from multimix_jax.workdir import BEST, LAST
 
 ROOT = pathlib.Path(launch.__file__).parent
 SMALL_PLANS = {
@@ -130,6 +135,7 @@ def launch_main(
 ) -> None:
     """What `python launch.py` does with these flags, in this process."""
     flags = {"_CONFIG": config, "_WORKDIR": str(workdir), "_MODE": mode, "_CELL": cell}
+    flags |= {"_DISTRIBUTED": False, "_COORDINATOR": None, "_PROCESSES": None, "_PROCESS": None}
     with contextlib.ExitStack() as stack:
         for name, value in flags.items():
             stack.enter_context(mock.patch.object(launch, name, SimpleNamespace(value=value)))
@@ -146,3 +152,40 @@ def start_launch(*flags: str) -> subprocess.Popen:
         stderr=subprocess.PIPE,
         text=True,
     )
+
+
+def launch_flags(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> list[str]:
+    """The flags of `python launch.py` that give `config`, one of `small_config`."""
+    names = (
+        "prepared_dir size batch_size eval_batch_size steps log_every eval_every checkpoint_every "
+        "seg_labels cls_labels ema_decay"
+    ).split()
+    fields = {name: config[name] for name in names} | {"model.filters": config.model.filters}
+    overrides = [f"--config.{name}={value}" for name, value in fields.items()]
+    return ["--config=configs/quickstart.py", f"--workdir={workdir}", *overrides]
+
+
+def wait_for_lines(path: pathlib.Path, count: int, process: subprocess.Popen) -> None:
+    """Returns as soon as a file has so many lines, or the process that writes them has ended."""
+    deadline = time.monotonic() + 240
+    while process.poll() is None and time.monotonic() < deadline:
+        if path.exists() and path.read_text().count("\n") >= count:
+            break
+        time.sleep(0.002)
+
+
+def assert_same_runs(ours: pathlib.Path, theirs: pathlib.Path, like: TrainState) -> None:
+    """Bit by bit: weights, optimiser, random numbers, choice of the best, figures."""
+    for which in (BEST, LAST):
+        with Checkpoints(ours) as checkpoints:
+            our_state, our_meta = checkpoints.restore(which, like)
+        with Checkpoints(theirs) as checkpoints:
+            their_state, their_meta = checkpoints.restore(which, like)
+        jax.tree.map(np.testing.assert_array_equal, our_state, their_state)
+        assert our_meta | {"seconds": 0} == their_meta | {"seconds": 0}
+    for name in ("metrics.jsonl", "ids.json", "config.json", "per_image.csv"):
+        assert (ours / name).read_bytes() == (theirs / name).read_bytes(), name
+    our_results, their_results = (
+        json.loads((path / "results.json").read_text()) for path in (ours, theirs)
+    )
+    assert our_results | {"run": 0} == their_results | {"run": 0}

@@ -1,3 +1,4 @@
+import dataclasses
 import functools
 
 import flax.linen as nn
@@ -34,6 +35,7 @@ class LinearTest(parameterized.TestCase):
                 "error": np.mean(error),
                 "grad_norm": np.linalg.norm(gradient),
                 "param_norm": np.linalg.norm(w),
+                "skipped": 0,
             }
             self.assertSameElements(metrics, want)
             for name, value in want.items():
@@ -84,6 +86,47 @@ class LinearTest(parameterized.TestCase):
             state, _ = step(state, tiny.LINEAR_BATCH)
         step(tiny.linear_state(optimizer, seed=1, keep_average=True), tiny.LINEAR_BATCH)
         self.assertLen(traces, 1)
+
+
+class FiniteTest(parameterized.TestCase):
+    @parameterized.product(
+        poison=[np.nan, np.inf, 1e30], accumulate=[1, 2], dtype=[jnp.float32, jnp.bfloat16]
+    )
+    def test_what_is_not_finite_is_not_learned(self, poison, accumulate, dtype):
+        """Nothing but the step moves; the step after it is as if nothing had been."""
+
+        def loss(params, state, batch, keys):
+            x, w = batch["x"].astype(dtype), params["w"].astype(dtype)
+            error = jnp.einsum("bi,i->b", x, w).astype(jnp.float32) - batch["y"]
+            seen = {"mean": 0.9 * state.batch_stats["mean"] + batch["x"].mean()}
+            return jnp.square(error).mean(), ({}, seen)
+
+        optimizer = optax.adam(0.1)
+        step = jax.jit(make_train_step(loss, optimizer, ema_decay=0.9, accumulate=accumulate))
+        state = TrainState.create(
+            {"params": {"w": jnp.ones(3)}, "batch_stats": {"mean": jnp.zeros(())}},
+            optimizer,
+            keep_average=True,
+        )
+        before, _ = step(state, tiny.LINEAR_BATCH)
+        x = X.copy()
+        x[5, 1] = poison
+        after, metrics = step(before, {"x": x, "y": Y})
+        self.assertEqual(metrics["skipped"], 1)
+        self.assertEqual(int(after.step), 2)
+        tiny.assert_equal(dataclasses.replace(after, step=before.step), before)
+        later, metrics = step(after, tiny.LINEAR_BATCH)
+        self.assertEqual(metrics["skipped"], 0)
+        self.assertTrue(all(np.isfinite(leaf).all() for leaf in tiny.leaves(later)))
+        self.assertGreater(tiny.largest_difference(later.params, before.params), 0)
+
+    def test_a_diverging_rate_stops_at_finite_weights(self):
+        step = jax.jit(make_train_step(tiny.linear_loss, optax.sgd(1e18)))
+        state = tiny.linear_state(optax.sgd(1e18))
+        for _ in range(6):
+            state, metrics = step(state, tiny.LINEAR_BATCH)
+        self.assertEqual(metrics["skipped"], 1)
+        self.assertTrue(np.isfinite(state.params["w"]).all())
 
 
 class UserModel(nn.Module):

@@ -91,11 +91,26 @@ def test_where_no_run_may_begin_there_must_be_one(tmp_path, exists):
     assert os.listdir(tmp_path) == []
 
 
-@pytest.mark.parametrize("content", [b"", b'{"steps": 10, "mod', b"\x89PNG\r\n\xff\xfe"])
+@pytest.mark.parametrize(
+    "content", [b"", b'{"steps": 10, "mod', b"\x89PNG\r\n\xff\xfe", b"[10]", b"[" * 100_000]
+)
 def test_a_damaged_config_is_named(run, content):
     (run / "config.json").write_bytes(content)
     with pytest.raises(UsageError, match=r"config\.json is damaged \(.*--workdir"):
         workdir.check(run, CONFIG)
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"3", b'{"run": 3}', b'{"run": {"last": [10]}}', b"[" * 100_000, b"\xff"]
+)
+def test_damaged_results_are_none(run, content):
+    (run / "results.json").write_bytes(content)
+    assert workdir.finished(run, 10) is None
+
+
+def test_a_bucket_is_no_folder():
+    with pytest.raises(UsageError, match="--workdir=gs://b/run is .*mount it as a folder"):
+        workdir.check("gs://b/run", CONFIG)
 
 
 def test_json_is_written_whole_or_not_at_all(tmp_path):
