@@ -2,8 +2,9 @@
 
     python -m benchmarks.scaling [--quick] [--sides 64 128] [--json FILE]
 
-Powers are fitted to both. Memory is what XLA plans for: the step's arguments and temporaries. What
-the machine cannot hold, or what would take a minute a step, is compiled but not run.
+Powers are fitted to both. Memory is what XLA plans for: the step's arguments, results and
+temporaries. What the machine cannot hold, or what would take a minute a step, is compiled but not
+run.
 
 Weak scaling keeps the images per device. It runs over fake CPU devices, which share the cores, so n
 of them should take n times as long as one. What they say to each other is read off the program.
@@ -18,7 +19,7 @@ import re
 import statistics
 import sys
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 import numpy as np
@@ -33,6 +34,7 @@ from multimix_jax.train_state import TrainState
 from multimix_jax.train_step import make_train_step
 
 PyTree = Any
+Result = TypeVar("Result")
 BATCH_SIZE = 10  # images per stream, as published
 BATCH_SIZES: Sequence[int] = (2, 4, 8, 16)
 DEVICES: Sequence[int] = (1, 2, 4)
@@ -92,7 +94,8 @@ class Step:
     def memory(self) -> int:
         """Bytes on each device."""
         plan = self.compiled.memory_analysis()
-        return plan.argument_size_in_bytes + plan.temp_size_in_bytes
+        new = plan.output_size_in_bytes - plan.alias_size_in_bytes  # the state takes its old place
+        return plan.argument_size_in_bytes + new + plan.temp_size_in_bytes
 
 
 @functools.cache
@@ -190,7 +193,7 @@ def weak_scaling(counts: Sequence[int], side: int, rounds: int) -> list[Row]:
     return rows
 
 
-def in_fake_devices(function: Callable[..., list[Row]], count: int, *arguments: Any) -> list[Row]:
+def in_fake_devices(function: Callable[..., Result], count: int, *arguments: Any) -> Result:
     """Calls `function` in a process of its own: JAX counts its devices once, when it begins."""
     flags = f"--xla_force_host_platform_device_count={count}"
     os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {flags}".strip()

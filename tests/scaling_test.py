@@ -1,9 +1,13 @@
 import functools
+import os
 import re
+from typing import NamedTuple
+from unittest import mock
 
 import jax
 import numpy as np
 import optax
+import pytest
 from absl.testing import absltest
 
 from benchmarks import scaling
@@ -27,6 +31,38 @@ ENTRY %main (x: f32[2,3]) -> f32[2,3] {
 """
 
 
+class Plan(NamedTuple):
+    """What XLA makes of a step: its exchanges, the bytes that are due in them, and memory."""
+
+    exchanges: list[scaling.Collective]
+    averaged: int  # bytes
+    memory: int  # bytes of a device
+
+
+@functools.cache
+def plan(devices, spelling="pmap"):
+    """Of MultiMix on the tiny network, compiled for one image of each stream on each device."""
+    assert jax.device_count() >= devices
+    objective, optimizer = tiny.objective(), optax.adam(1e-3)
+    step = make_train_step(objective, optimizer, axis_name=parallel.AXIS)
+    spread = parallel.make_spread(step, spelling=spelling, devices=jax.devices()[:devices])
+    state = spread.put_state(tiny.train_state(objective, optimizer))
+    batch = spread.put_batch(tiny.batch(devices))
+    lowered = spread.step.lower(state, batch)
+    compiled = scaling.Step(lowered.compile(), state, batch)
+
+    # An instance norm takes out the biases of the convolutions, so that they have no gradient.
+    biases = re.compile(r"conv\d/bias$")
+    name = functools.partial(jax.tree_util.keystr, simple=True, separator="/")
+    leaves = jax.tree_util.tree_leaves_with_path(state.params)
+    gradients = sum(leaf.size for path, leaf in leaves if not biases.search(name(path)))
+    # The norms, and whether they are finite, are computed after the exchange.
+    _, metrics = lowered.out_info
+    averaged = gradients + len(set(metrics) - {"grad_norm", "param_norm", "skipped"})
+    found = scaling.collectives(compiled.compiled.as_text())
+    return Plan(found, 4 * averaged, compiled.memory)
+
+
 class CollectivesTest(absltest.TestCase):
     def test_of_a_program_written_by_hand(self):
         want = [
@@ -38,21 +74,23 @@ class CollectivesTest(absltest.TestCase):
         self.assertEqual(scaling.collectives(PROGRAM), want)
 
     def test_devices_exchange_gradients_and_metrics_alone(self):
-        objective, optimizer = tiny.objective(), optax.adam(1e-3)
-        step = make_train_step(objective, optimizer, axis_name=parallel.AXIS)
-        spread = parallel.make_spread(step)
-        state = spread.put_state(tiny.train_state(objective, optimizer))
-        lowered = spread.step.lower(state, spread.put_batch(tiny.batch(4)))
-        found = scaling.collectives(lowered.compile().as_text())
-        # An instance norm takes out the biases of the convolutions, so that they have no gradient.
-        biases = re.compile(r"conv\d/bias$")
-        name = functools.partial(jax.tree_util.keystr, simple=True, separator="/")
-        leaves = jax.tree_util.tree_leaves_with_path(state.params)
-        gradients = sum(leaf.size for path, leaf in leaves if not biases.search(name(path)))
-        # The norms are computed after the exchange.
-        _, metrics = lowered.out_info
-        averaged = set(metrics) - {"grad_norm", "param_norm"}
-        self.assertEqual(found, [("all-reduce", 4 * (gradients + len(averaged)))])
+        found = plan(4)
+        self.assertEqual(found.exchanges, [("all-reduce", found.averaged)])
+
+    def of_256(self, spelling):
+        with mock.patch.dict(os.environ):  # in_fake_devices changes it
+            many = scaling.in_fake_devices(plan, 256, 256, spelling)
+        few = plan(4, spelling)
+        self.assertEqual(many.exchanges, few.exchanges)
+        self.assertEqual(many.exchanges, [("all-reduce", many.averaged)])
+        self.assertLessEqual(many.memory, 1.01 * few.memory)
+
+    def test_256_devices_meet_once_and_take_no_more_memory_each(self):
+        self.of_256("pmap")
+
+    @pytest.mark.slow
+    def test_256_devices_in_the_other_spelling(self):
+        self.of_256("jit")
 
 
 class ExponentTest(absltest.TestCase):
