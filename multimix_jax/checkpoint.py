@@ -99,23 +99,30 @@ class Checkpoints(contextlib.AbstractContextManager):
         arguments = ocp.args.Composite(
             state=ocp.args.PyTreeSave(held), meta=ocp.args.JsonSave(sealed)
         )
-        manager.save(step, args=arguments)
+        try:
+            manager.save(step, args=arguments)
+        except Exception as error:  # of many kinds
+            if "No space left" not in _reason(error):
+                raise
+            self._tell_unwritten(which, error)
 
     def _finish(self, which: str) -> None:
         """Waits for what is being written; tells of what failed, and clears it away."""
         try:
             self._managers[which].wait_until_finished()
         except Exception as error:  # of many kinds, from the threads of orbax and tensorstore
-            folder = self._root / which
-            unfinished = sorted(folder.glob("*.orbax-checkpoint-tmp"))
-            _logger.warning(
-                "a checkpoint could not be written to %s (%s); those before it are kept, training "
-                "goes on and tries again at the next",
-                folder,
-                _reason(error)[-200:],
-            )
-            for path in unfinished:
-                shutil.rmtree(path, ignore_errors=True)
+            self._tell_unwritten(which, error)
+
+    def _tell_unwritten(self, which: str, error: Exception) -> None:
+        folder = self._root / which
+        _logger.warning(
+            "a checkpoint could not be written to %s (%s); those before it are kept, training "
+            "goes on and tries again at the next",
+            folder,
+            _reason(error)[-200:],
+        )
+        for path in folder.glob("*.orbax-checkpoint-tmp"):
+            shutil.rmtree(path, ignore_errors=True)
 
     def restore(self, which: str, like: TrainState) -> tuple[TrainState, dict[str, Any]] | None:
         """The newest sound checkpoint of LAST or BEST, shaped and placed like `like`; None if none.
