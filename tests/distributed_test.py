@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 import launch
+from configs import multimix
 from multimix_jax import stopping
 from multimix_jax.checkpoint import Checkpoints
 from multimix_jax.workdir import BEST, LAST
@@ -34,12 +35,19 @@ def programs(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def config(tmp_path_factory):
-    prepared_dir = tmp_path_factory.mktemp("prepared")
-    prepare_phantoms(prepared_dir)
-    return small_config(
-        prepared_dir, steps=STEPS, log_every=1, eval_every=12, checkpoint_every=4, ema_decay=0.9
+def prepared(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("prepared")
+    prepare_phantoms(folder)
+    return folder
+
+
+def make_config(prepared, system):
+    config = small_config(
+        prepared, steps=STEPS, log_every=1, eval_every=12, checkpoint_every=4, ema_decay=0.9
     )
+    with config.unlocked():
+        multimix.use_system(config, system)
+    return config
 
 
 @contextlib.contextmanager
@@ -60,9 +68,12 @@ def two_processes(monkeypatch, *flags):
         yield processes
 
 
-def test_stopped_bereft_and_gone_on_alone(config, tmp_path, monkeypatch):
+# The full system takes three times as long to compile, by each process, and learns no otherwise.
+@pytest.mark.parametrize("system", ["unet", pytest.param("multimix", marks=pytest.mark.slow)])
+def test_stopped_bereft_and_gone_on_alone(prepared, tmp_path, monkeypatch, system):
     """Two processes stop together when one is asked to; when one dies the other ends; one process
     goes on from their checkpoint. All in all that is what one process does by itself."""
+    config = make_config(prepared, system)
     workdir = tmp_path / "run"
     metrics = workdir / "metrics.jsonl"
     flags = launch_flags(config, workdir)
@@ -112,8 +123,8 @@ def assert_nearly_the_same(ours, theirs, like):
     assert columns[0] == columns[1]
 
 
-def test_what_is_missing_is_named(config, tmp_path, capfd):
-    flags = [*launch_flags(config, tmp_path / "run"), "--num_processes=2"]
+def test_what_is_missing_is_named(prepared, tmp_path):
+    flags = [*launch_flags(make_config(prepared, "unet"), tmp_path / "run"), "--num_processes=2"]
     with start_launch(*flags) as process:
         _, errors = process.communicate(timeout=120)
     assert process.returncode == 1

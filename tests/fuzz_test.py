@@ -43,11 +43,11 @@ def test_ten_thousand_inputs(tmp_path, name):
 
 
 def test_whatever_goes_wrong_is_found(tmp_path):
-    *findings, sums = fuzzing.watch(tmp_path, {"faulty": len(fuzz_targets.FAULTS)}, hang=3)
+    *findings, sums = fuzzing.watch(tmp_path, {"faulty": len(fuzz_targets.FAULTS)}, hang=8)
     found = {fuzz_targets.FAULTS[line["number"]]: line["failure"] for line in findings}
     expected = {
         "crash": "crashed with status -6",
-        "hang": "hung for 3 s",
+        "hang": "hung for 8 s",
         "warn": "UserWarning: odd",
         "leave": "left behind",
         "memory": "MiB of memory",

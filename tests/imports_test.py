@@ -44,7 +44,7 @@ class ArrowsTest(parameterized.TestCase):
             self.assertLessEqual(others, {"ml_collections", "configs"}, file)
 
     @parameterized.parameters(
-        ("orbax", "checkpoint.py"),
+        ("orbax", "checkpoint.py", "parallel.py"),
         ("matplotlib", "figures.py", "plots.py"),
         ("torch", "convert.py"),
         ("nibabel", "nifti.py"),

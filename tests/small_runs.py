@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import functools
 import json
 import os
 import pathlib
@@ -158,10 +159,11 @@ def launch_flags(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> li
     """The flags of `python launch.py` that give `config`, one of `small_config`."""
     names = (
         "prepared_dir size batch_size eval_batch_size steps log_every eval_every checkpoint_every "
-        "seg_labels cls_labels ema_decay"
+        "seg_labels cls_labels ema_decay system model.filters model.use_classifier "
+        "model.use_decoder model.use_bridge objective.pseudo_label_weight objective.kl_weight"
     ).split()
-    fields = {name: config[name] for name in names} | {"model.filters": config.model.filters}
-    overrides = [f"--config.{name}={value}" for name, value in fields.items()]
+    value = lambda name: functools.reduce(getattr, name.split("."), config)
+    overrides = [f"--config.{name}={value(name)}" for name in names]
     return ["--config=configs/quickstart.py", f"--workdir={workdir}", *overrides]
 
 
