@@ -152,11 +152,11 @@ def read_all(folder: Path, name: str, start: int, count: int) -> None:
     gc.collect()
     gc.freeze()
     there = _listing(place)
-    memory, began, findings, sound_results = _peak(), time.monotonic(), 0, 0
+    began, findings, sound_results, most = time.monotonic(), 0, 0, 0
     for number, content, sound in inputs(name, place, start, count):
         path.write_bytes(content)
         _say(folder, f"{name} {number}")
-        before, refused, failure = _peak(), False, ""
+        before, refused, failure = _memory_now(), False, ""
         try:
             read(path)
         except (DataError, UsageError, ConfigError) as error:
@@ -170,6 +170,7 @@ def read_all(folder: Path, name: str, start: int, count: int) -> None:
                 raise
             failure = "".join(traceback.format_exception(error)[-6:])
         sound_results += not refused
+        most = max(most, _peak() - before)
         if _peak() - before > MOST_MEMORY:
             failure = f"{(_peak() - before) / 2**20:.0f} MiB of memory"
         if _listing(place) != there:
@@ -187,7 +188,7 @@ def read_all(folder: Path, name: str, start: int, count: int) -> None:
         seconds=round(took, 1),
         read=sound_results,
         findings=findings,
-        mib=(_peak() - memory) // 2**20,
+        mib=most // 2**20,
     )
     with (folder / "report.jsonl").open("a") as file:
         file.write(json.dumps(line) + "\n")
@@ -214,9 +215,22 @@ def _listing(place: Path) -> set[str]:
     return {str(path) for path in place.rglob("*")}
 
 
+def _memory_now() -> int:
+    """Bytes of memory, from which the highest counts anew; 0 where Linux does not tell."""
+    try:
+        Path("/proc/self/clear_refs").write_text("5")
+    except OSError:
+        return 0
+    return _peak()
+
+
 def _peak() -> int:
-    """Bytes of memory at the highest."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    """Bytes of memory at the highest; `getrusage` would count that of the process before, too."""
+    try:
+        status = Path("/proc/self/status").read_text()
+    except OSError:
+        return 0
+    return 1024 * int(status.partition("VmHWM:")[2].split()[0])
 
 
 def watch(folder: Path, counts: Mapping[str, int], hang: float = HANG) -> list[dict[str, Any]]:
