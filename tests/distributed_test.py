@@ -26,7 +26,7 @@ from tests.small_runs import (
     wait_for_lines,
 )
 
-STEPS = 24  # few, since differences of rounding grow
+STEPS = 24
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -45,6 +45,8 @@ def make_config(prepared, system):
     config = small_config(
         prepared, steps=STEPS, log_every=1, eval_every=12, checkpoint_every=4, ema_decay=0.9
     )
+    # Adam divides by the size of a gradient: where that is near zero it makes steps of rounding.
+    config.optimizer.name = "sgd"
     with config.unlocked():
         multimix.use_system(config, system)
     return config

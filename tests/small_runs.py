@@ -160,7 +160,8 @@ def launch_flags(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> li
     names = (
         "prepared_dir size batch_size eval_batch_size steps log_every eval_every checkpoint_every "
         "seg_labels cls_labels ema_decay system model.filters model.use_classifier "
-        "model.use_decoder model.use_bridge objective.pseudo_label_weight objective.kl_weight"
+        "model.use_decoder model.use_bridge objective.pseudo_label_weight objective.kl_weight "
+        "optimizer.name"
     ).split()
     value = lambda name: functools.reduce(getattr, name.split("."), config)
     overrides = [f"--config.{name}={value(name)}" for name in names]
