@@ -240,6 +240,24 @@ class Checkpoints(contextlib.AbstractContextManager):
             parallel.wait_for_all()
 
 
+def read_variables(
+    workdir: pathlib.Path, which: str, like: PyTree | None = None
+) -> tuple[int, PyTree]:
+    """Step and variables of a run's checkpoint; see `Checkpoints.restore_variables`.
+
+    Raises:
+      UsageError: the folder holds no such checkpoint, or none that can be read.
+    """
+    if not (workdir / "checkpoints").is_dir():
+        raise UsageError(f"{workdir} holds no checkpoints; name the folder of a run")
+    with Checkpoints(workdir) as checkpoints:
+        restored = checkpoints.restore_variables(which, like)
+    if restored is None:
+        other = LAST if which == BEST else BEST
+        raise UsageError(f"{workdir} holds no {which!r} checkpoint; ask for the {other!r} one")
+    return restored[:2]
+
+
 def _fault(path: pathlib.Path) -> str:
     """Why orbax cannot as much as list a checkpoint, when it is alone in a folder; '' if it can."""
     with tempfile.TemporaryDirectory() as alone:

@@ -21,7 +21,7 @@ import numpy as np
 import optax
 
 from multimix_jax import workdir
-from multimix_jax.checkpoint import Checkpoints
+from multimix_jax.checkpoint import Checkpoints, read_variables
 from multimix_jax.errors import UsageError
 from multimix_jax.train import Progress
 from multimix_jax.train_state import TrainState
@@ -208,8 +208,7 @@ def to_checkpoint(source: pathlib.Path, target: pathlib.Path) -> None:
     Raises:
       UsageError: the file is not the weights of a MultiMix, or the folder is not empty.
     """
-    if target.exists() and not (target.is_dir() and not any(target.iterdir())):
-        raise UsageError(f"{target} exists already; name a new folder")
+    workdir.check_new(target)
     params = read_params(source)
     state = TrainState.create({"params": params}, optax.identity())
     with Checkpoints(target) as checkpoints:
@@ -225,13 +224,7 @@ def to_torch_file(source: pathlib.Path, which: str, target: pathlib.Path) -> Non
     """
     if target.exists() or not target.parent.is_dir():
         raise UsageError(f"{target} exists already, or its folder does not; name a new file")
-    if not (source / "checkpoints").is_dir():
-        raise UsageError(f"{source} holds no checkpoints; name the folder of a run")
-    with Checkpoints(source) as checkpoints:
-        restored = checkpoints.restore_variables(which)
-    if restored is None:
-        raise UsageError(f"{source} holds no {which!r} checkpoint; try the other one (--last)")
-    _, variables, _ = restored
+    _, variables = read_variables(source, which)
     write_torch(target, to_torch(variables["params"]))
 
 

@@ -73,6 +73,12 @@ def check(
     return path
 
 
+def check_new(path: pathlib.Path) -> None:
+    """Raises UsageError unless `path` is free for a new folder: nothing there, or an empty one."""
+    if path.exists() and not (path.is_dir() and not any(path.iterdir())):
+        raise UsageError(f"{path} exists already; name a new folder")
+
+
 def claim(path: pathlib.Path, config: Mapping[str, Any], ids: Mapping[str, Any]) -> None:
     """Makes a checked `path` the folder of the run: writes its config and the ids it uses."""
     path.mkdir(parents=True, exist_ok=True)

@@ -209,7 +209,7 @@ class FilesTest(parameterized.TestCase):
     def test_the_best_of_converted_weights_is_not_known(self):
         self.run_command(self.file, self.folder / "out")
         message = self.run_command(self.folder / "out", self.folder / "x.pth")
-        self.assertIn("holds no 'best' checkpoint; try the other one (--last)", message)
+        self.assertIn("holds no 'best' checkpoint; ask for the 'last' one", message)
 
 
 if __name__ == "__main__":

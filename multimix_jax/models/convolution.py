@@ -105,7 +105,7 @@ def _kernel_gradient(x: jax.Array, gradient: jax.Array) -> jax.Array:
 def _correlate(a: jax.Array, b: jax.Array) -> jax.Array:
     """sum_{n,h,w} a[n,h+i-1,w+j-1,c] b[n,h,w,k] as [C,3,3,K], rounded to `a`'s dtype at the end."""
     padding = 1
-    if len(a) % _PACKET:
+    if a.shape[0] % _PACKET != 0:
         a, padding = jnp.pad(a, ((0, 0), (1, 1), (1, 1), (0, 0))), 0
     total = _convolve(
         a.transpose(3, 1, 2, 0),

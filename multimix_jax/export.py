@@ -1,0 +1,360 @@
+"""A trained network as a file that runs without this package: in JAX, TensorFlow or ONNX Runtime.
+
+    python -m multimix_jax.export runs/quickstart OUT                    # StableHLO, for JAX
+    python -m multimix_jax.export runs/quickstart OUT --format=onnx --which=last
+
+The program takes 8-bit grey images of any number and any sides, and does the resizing itself.
+"""
+
+import argparse
+import contextlib
+import dataclasses
+import importlib
+import importlib.metadata
+import json
+import os
+import pathlib
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+from unittest import mock
+
+import jax
+import jax.export
+import jax.extend.core
+import jax.numpy as jnp
+from jax.interpreters import partial_eval
+
+from multimix_jax import __version__, workdir
+from multimix_jax.checkpoint import read_variables
+from multimix_jax.errors import UsageError
+from multimix_jax.finished_run import read_run
+from multimix_jax.objectives import Objective, make_objective
+from multimix_jax.workdir import BEST, LAST
+
+PyTree = Any
+Written = tuple[str, dict[str, str]]  # name of the program in its folder, versions of libraries
+
+PLATFORMS = ("cpu", "cuda", "tpu")
+DESCRIPTION = "model.json"
+IMAGES = "images"  # name of the argument
+AXES = ("batch", "height", "width")
+
+
+def make_serve(
+    objective: Objective, variables: PyTree, size: int
+) -> Callable[[jax.Array], dict[str, jax.Array]]:
+    """All that a network says of images as they come from a file.
+
+    Args:
+      objective: the method, for images.
+      variables: of its network.
+      size: side of the images that it was trained on, in pixels.
+
+    Returns:
+      uint8 [B,H,W,C] -> what `Objective.predict` gives, of [B,size,size,...], and, of a network
+      with a classifier, `saliency` [B,size,size,1]. Images of other sides are resized first,
+      bilinear and antialiased, and rounded to 8 bits, as those that the network was trained on.
+    """
+
+    def serve(images: jax.Array) -> dict[str, jax.Array]:
+        shape = (images.shape[0], size, size, images.shape[-1])
+        resized = jax.image.resize(images.astype(jnp.float32), shape, "linear", antialias=True)
+        images = jnp.clip(jnp.rint(resized), 0, 255).astype(jnp.uint8)
+        found = dict(objective.predict(variables, images))
+        saliency = objective.saliency(variables, images)
+        return found if saliency is None else found | {"saliency": saliency}
+
+    return serve
+
+
+@dataclasses.dataclass(frozen=True)
+class Model:
+    """A network to export, and where it comes from.
+
+    Attributes:
+      serve: see `make_serve`.
+      size: side of the images that it was trained on, in pixels.
+      channels: of the images.
+      class_names: in the order of the probabilities; [] where the run has not been evaluated.
+      source: JSON values that say which run and checkpoint it is.
+    """
+
+    serve: Callable[[jax.Array], dict[str, jax.Array]]
+    size: int
+    channels: int
+    class_names: Sequence[str]
+    source: dict[str, Any]
+
+    @property
+    def argument(self) -> jax.ShapeDtypeStruct:
+        """Shape of the images, with the names of its free sides."""
+        shape = jax.export.symbolic_shape(f"{', '.join(AXES)}, {self.channels}")
+        return jax.ShapeDtypeStruct(shape, jnp.uint8)
+
+    @property
+    def result(self) -> dict[str, jax.ShapeDtypeStruct]:
+        """Shape of each result."""
+        return jax.eval_shape(self.serve, self.argument)
+
+
+def read_model(source: pathlib.Path, which: str) -> Model:
+    """The network of a run, with its BEST or LAST weights (the moving average, where it is kept).
+
+    Raises:
+      UsageError: the folder holds no such checkpoint, or it is of a network for volumes or windows.
+    """
+    c = _config(source)
+    try:
+        objective = make_objective(
+            c["method"], model=c["model"], dtype=c["dtype"], terms=c["objective"]
+        )
+        size, windows = int(c["size"]), c["window"]["patch"]
+        described = {"system": str(c["system"]), "method": c["method"]}
+    except (KeyError, TypeError) as error:
+        raise UsageError(
+            f"{source / workdir.CONFIG} lacks or misspells a field ({error}); restore it"
+        ) from error
+    *sides, channels = objective.input_shape(size)
+    if windows or len(sides) != 2:
+        raise UsageError(
+            f"{source} predicts volumes, or window by window (config.window), which is a loop over "
+            "parts of an image, not one program; export a network for whole images"
+        )
+    shapes = jax.eval_shape(lambda: objective.init(jax.random.key(0), size))
+    like = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
+    step, variables = read_variables(source, which, {"batch_stats": {}, **like})
+    return Model(
+        serve=make_serve(objective, variables, size),
+        size=size,
+        channels=channels,
+        class_names=_class_names(source),
+        source={"run": source.resolve().name, "checkpoint": which, "step": step, **described},
+    )
+
+
+def _config(source: pathlib.Path) -> dict[str, Any]:
+    file = source / workdir.CONFIG
+    try:
+        config = json.loads(file.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UsageError(
+            f"{source} holds no run ({workdir.CONFIG} cannot be read: {error.strerror}); name the "
+            "folder that launch.py trained in"
+        ) from error
+    except (RecursionError, ValueError) as error:
+        raise UsageError(f"{file} is damaged ({error}); restore it") from error
+    return config
+
+
+def _class_names(source: pathlib.Path) -> list[str]:
+    """As the table of images has them; a config names data sets only."""
+    try:
+        images = read_run(source).images.values()
+    except UsageError:  # not evaluated yet
+        return []
+    return next((i.class_names for i in images if i.class_names), [])
+
+
+def export_run(source: pathlib.Path, target: pathlib.Path, which: str, form: str) -> None:
+    """The network of a run -> a new folder of the program, `model.json` and `README.md`.
+
+    The folder is written whole or not at all.
+
+    Args:
+      source: folder of the run.
+      target: must not exist, or be empty.
+      which: BEST or LAST.
+      form: one of FORMATS.
+
+    Raises:
+      UsageError: see `read_model`; or the target is taken, or a library is missing.
+    """
+    workdir.check_new(target)
+    if not target.parent.is_dir():
+        raise UsageError(f"{target.parent} is no folder; name a new folder in one that exists")
+    write, loading = FORMATS[form]
+    model = read_model(source, which)
+    with tempfile.TemporaryDirectory(dir=target.parent, prefix=".export-") as scratch:
+        folder = pathlib.Path(scratch, "out")
+        folder.mkdir()
+        file, versions = write(model, folder)
+        described = {"format": form, "file": file, **_described(model)}
+        described["versions"] |= versions
+        workdir.write_json(folder / DESCRIPTION, described)
+        workdir.write_text(folder / "README.md", _readme(model, loading))
+        folder.replace(target)
+
+
+def _described(model: Model) -> dict[str, Any]:
+    """What a program needs to know of the network, as JSON values."""
+    shown = lambda leaf: {
+        "shape": [side if isinstance(side, int) else str(side) for side in leaf.shape],
+        "dtype": str(leaf.dtype),
+    }
+    return {
+        "inputs": {IMAGES: shown(model.argument) | {"range": [0, 255]}},
+        "outputs": {name: shown(leaf) for name, leaf in model.result.items()},
+        "class_names": list(model.class_names),
+        "size": model.size,
+        "source": model.source,
+        "versions": {"multimix_jax": __version__, "jax": jax.__version__},
+    }
+
+
+def _readme(model: Model, loading: str) -> str:
+    shape = ", ".join([*AXES, str(model.channels)])
+    results = "".join(
+        f"* `{name}`: {leaf.dtype} [{', '.join(map(str, leaf.shape))}]\n"
+        for name, leaf in model.result.items()
+    )
+    return (
+        f"# {model.source['system']}, {model.source['checkpoint']} of {model.source['run']}\n\n"
+        f"Takes `{IMAGES}`: uint8 [{shape}], grey values of 0 to 255 and any sides; each image is "
+        f"resized to {model.size} x {model.size} first. Gives:\n\n{results}\n"
+        f"```python\n{loading.replace('CHANNELS', str(model.channels))}```\n\n"
+        f"`{DESCRIPTION}` says the same for programs, with the names of the classes. Not a medical "
+        "device and not for clinical use.\n"
+    )
+
+
+def write_stablehlo(model: Model, folder: pathlib.Path) -> Written:
+    """Writes `model.stablehlo`, for JAX on any of PLATFORMS."""
+    exported = jax.export.export(jax.jit(model.serve), platforms=PLATFORMS)(model.argument)
+    (folder / "model.stablehlo").write_bytes(exported.serialize())
+    return "model.stablehlo", {}
+
+
+def write_saved_model(model: Model, folder: pathlib.Path) -> Written:
+    """Writes `saved_model/`, whose one signature has the names of `model.json`.
+
+    The program within is the same StableHLO, for any of PLATFORMS.
+    """
+    jax2tf, tf = (
+        _library(name, "pip install tensorflow-cpu")
+        for name in ("jax.experimental.jax2tf", "tensorflow")
+    )
+    module = tf.Module()
+    shape = f"({', '.join(AXES)}, {model.channels})"
+    converted = jax2tf.convert(
+        model.serve,
+        polymorphic_shapes=[shape],
+        with_gradient=False,
+        native_serialization_platforms=PLATFORMS,
+    )
+    argument = tf.TensorSpec((None, None, None, model.channels), tf.uint8, name=IMAGES)
+    module.serve = tf.function(converted, input_signature=[argument], autograph=False)
+    tf.saved_model.save(
+        module,
+        os.fspath(folder / "saved_model"),
+        signatures=module.serve.get_concrete_function(),
+    )
+    return "saved_model", {"tensorflow": tf.__version__}
+
+
+def write_onnx(model: Model, folder: pathlib.Path) -> Written:
+    """Writes `model.onnx`, in which the saliency is a graph like the rest.
+
+    Raises:
+      UsageError: jax2onnx is missing, or does not know an operation.
+    """
+    jax2onnx = _library("jax2onnx", "pip install -e '.[onnx]'")
+    with _default_platform():
+        traced, result = jax.make_jaxpr(model.serve, return_shape=True)(model.argument)
+    # The gradient to the kernels, which the saliency does not need, has no form in ONNX.
+    used, _ = partial_eval.dce_jaxpr(traced.jaxpr, [True] * len(traced.out_avals), instantiate=True)
+    # Once traced, since jax2onnx puts layers of its own, without gradients, in place of Flax's.
+    program = jax.extend.core.jaxpr_as_fun(traced.replace(jaxpr=used))
+    try:
+        converted = jax2onnx.to_onnx(
+            program,
+            inputs=[model.argument],
+            input_names=[IMAGES],
+            output_names=sorted(result),  # the order in which JAX takes a dictionary apart
+            model_name=model.source["system"],
+        )
+    except NotImplementedError as error:
+        raise UsageError(
+            f"jax2onnx cannot convert this network ({error}); use --format=stablehlo"
+        ) from error
+    (folder / "model.onnx").write_bytes(converted.SerializeToString())
+    return "model.onnx", {"jax2onnx": importlib.metadata.version("jax2onnx")}
+
+
+@contextlib.contextmanager
+def _default_platform() -> Iterator[None]:
+    """Networks traced within take the way that is no platform's own: ONNX cannot ask for one."""
+    default = lambda *operands, default, **_: default(*operands)
+    with mock.patch.object(jax.lax, "platform_dependent", default):
+        yield
+
+
+def _library(name: str, remedy: str) -> Any:
+    """One that nothing else here needs."""
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        raise UsageError(f"this format needs {error.name}: {remedy}") from error
+
+
+_FROM_JAX = """\
+import pathlib, jax.export, numpy as np  # pip install jax flatbuffers
+model = jax.export.deserialize(bytearray(pathlib.Path("model.stablehlo").read_bytes()))
+images = np.zeros((2, 300, 200, CHANNELS), np.uint8)
+found = model.call(images)
+print({name: value.shape for name, value in found.items()})
+"""
+_FROM_ONNX = """\
+import numpy as np, onnxruntime  # pip install onnxruntime
+model = onnxruntime.InferenceSession("model.onnx")
+images = np.zeros((2, 300, 200, CHANNELS), np.uint8)
+found = dict(zip([o.name for o in model.get_outputs()], model.run(None, {"images": images})))
+print({name: value.shape for name, value in found.items()})
+"""
+_FROM_TENSORFLOW = """\
+import numpy as np, tensorflow as tf  # pip install tensorflow
+model = tf.saved_model.load("saved_model").signatures["serving_default"]
+images = np.zeros((2, 300, 200, CHANNELS), np.uint8)
+found = model(images=tf.constant(images))
+print({name: value.shape for name, value in found.items()})
+"""
+
+FORMATS: dict[str, tuple[Callable[[Model, pathlib.Path], Written], str]] = {
+    "stablehlo": (write_stablehlo, _FROM_JAX),
+    "onnx": (write_onnx, _FROM_ONNX),
+    "saved_model": (write_saved_model, _FROM_TENSORFLOW),
+}
+
+
+def main() -> None:
+    """Command line, see the top of the file."""
+    parser = argparse.ArgumentParser(
+        prog="python -m multimix_jax.export",
+        description="Writes a trained network as one program, with the resizing of the images, "
+        "that gives mask and class probabilities and the saliency without this package.",
+        epilog="example: python -m multimix_jax.export runs/quickstart OUT --format=onnx",
+    )
+    parser.add_argument("checkpoint", type=pathlib.Path, help="folder of a run")
+    parser.add_argument("out", type=pathlib.Path, help="new folder, for the program and its README")
+    parser.add_argument(
+        "--which",
+        choices=(BEST, LAST),
+        default=BEST,
+        help="the weights that were best on validation, or the last (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--format",
+        choices=tuple(FORMATS),
+        default="stablehlo",
+        help="for JAX, ONNX Runtime or TensorFlow (default: %(default)s)",
+    )
+    arguments = parser.parse_args()
+    try:
+        export_run(arguments.checkpoint, arguments.out, arguments.which, arguments.format)
+    except UsageError as error:
+        parser.exit(1, f"error: {error}\n")
+    print(f"{arguments.out} is written")
+
+
+if __name__ == "__main__":
+    main()
