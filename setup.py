@@ -33,6 +33,7 @@ setup(
         "array_record>=0.7",
         "chex>=0.1.90",
         "dm-pix>=0.4.3",
+        "flatbuffers>=25.9",  # jax.export needs it, and does not say so
         "flax>=0.12.0",
         "h5py>=3.12",
         "jax>=0.8.0",
@@ -56,6 +57,7 @@ setup(
     extras_require={
         "test": TEST,
         "bench": ["torch>=2.9"],
+        "onnx": ["jax2onnx>=0.17", "onnxruntime>=1.32"],
         "parity": [*TEST, "medpy>=0.5.2", "torch>=2.9"],
         "cuda": ["jax[cuda12]>=0.8.0"],
         "tpu": ["jax[tpu]>=0.8.0"],

@@ -12,6 +12,7 @@ import dataclasses
 import importlib
 import importlib.metadata
 import json
+import logging
 import os
 import pathlib
 import tempfile
@@ -234,7 +235,7 @@ def write_saved_model(model: Model, folder: pathlib.Path) -> Written:
         _library(name, "pip install tensorflow-cpu")
         for name in ("jax.experimental.jax2tf", "tensorflow")
     )
-    module = tf.Module()
+    tf.config.set_visible_devices([], "GPU")  # accelerators belong to JAX
     shape = f"({', '.join(AXES)}, {model.channels})"
     converted = jax2tf.convert(
         model.serve,
@@ -243,11 +244,11 @@ def write_saved_model(model: Model, folder: pathlib.Path) -> Written:
         native_serialization_platforms=PLATFORMS,
     )
     argument = tf.TensorSpec((None, None, None, model.channels), tf.uint8, name=IMAGES)
-    module.serve = tf.function(converted, input_signature=[argument], autograph=False)
-    tf.saved_model.save(
-        module,
+    serve = tf.function(converted, input_signature=[argument], autograph=False)
+    tf.saved_model.save(  # the signature alone: an attribute would be the program once more
+        tf.Module(),
         os.fspath(folder / "saved_model"),
-        signatures=module.serve.get_concrete_function(),
+        signatures=serve.get_concrete_function(),
     )
     return "saved_model", {"tensorflow": tf.__version__}
 
@@ -259,6 +260,7 @@ def write_onnx(model: Model, folder: pathlib.Path) -> Written:
       UsageError: jax2onnx is missing, or does not know an operation.
     """
     jax2onnx = _library("jax2onnx", "pip install -e '.[onnx]'")
+    logging.getLogger("onnx_ir").setLevel(logging.ERROR)  # tells of every value without a type
     with _default_platform():
         traced, result = jax.make_jaxpr(model.serve, return_shape=True)(model.argument)
     # The gradient to the kernels, which the saliency does not need, has no form in ONNX.

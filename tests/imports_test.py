@@ -73,7 +73,7 @@ class PublicNamesTest(absltest.TestCase):
 import sys
 for name in ("tensorflow", "tensorflow_datasets", "data_pipelines", "configs"):
     sys.modules[name] = None
-import multimix_jax
+import multimix_jax, multimix_jax.export
 from multimix_jax import *
 """
         result = subprocess.run(
