@@ -99,8 +99,13 @@ class Model:
         return jax.eval_shape(self.serve, self.argument)
 
 
-def read_model(source: pathlib.Path, which: str) -> Model:
+def read_model(source: pathlib.Path, which: str, dtype: str | None = None) -> Model:
     """The network of a run, with its BEST or LAST weights (the moving average, where it is kept).
+
+    Args:
+      source: folder of the run.
+      which: BEST or LAST.
+      dtype: of the computation, 'float32' or 'bfloat16'; None is that of the training.
 
     Raises:
       UsageError: the folder holds no such checkpoint, or it is of a network for volumes or windows.
@@ -108,7 +113,7 @@ def read_model(source: pathlib.Path, which: str) -> Model:
     c = _config(source)
     try:
         objective = make_objective(
-            c["method"], model=c["model"], dtype=c["dtype"], terms=c["objective"]
+            c["method"], model=c["model"], dtype=dtype or c["dtype"], terms=c["objective"]
         )
         size, windows = int(c["size"]), c["window"]["patch"]
         described = {"system": str(c["system"]), "method": c["method"]}
@@ -175,7 +180,8 @@ def export_run(source: pathlib.Path, target: pathlib.Path, which: str, form: str
     if not target.parent.is_dir():
         raise UsageError(f"{target.parent} is no folder; name a new folder in one that exists")
     write, loading = FORMATS[form]
-    model = read_model(source, which)
+    # ONNX Runtime has no convolutions of bfloat16 on CPU.
+    model = read_model(source, which, dtype="float32" if form == "onnx" else None)
     with tempfile.TemporaryDirectory(dir=target.parent, prefix=".export-") as scratch:
         folder = pathlib.Path(scratch, "out")
         folder.mkdir()

@@ -180,6 +180,15 @@ def test_networks_without_a_classifier(tmp_path):
         np.testing.assert_allclose(found[name], value, atol=1e-5, err_msg=name)
 
 
+def test_the_dtype_is_that_of_the_training_or_another(tmp_path):
+    config = small_config(tmp_path, **{"model.filters": (4, 8), "size": SIZE, "dtype": "bfloat16"})
+    write_run(tmp_path, config)
+    images = jax.ShapeDtypeStruct((1, SIZE, SIZE, 1), np.uint8)
+    for dtype, there in ((None, True), ("float32", False)):
+        model = export.read_model(tmp_path, BEST, dtype)
+        assert ("bf16" in str(jax.make_jaxpr(model.serve)(images))) == there
+
+
 def test_names_of_classes_come_from_the_evaluation(run):
     evaluated = SimpleNamespace(
         images={
