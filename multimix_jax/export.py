@@ -236,6 +236,9 @@ def write_saved_model(model: Model, folder: pathlib.Path) -> Written:
     """Writes `saved_model/`, whose one signature has the names of `model.json`.
 
     The program within is the same StableHLO, for any of PLATFORMS.
+
+    Raises:
+      UsageError: TensorFlow is older than the StableHLO of this JAX.
     """
     jax2tf, tf = (
         _library(name, "pip install tensorflow-cpu")
@@ -251,6 +254,13 @@ def write_saved_model(model: Model, folder: pathlib.Path) -> Written:
     )
     argument = tf.TensorSpec((None, None, None, model.channels), tf.uint8, name=IMAGES)
     serve = tf.function(converted, input_signature=[argument], autograph=False)
+    try:
+        serve(tf.zeros((1, 1, 1, model.channels), tf.uint8))
+    except tf.errors.InvalidArgumentError as error:
+        raise UsageError(
+            f"TensorFlow {tf.__version__} cannot read the programs of JAX {jax.__version__}; "
+            "install an older JAX (pip install -c constraints.txt jax), or use another --format"
+        ) from error
     tf.saved_model.save(  # the signature alone: an attribute would be the program once more
         tf.Module(),
         os.fspath(folder / "saved_model"),

@@ -18,6 +18,7 @@ from configs import dtml
 from data_pipelines.images import resize_image
 from multimix_jax import export, workdir
 from multimix_jax.checkpoint import Checkpoints
+from multimix_jax.errors import UsageError
 from multimix_jax.objectives import make_objective
 from multimix_jax.programs import Programs
 from multimix_jax.train_state import TrainState
@@ -139,7 +140,12 @@ def test_stablehlo_needs_nothing_but_jax_and_numpy(run, capsys):
 def test_saved_model(run):
     pytest.importorskip("jax.experimental.jax2tf")
     out = run.folder / "saved_model"
-    export.export_run(run.path, out, BEST, "saved_model")
+    try:
+        export.export_run(run.path, out, BEST, "saved_model")
+    except UsageError as error:  # the newest JAX is ahead of the newest TensorFlow
+        assert re.search("TensorFlow .* cannot read the programs of JAX", str(error))
+        assert not out.exists()
+        pytest.skip(str(error))
     check_reloaded(run, out, blocked=(*OTHERS, "jax"), atol=1e-4)
 
 
