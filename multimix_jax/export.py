@@ -273,7 +273,7 @@ def write_onnx(model: Model, folder: pathlib.Path) -> Written:
     """Writes `model.onnx`, in which the saliency is a graph like the rest.
 
     Raises:
-      UsageError: jax2onnx is missing, or does not know an operation.
+      UsageError: jax2onnx is missing, or does not know an operation or this JAX.
     """
     jax2onnx = _library("jax2onnx", "pip install -e '.[onnx]'")
     logging.getLogger("onnx_ir").setLevel(logging.ERROR)  # tells of every value without a type
@@ -291,9 +291,10 @@ def write_onnx(model: Model, folder: pathlib.Path) -> Written:
             output_names=sorted(result),  # the order in which JAX takes a dictionary apart
             model_name=model.source["system"],
         )
-    except NotImplementedError as error:
+    except (AttributeError, NotImplementedError) as error:  # of JAX, or of an operation
         raise UsageError(
-            f"jax2onnx cannot convert this network ({error}); use --format=stablehlo"
+            f"jax2onnx cannot convert this network with JAX {jax.__version__} ({error}); install "
+            "an older JAX (pip install -c constraints.txt jax), or use another --format"
         ) from error
     (folder / "model.onnx").write_bytes(converted.SerializeToString())
     return "model.onnx", {"jax2onnx": importlib.metadata.version("jax2onnx")}

@@ -136,16 +136,21 @@ def test_stablehlo_needs_nothing_but_jax_and_numpy(run, capsys):
     assert (described["size"], described["class_names"]) == (SIZE, [])
 
 
+def export_or_skip(run, out, form, words):
+    """Other libraries may lag behind the newest JAX; that is said, and nothing is left behind."""
+    try:
+        export.export_run(run.path, out, BEST, form)
+    except UsageError as error:
+        assert re.search(words, str(error))
+        assert not out.exists()
+        pytest.skip(str(error))
+
+
 @pytest.mark.filterwarnings("ignore")  # of TensorFlow
 def test_saved_model(run):
     pytest.importorskip("jax.experimental.jax2tf")
     out = run.folder / "saved_model"
-    try:
-        export.export_run(run.path, out, BEST, "saved_model")
-    except UsageError as error:  # the newest JAX is ahead of the newest TensorFlow
-        assert re.search("TensorFlow .* cannot read the programs of JAX", str(error))
-        assert not out.exists()
-        pytest.skip(str(error))
+    export_or_skip(run, out, "saved_model", "TensorFlow .* cannot read the programs of JAX")
     check_reloaded(run, out, blocked=(*OTHERS, "jax"), atol=1e-4)
 
 
@@ -154,7 +159,7 @@ def test_onnx(run):
     pytest.importorskip("jax2onnx")
     pytest.importorskip("onnxruntime")
     out = run.folder / "onnx"
-    export.export_run(run.path, out, BEST, "onnx")
+    export_or_skip(run, out, "onnx", "jax2onnx cannot convert this network with JAX .* has no attr")
     check_reloaded(run, out, blocked=(*OTHERS, "jax", "tensorflow"), atol=1e-4)
 
 
