@@ -15,11 +15,16 @@ PREDICTION_COLOR = (255, 96, 32)
 
 
 def instructive(rows: Sequence[Row], count: int) -> np.ndarray:
-    """Which images to show: evenly from the worst to the best Dice, else over the probabilities."""
-    scored = next((n for row in rows for n in row if n == "dice"), None)
-    if scored is None:
-        scored = [n for row in rows for n in row if n.startswith("probability_")][-1]
-    known = [(float(row[scored]), index) for index, row in enumerate(rows) if scored in row]
+    """Which images to show: evenly from the worst to the best, of those with a Dice if any has one.
+
+    What has none is ordered by the probability of its true class.
+    """
+    scored = any("dice" in row for row in rows)
+    known = [
+        (float(row["dice"] if scored else row[_true_class(row)]), index)
+        for index, row in enumerate(rows)
+        if ("dice" if scored else "label") in row
+    ]
     order = np.array([index for _, index in sorted(known)])
     places = np.linspace(0, len(order) - 1, min(count, len(order))).round().astype(int)
     return order[places]
@@ -30,11 +35,15 @@ def caption(row: Row) -> str:
     lines = [str(row["id"]).rpartition("/")[2]]
     if "dice" in row:
         lines.append(f"Dice {float(row['dice']):.3f}")
-    classes = [name for name in row if name.startswith("probability_")]
-    if classes:
-        truth = classes[int(row["label"])]
+    if "label" in row:
+        truth = _true_class(row)
         lines.append(f"is {truth.removeprefix('probability_')}: {float(row[truth]):.2f}")
     return "\n".join(lines)
+
+
+def _true_class(row: Row) -> str:
+    """The column with the probability of the class that an image has."""
+    return [name for name in row if name.startswith("probability_")][int(row["label"])]
 
 
 def slices(volume: np.ndarray) -> list[tuple[str, Any]]:
@@ -70,6 +79,19 @@ def stacked(pictures: Sequence[np.ndarray]) -> np.ndarray:
     sides = np.max([picture.shape for picture in pictures], axis=0)
     grow = lambda x: np.pad(x, [(0, side - own) for side, own in zip(sides, x.shape, strict=True)])
     return np.stack([grow(picture) for picture in pictures])
+
+
+def shrunk(pictures: np.ndarray, side: int) -> np.ndarray:
+    """[n,H,W,C] of at most `side` pixels a side, of any type: means of square blocks of pixels."""
+    step = -(-max(pictures.shape[1:3]) // side)
+    if step <= 1:
+        return pictures
+    height, width = (-(-length // step) * step for length in pictures.shape[1:3])
+    grown = ((0, 0), (0, height - pictures.shape[1]), (0, width - pictures.shape[2]), (0, 0))
+    blocks = np.pad(pictures, grown, mode="edge").reshape(
+        len(pictures), height // step, step, width // step, step, -1
+    )
+    return blocks.mean(axis=(2, 4)).round().astype(pictures.dtype)
 
 
 def mosaic(pictures: Sequence[Sequence[np.ndarray]]) -> np.ndarray:

@@ -2,7 +2,7 @@
 
 import dataclasses
 import pathlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -32,6 +32,7 @@ from multimix_jax.workdir import BEST, LAST, TRIVIAL
 PyTree = Any
 PICTURED = 4  # images of each set in a figure
 EXAMPLES = 6  # images of each set kept with their masks, to compare models by
+GALLERY, GALLERY_SIDE = 48, 256  # images of each set kept to look through, and their largest side
 
 
 @dataclasses.dataclass(frozen=True)
@@ -124,8 +125,8 @@ class Run:
     def evaluate(self) -> dict[str, Any]:
         """Measures the best and the last weights, and the trivial answer, on every test set.
 
-        Writes `results.json`, `per_image.csv`, `examples.npz`, `figures/` and, of volumes,
-        `predictions/`, and returns what is in the first.
+        Writes `results.json`, `per_image.csv`, `examples.npz`, `gallery.npz`, `figures/` and, of
+        volumes, `predictions/`, and returns what is in the first.
 
         Raises:
           UsageError: there is no checkpoint.
@@ -133,6 +134,7 @@ class Run:
         results: dict[str, Any] = {"run": {}}
         rows: list[dict[str, Any]] = []
         examples: dict[str, np.ndarray] = {}
+        gallery: dict[str, np.ndarray] = {}
 
         def note(which: str, eval_set: EvalSet, summary: Summary, images: Sequence[Row]) -> None:
             if summary:
@@ -147,6 +149,8 @@ class Run:
                     continue  # converted weights are not the best of any
                 step, variables, meta = restored
                 threshold = self._threshold(variables)
+                if not results["run"]:  # one checkpoint is enough to look at
+                    gallery["checkpoint"] = np.array(which)
                 results["run"][which] = {"step": step, "threshold": threshold}
                 for eval_set in self.tests:
                     found = self._predict(variables, eval_set)
@@ -156,6 +160,8 @@ class Run:
                     note(which, eval_set, summary, images)
                     if summary:
                         self._picture(which, variables, eval_set, found, images)
+                        if gallery["checkpoint"] == which:
+                            gallery |= self._gallery(variables, eval_set, found, images)
                     examples |= _examples(which, eval_set, found)
                     self._write_volumes(which, eval_set, found)
         if not results["run"]:
@@ -178,6 +184,7 @@ class Run:
         }
         report.write_per_image(self.path / workdir.PER_IMAGE, rows)
         workdir.write_arrays(self.path / workdir.EXAMPLES, examples)
+        workdir.write_arrays(self.path / workdir.GALLERY, gallery)
         workdir.write_json(self.path / workdir.RESULTS, results)
         return results
 
@@ -274,9 +281,7 @@ class Run:
     ) -> tuple[list[str], list[tuple[int, str]], list[list[np.ndarray]]]:
         """Titles; image and slice of each row; rows: image, truth, predictions, saliency, ..."""
         images = eval_set.images(shown)
-        saliency = None
-        if eval_set.affines is None:  # of volumes there is none
-            saliency = self.programs.saliency(variables, np.asarray(images))
+        saliency = self._saliency(variables, eval_set, shown)
         places, pictures = [], []
         for row, index in enumerate(shown):
             truth = found.truths[index] if found.has_mask[index] else None
@@ -293,10 +298,48 @@ class Run:
                 if found.distance is not None:
                     panels["distance"] = figures.signed(found.distance[index][at])
                 if saliency is not None:
-                    panels["saliency"] = figures.heat(np.asarray(saliency[row]))
+                    panels["saliency"] = figures.heat(saliency[row])
                 places.append((int(index), name))
                 pictures.append(panels)
         return list(pictures[0]), places, [list(panels.values()) for panels in pictures]
+
+    def _saliency(
+        self, variables: PyTree, eval_set: EvalSet, shown: np.ndarray
+    ) -> list[np.ndarray] | None:
+        """[H,W,1] of some images of a set; None of volumes, and without a classifier."""
+        if eval_set.affines is not None:
+            return None
+        found: list[np.ndarray] = []
+        for start in range(0, len(shown), PICTURED):  # gradients of few images at once
+            some = np.resize(shown[start : start + PICTURED], PICTURED)  # compiled for these alone
+            saliency = self.programs.saliency(variables, np.asarray(eval_set.images(some)))
+            if saliency is None:
+                return None
+            found += list(np.asarray(saliency))
+        return found[: len(shown)]
+
+    def _gallery(
+        self, variables: PyTree, eval_set: EvalSet, found: Predictions, rows: Sequence[Row]
+    ) -> dict[str, np.ndarray]:
+        """What was found of images of a test set, from the worst to the best, to look through."""
+        shown = figures.instructive(rows, GALLERY)
+        saliency = self._saliency(variables, eval_set, shown)
+
+        def entries() -> Iterator[tuple[str, dict[str, np.ndarray]]]:
+            for place, index in enumerate(shown):
+                (image,) = eval_set.images(shown[place : place + 1])
+                kinds = {"image": figures.as_gray(image)[..., :1]}
+                if "dice" in rows[index]:
+                    kinds["truth"] = found.truths[index]
+                kinds |= {way: masks[index] for way, masks in found.masks.items()}
+                if saliency is not None:
+                    kinds["saliency"] = figures.as_gray(saliency[place])
+                yield found.ids[index], kinds
+
+        return {
+            key: values if key.endswith("/id") else figures.shrunk(values, GALLERY_SIDE)
+            for key, values in _arrays(eval_set.name, entries()).items()
+        }
 
     def _write_volumes(self, which: str, eval_set: EvalSet, found: Predictions) -> None:
         """The masks found of volumes as NIfTI files, where the volumes lie."""
@@ -330,21 +373,33 @@ def _examples(which: str, eval_set: EvalSet, found: Predictions) -> dict[str, np
     if not found.masks or not len(known):
         return {}
     chosen = known[np.linspace(0, len(known) - 1, min(EXAMPLES, len(known))).astype(int)]
+
+    def entries() -> Iterator[tuple[str, dict[str, np.ndarray]]]:
+        for index, image in zip(chosen, eval_set.images(chosen), strict=True):
+            kinds = {"image": figures.as_gray(image), "truth": found.truths[index]}
+            for way, masks in found.masks.items():
+                kinds[f"{which}{way.removeprefix('mask')}"] = masks[index]
+            if found.distance is not None:
+                kinds[f"{which}_distance"] = found.distance[index]
+            yield found.ids[index], kinds
+
+    return _arrays(eval_set.name, entries())
+
+
+def _arrays(
+    data_set: str, entries: Iterable[tuple[str, Mapping[str, np.ndarray]]]
+) -> dict[str, np.ndarray]:
+    """Pictures [n,H,W,C] by data set and kind, and their ids; of a volume three slices."""
     columns: dict[str, list[np.ndarray]] = {}
     ids = []
-    for index, image in zip(chosen, eval_set.images(chosen), strict=True):
-        entries = {"image": figures.as_gray(image), "truth": found.truths[index]}
-        for way, masks in found.masks.items():
-            entries[f"{which}{way.removeprefix('mask')}"] = masks[index]
-        if found.distance is not None:
-            entries[f"{which}_distance"] = found.distance[index]
-        for name, at in figures.slices(found.truths[index]):
-            ids.append(f"{found.ids[index]}{name}")
-            for key, values in entries.items():
-                columns.setdefault(key, []).append(values[at])
-    arrays = {key: figures.stacked(values) for key, values in columns.items()}
+    for id_, kinds in entries:
+        for name, at in figures.slices(kinds.get("truth", kinds["image"])):
+            ids.append(f"{id_}{name}")
+            for kind, values in kinds.items():
+                columns.setdefault(kind, []).append(values[at])
+    arrays = {kind: figures.stacked(values) for kind, values in columns.items()}
     arrays["id"] = np.array(ids)
-    return {f"{eval_set.name}/{key}": values for key, values in arrays.items()}
+    return {f"{data_set}/{key}": values for key, values in arrays.items()}
 
 
 def _histogram(eval_set: EvalSet) -> np.ndarray:

@@ -16,11 +16,25 @@ def test_from_the_worst_to_the_best_dice():
     assert figures.instructive(rows, 1).tolist() == [3]
 
 
-def test_without_masks_over_the_probabilities():
-    rows = [{"id": str(n), "probability_well": 1 - p, "probability_ill": p} for n, p in
-            enumerate([0.4, 0.9, 0.1])]  # fmt: skip
+def test_without_masks_by_the_probability_of_the_true_class():
+    rows = [
+        {"id": "x", "label": label, "probability_well": 1 - p, "probability_ill": p}
+        for label, p in ((1, 0.4), (1, 0.9), (0, 0.9))
+    ]
     assert figures.instructive(rows, 2).tolist() == [2, 1]
     assert figures.instructive([{"id": "unknown"}, *rows], 3).tolist() == [3, 1, 2]
+
+
+def test_shrunk():
+    pictures = np.zeros((1, 4, 5, 1), np.uint8)
+    pictures[0, :2, :2, 0] = [[8, 8], [8, 0]]
+    pictures[0, :, 4] = 90
+    assert figures.shrunk(pictures, 3)[..., 0].tolist() == [[[6, 0, 90], [0, 0, 90]]]
+    masks = pictures > 0
+    found = figures.shrunk(masks, 3)
+    assert found.dtype == bool
+    assert found[..., 0].tolist() == [[[True, False, True], [False, False, True]]]
+    assert figures.shrunk(pictures, 5) is pictures
 
 
 def test_caption():
