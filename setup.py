@@ -16,6 +16,7 @@ TEST = [
     "pytest>=8.3",
     "ruff>=0.9",
     "scikit-learn>=1.6",
+    "selenium>=4.30",
 ]
 
 setup(
@@ -27,6 +28,7 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.11",
     packages=find_packages(include=["multimix_jax*", "data_pipelines*", "configs*"]),
+    package_data={"multimix_jax": ["page.css", "page.js"]},
     py_modules=["launch"],
     install_requires=[
         "absl-py>=2.1",

@@ -6,6 +6,8 @@ import functools
 import json
 import pathlib
 import sys
+import zipfile
+import zlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -82,6 +84,35 @@ class Example:
     found: Mapping[str, np.ndarray]
 
 
+def by_way(summary: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """Metrics by the way to the mask: 'sdf/dice' is the 'dice' of 'sdf'; the first has no name."""
+    found: dict[str, dict[str, Any]] = {}
+    for name, entry in summary.items():
+        way, _, metric = name.rpartition("/")
+        found.setdefault(way, {})[metric] = entry
+    return found
+
+
+def image_of(id_: str) -> str:
+    """The image, or the volume, that an example shows."""
+    return id_.partition("\n")[0]
+
+
+@dataclasses.dataclass(frozen=True)
+class Gallery:
+    """Images of each test set, or slices of volumes, from the worst to the best.
+
+    Attributes:
+      checkpoint: of the weights that were used.
+      sets: by data set, arrays of n entries: `id`, see `Example`; `image` uint8 [n,H,W,1]; and
+        where there are any, `truth`, `mask` and masks found in other ways, such as `mask_sdf`,
+        bool [n,H,W,C'], and `saliency` uint8 [n,H,W,1].
+    """
+
+    checkpoint: str
+    sets: Mapping[str, Mapping[str, np.ndarray]]
+
+
 @dataclasses.dataclass(frozen=True)
 class FinishedRun:
     """What a finished run left behind.
@@ -143,12 +174,33 @@ class FinishedRun:
         }
 
     @functools.cached_property
+    def gallery(self) -> Gallery | None:
+        """What there is to look through; None of a run evaluated before this was kept."""
+        if not (self.path / workdir.GALLERY).exists():
+            return None
+        file = self._arrays(workdir.GALLERY)
+        sets: dict[str, dict[str, np.ndarray]] = {}
+        for key in file:
+            data_set, _, kind = key.rpartition("/")
+            if data_set:
+                sets.setdefault(data_set, {})[kind] = file[key]
+        return Gallery(str(file["checkpoint"]), sets)
+
+    @functools.cached_property
     def _examples(self) -> dict[str, np.ndarray]:
-        path = self.path / workdir.EXAMPLES
+        return self._arrays(workdir.EXAMPLES)
+
+    def _arrays(self, name: str) -> dict[str, np.ndarray]:
+        path = self.path / name
         if not path.exists():
             raise UsageError(f"{path} is missing; evaluate that run again with --mode=eval")
-        with np.load(path) as file:
-            return dict(file)
+        try:
+            with np.load(path) as file:
+                return dict(file)
+        except (EOFError, OSError, ValueError, zipfile.BadZipFile, zlib.error) as error:
+            raise UsageError(
+                f"{path} is damaged ({error}); evaluate that run again with --mode=eval"
+            ) from error
 
     def trained_on(self, data_set: str, task: str) -> bool:
         """Whether a test set is of the hospital that a task, 'seg' or 'cls', was trained on."""

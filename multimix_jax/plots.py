@@ -8,9 +8,9 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from multimix_jax import figures
+from multimix_jax import figures, metrics
 from multimix_jax.comparison import Group, comparable
-from multimix_jax.finished_run import Images
+from multimix_jax.finished_run import Images, image_of
 
 
 def draw_all(groups: Sequence[Group], folder: pathlib.Path) -> None:
@@ -102,17 +102,12 @@ def _boundaries(groups: Sequence[Group], checkpoint: str, folder: pathlib.Path, 
             rows=[id_.rpartition("/")[2] for id_ in first.ids],
             corners=[
                 [
-                    f"{images.columns['dice'][images.ids.index(_image(id_))]:.3f}"
+                    f"{images.columns['dice'][images.ids.index(image_of(id_))]:.3f}"
                     for _, images in shown.values()
                 ]
                 for id_ in first.ids
             ],
         )
-
-
-def _image(id_: str) -> str:
-    """The image, or the volume, that an example shows."""
-    return id_.partition("\n")[0]
 
 
 def _two_tasks(groups: Sequence[Group], checkpoint: str, folder: pathlib.Path, name: str) -> None:
@@ -128,7 +123,7 @@ def _two_tasks(groups: Sequence[Group], checkpoint: str, folder: pathlib.Path, n
             pictures, corners = [], []
             for row, image in enumerate(example.images):
                 truth = example.truths[row]
-                index = images.ids.index(_image(example.ids[row]))
+                index = images.ids.index(image_of(example.ids[row]))
                 masks = [example.found[f"{checkpoint}{way}"][row] for way, _ in ways.values()]
                 pictures.append(
                     [
@@ -199,11 +194,7 @@ def _roc(panel: Axes, images: Sequence[Images], system: str, color: tuple[float,
     at = np.linspace(0, 1, 201)
     curves = []
     for one in images:
-        order = np.argsort(-one.probabilities[:, 1], kind="stable")
-        sick = (one.labels[order] > 0).astype(float)
-        hits = np.concatenate([[0.0], sick.cumsum() / max(sick.sum(), 1)])
-        alarms = np.concatenate([[0.0], (1 - sick).cumsum() / max((1 - sick).sum(), 1)])
-        curves.append(np.interp(at, alarms, hits))
+        curves.append(np.interp(at, *metrics.roc_curve(one.probabilities[:, 1], one.labels > 0)))
     panel.plot(at, np.mean(curves, axis=0), color=color, label=system, linewidth=1.2)
     panel.set_xlabel("false positive rate")
     panel.set_ylabel("true positive rate")
@@ -215,10 +206,7 @@ def _calibration(
     """How often class 1 is true, against its probability, in ten bins, all seeds together."""
     probability = np.concatenate([one.probabilities[:, 1] for one in images])
     truth = np.concatenate([one.labels > 0 for one in images])
-    bins = np.minimum((probability * 10).astype(int), 9)
-    used = [b for b in range(10) if (bins == b).sum() >= 5]
-    predicted = [probability[bins == b].mean() for b in used]
-    observed = [truth[bins == b].mean() for b in used]
+    predicted, observed = metrics.reliability_curve(probability, truth)
     panel.plot(predicted, observed, color=color, label=system, marker="o", markersize=3)
     panel.set_xlabel("predicted probability of class 1")
     panel.set_ylabel("share of class 1")

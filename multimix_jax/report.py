@@ -6,6 +6,10 @@
 prints finished runs, or those of a grid, as Markdown; runs that differ in their seed alone are
 taken together. --out=DIR writes results.md, .csv and .json (a list of rows), LaTeX tables of the
 published shape, comparisons.json and figures.
+
+    python -m multimix_jax.report runs/a --html
+
+writes each run as a page to look through, RUN/report.html, or DIR/NAME.html with --out=DIR.
 """
 
 import argparse
@@ -16,7 +20,7 @@ import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from multimix_jax import comparison, finished_run, plots, published, workdir
+from multimix_jax import comparison, finished_run, page, plots, published, workdir
 from multimix_jax.errors import UsageError
 from multimix_jax.workdir import BEST, LAST, TRIVIAL
 
@@ -56,7 +60,7 @@ def table(results: Results) -> str:
             (f"{checkpoint}, {way}" if way else checkpoint, data_set, part)
             for checkpoint in (BEST, LAST, TRIVIAL)
             for data_set, summary in results.get(checkpoint, {}).items()
-            for way, part in _by_way(summary).items()
+            for way, part in finished_run.by_way(summary).items()
             if columns[0] in part
         ]
         if not rows:
@@ -71,15 +75,6 @@ def table(results: Results) -> str:
         lines += ["  ".join(c.ljust(w) for c, w in zip(row, widths)).rstrip() for row in text]
         lines.append("")
     return "\n".join(lines)
-
-
-def _by_way(summary: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """Metrics by the way to the mask: 'sdf/dice' is the 'dice' of 'sdf'; the first has no name."""
-    found: dict[str, dict[str, Any]] = {}
-    for name, entry in summary.items():
-        way, _, metric = name.rpartition("/")
-        found.setdefault(way, {})[metric] = entry
-    return found
 
 
 def _cell(entry: Mapping[str, Any] | None) -> str:
@@ -267,6 +262,26 @@ def write_csv(path: pathlib.Path, rows: Sequence[Row]) -> None:
     _write_table(path, flat)
 
 
+def write_pages(runs: Sequence[finished_run.FinishedRun], out: str | None) -> None:
+    """A page of each run: in its folder, or below `out`; of one run, `out` may be the file.
+
+    Raises:
+      UsageError: two would have one name, or what a run left behind is damaged.
+    """
+    if out is None:
+        paths = [run.path / workdir.PAGE for run in runs]
+    elif out.endswith(".html"):
+        paths = [pathlib.Path(out)] * len(runs)
+    else:
+        paths = [pathlib.Path(out) / f"{run.path.resolve().name}.html" for run in runs]
+    if len(set(paths)) < len(paths):
+        raise UsageError(f"--out={out}: several runs would be one file; use a folder for each run")
+    for run, path in zip(runs, paths):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        page.write(run, path)
+        print(path)
+
+
 def main() -> None:
     """Command line, see the top of the file."""
     parser = argparse.ArgumentParser(
@@ -275,8 +290,12 @@ def main() -> None:
     parser.add_argument("runs", nargs="+", metavar="RUN", help="folder of a run, or of a grid")
     parser.add_argument("--out", metavar="DIR", help="write all tables and figures there")
     parser.add_argument("--json", metavar="FILE", help="also write the rows as a JSON list")
+    parser.add_argument("--html", action="store_true", help="write a page of each run instead")
     arguments = parser.parse_args()
     try:
+        if arguments.html:
+            write_pages(finished_run.find_runs(arguments.runs), arguments.out)
+            return
         groups = comparison.group_runs(finished_run.find_runs(arguments.runs))
         rows, compared = comparison.summarize(groups), comparison.compare(groups)
         text = "\n".join([LEGEND, markdown(rows), markdown_of_comparisons(compared)])

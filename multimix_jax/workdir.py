@@ -11,7 +11,7 @@ import numpy as np
 from multimix_jax.errors import UsageError
 
 CONFIG, IDS, RESULTS, PER_IMAGE = "config.json", "ids.json", "results.json", "per_image.csv"
-EXAMPLES, GALLERY = "examples.npz", "gallery.npz"
+EXAMPLES, GALLERY, PAGE = "examples.npz", "gallery.npz", "report.html"
 BEST, LAST, TRIVIAL = "best", "last", "trivial"  # checkpoints, and the answer without a model
 CONVERTED = "converted.json"  # says where weights that were not trained here come from
 # Where things lie and how often they are said may differ between two starts of one run.
