@@ -43,8 +43,8 @@ def write(run: FinishedRun, path: pathlib.Path) -> None:
 
 def _e(tag: str, *children: Element | str, **attributes: object) -> Element:
     """An element; `class_` is its class, `data_set` its attribute data-set."""
-    names = {k: k.rstrip("_").replace("_", "-") for k in attributes}
-    element = Element(tag, {names[k]: str(value) for k, value in attributes.items()})
+    named = {k.rstrip("_").replace("_", "-"): str(value) for k, value in attributes.items()}
+    element = Element(tag, named)
     for child in children:
         if not isinstance(child, str):
             element.append(child)
@@ -115,7 +115,7 @@ def _summary(run: FinishedRun) -> str:
     minutes = run.results["run"]["seconds"] / 60
     return (
         f"{run.config['system']}, {' and '.join(budget)}, seed {run.config['seed']}: "
-        f"{run.config['steps']} steps in {minutes:.0f} minutes. "
+        f"{run.config['steps']} steps in {minutes:.0f} minutes; "
         + "; ".join(
             f"{which} checkpoint of step {run.results['run'][which]['step']}"
             for which in (BEST, LAST)
@@ -210,20 +210,19 @@ def _class_curves(run: FinishedRun) -> list[Element]:
                 calibration.append((title, *metrics.reliability_curve(scores, positive)))
         if not roc:
             continue
-        unit = dict(x_range=(0.0, 1.0), y_range=(0.0, 1.0), diagonal=True)
         x, y = "false positive rate", "true positive rate"
         content += [
             _e("h3", data_set),
             _e(
                 "div",
-                _chart(f"{data_set}: ROC", roc, x, y, **unit),
+                _chart(f"{data_set}: ROC", roc, x, y, unit=True),
                 _chart(
                     f"{data_set}: calibration, bins of at least 5 images",
                     calibration,
                     "predicted probability",
                     "share of the class",
                     marked=True,
-                    **unit,
+                    unit=True,
                 ),
                 class_="charts",
             ),
@@ -251,7 +250,7 @@ def _training(run: FinishedRun) -> list[Element]:
         accepted, correct = (_history(lines["train"], name) for name in (ACCEPTED, CORRECT))
         right = ("right, of the accepted", correct[1], correct[2] / np.maximum(accepted[2], 1e-9))
         curves = [("accepted, of all", *accepted[1:]), right]
-        charts.append(_chart("pseudo-labels", curves, "step", y_range=(0.0, 1.0)))
+        charts.append(_chart("pseudo-labels", curves, "step", shares=True))
     charts += [
         _chart(f"training: {name}", [_history(lines["train"], name)], "step")
         for name in sorted(names["train"], key=lambda name: name != "loss")
@@ -279,17 +278,25 @@ def _chart(
     x_label: str,
     y_label: str = "",
     *,
-    x_range: tuple[float, float] | None = None,
-    y_range: tuple[float, float] | None = None,
-    diagonal: bool = False,
+    shares: bool = False,
+    unit: bool = False,
     marked: bool = False,
 ) -> Element:
-    """Lines in a frame, with a legend; what is not finite is left out."""
+    """Lines in a frame, with a legend; what is not finite is left out.
+
+    Args:
+      title: above it.
+      lines: any number.
+      x_label, y_label: of the axes.
+      shares: whether y goes from 0 to 1 whatever the values.
+      unit: whether both do, with the diagonal that says nothing.
+      marked: whether each point is shown.
+    """
     finite = [np.isfinite(x) & np.isfinite(y) for _, x, y in lines]
     lines = [(name, x[kept], y[kept]) for (name, x, y), kept in zip(lines, finite)]
     (left, right), (low, high) = (
-        given or _limits(np.concatenate([line[axis] for line in lines]))
-        for axis, given in ((1, x_range), (2, y_range))
+        (0.0, 1.0) if fixed else _limits(np.concatenate([line[axis] for line in lines]))
+        for axis, fixed in ((1, unit), (2, unit or shares))
     )
     across = lambda x: LEFT + (x - left) / (right - left) * (WIDTH - LEFT - RIGHT)
     down = lambda y: HEIGHT - BOTTOM - (y - low) / (high - low) * (HEIGHT - TOP - BOTTOM)
@@ -303,7 +310,7 @@ def _chart(
         at = f"{down(tick):.1f}"
         drawn.append(_e("line", x1=LEFT, x2=WIDTH - RIGHT, y1=at, y2=at, class_="grid"))
         drawn.append(_e("text", f"{tick:.6g}", x=LEFT - 5, y=at, dy=4, text_anchor="end"))
-    if diagonal:
+    if unit:
         ends = dict(x1=LEFT, y1=bottom, x2=WIDTH - RIGHT, y2=TOP)
         drawn.append(_e("line", **ends, class_="diagonal"))
     for index, (_, xs, ys) in enumerate(lines):
@@ -405,9 +412,9 @@ def _gallery(run: FinishedRun) -> list[Element]:
             "p",
             f"Up to {max(map(_images, gallery.sets.values()), default=0)} images of each test set, "
             f"evenly from the worst to the best, by the {gallery.checkpoint} checkpoint. ",
-            _e("span", "True outline", class_="truth"),
+            _e("span", "True outline (green)", class_="truth"),
             " and ",
-            _e("span", "predicted outline", class_="predicted"),
+            _e("span", "predicted outline (orange)", class_="predicted"),
             "; saliency is bright where the classifier depends on a pixel. The class error is 1 "
             "less the probability of the true class.",
         ),
