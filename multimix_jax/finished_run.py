@@ -195,7 +195,7 @@ class FinishedRun:
         if not path.exists():
             raise UsageError(f"{path} is missing; evaluate that run again with --mode=eval")
         try:
-            with np.load(path) as file:
+            with path.open("rb") as opened, np.load(opened) as file:
                 return dict(file)
         except (EOFError, OSError, ValueError, zipfile.BadZipFile, zlib.error) as error:
             raise UsageError(

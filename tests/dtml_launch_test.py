@@ -108,6 +108,17 @@ def test_pictures_and_report(runs, tmp_path, monkeypatch):
             assert min(image.size) > 500
 
 
+def test_page(runs, tmp_path, monkeypatch):
+    """Of each volume three slices, with the mask by each way."""
+    monkeypatch.setattr(sys, "argv", ["report", str(runs / "dtml"), "--html", f"--out={tmp_path}"])
+    report.main()
+    text = (tmp_path / "dtml.html").read_text()
+    assert text.count("<img") == COUNTS["test"] * 3 * (2 + 3)
+    for way in ("prediction", "prediction, sdf", "prediction, average"):
+        assert text.count(f"<figcaption>{way}</figcaption>") == COUNTS["test"] * 3
+    assert text.count("<dt>Dice, sdf</dt>") == COUNTS["test"] * 3
+
+
 def test_evaluated_again(runs, prepared, capsys):
     before = (runs / "pair" / "per_image.csv").read_bytes()
     launch_main(small(prepared, ",method=pair"), runs / "pair", mode="eval")

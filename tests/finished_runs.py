@@ -56,7 +56,8 @@ def write_run(
                 {"checkpoint": which, "data_set": "jsrt", "id": f"l{n}", "dice": score}
                 for n, score in enumerate(scores)
             ]
-            results[which]["jsrt"] = {"dice": {"mean": scores.mean(), "n": LUNGS}}
+            dices = {"mean": scores.mean(), "std": scores.std(), "ci95": [0.8, 1.0], "n": LUNGS}
+            results[which]["jsrt"] = {"dice": dices}
         if c.model.use_classifier:
             ill = (0.3 + 0.4 * LABELS + rng.normal(0, noise, CHESTS)).clip(0, 1)
             ill = np.full(CHESTS, 0.7) if which == "trivial" else ill
@@ -67,9 +68,13 @@ def write_run(
                 }
                 for n, p in enumerate(ill)
             ]
+            found = {
+                "accuracy": accuracy_score(LABELS, ill >= 0.5),
+                "auroc": roc_auc_score(LABELS, ill),
+            }
             results[which]["chex"] = {
-                "accuracy": {"mean": accuracy_score(LABELS, ill >= 0.5), "n": CHESTS},
-                "auroc": {"mean": roc_auc_score(LABELS, ill), "n": CHESTS},
+                name: {"mean": mean, "ci95": [0.4, 1.0], "n": CHESTS}
+                for name, mean in found.items()
             }
     report.write_per_image(path / "per_image.csv", rows)
     (path / "config.json").write_text(json.dumps(c.to_dict()))
@@ -94,4 +99,13 @@ def write_run(
         kept = {}
     histograms = {f"{name}/histogram": np.arange(256) for name in ("jsrt", "chex")}
     np.savez(path / "examples.npz", **kept, **histograms)
+    gallery = {"checkpoint": "best"}
+    if c.model.use_decoder:
+        gallery |= {f"jsrt/{name}": value for name, value in {**image, "truth": square}.items()}
+        gallery["jsrt/mask"] = square
+    if c.model.use_classifier:
+        grey = np.full((3, 16, 16, 1), 90, np.uint8)
+        seen = {"id": ["c0", "c1", "c2"], "image": grey, "saliency": grey}
+        gallery |= {f"chex/{name}": value for name, value in seen.items()}
+    np.savez(path / "gallery.npz", **gallery)
     return path

@@ -21,7 +21,8 @@ import data_pipelines
 import launch
 from configs import common, dtml, multimix
 from data_pipelines import input_pipeline
-from multimix_jax import optimizer, stopping
+from multimix_jax import optimizer, page, stopping
+from multimix_jax.finished_run import read_run
 from multimix_jax.models import MultiMix
 from multimix_jax.objectives import DtmlObjective, MultiMixObjective
 from multimix_jax.sliding_window import Windows
@@ -168,6 +169,24 @@ def test_a_run_keeps_examples(whole):
         for part in ("truth", BEST, LAST):
             assert examples[f"phantom_seg_b/{part}"].shape == (4, 32, 32, 1)
         assert "phantom_cls_a/image" not in examples
+
+
+def test_a_run_keeps_pictures_to_look_through(whole, tmp_path):
+    run = read_run(whole)
+    assert run.gallery.checkpoint == BEST
+    assert {name: len(arrays["id"]) for name, arrays in run.gallery.sets.items()} == TESTS
+    for name, arrays in run.gallery.sets.items():
+        assert {"image", "mask", "saliency", "id"} <= set(arrays)
+        assert ("truth" in arrays) == ("seg" in name)
+    arrays = run.gallery.sets["phantom_seg_a"]
+    images = run.images[BEST, "phantom_seg_a"]
+    dices = [images.columns["dice"][images.ids.index(id_)] for id_ in arrays["id"]]
+    assert dices == sorted(dices)
+    both = (arrays["truth"] & arrays["mask"]).sum(axis=(1, 2, 3))
+    each = (arrays["truth"].sum(axis=(1, 2, 3)), arrays["mask"].sum(axis=(1, 2, 3)))
+    np.testing.assert_allclose(2 * both / sum(each), dices, rtol=1e-6)
+    page.write(run, tmp_path / "report.html")
+    assert (tmp_path / "report.html").read_text().count("<img") == 4 * (5 + 4) + 3 * (7 + 6)
 
 
 def test_a_run_draws(whole):
