@@ -4,7 +4,7 @@ import json
 import os
 import random
 import signal
-import subprocess
+import time
 
 import pytest
 
@@ -16,10 +16,11 @@ from tests.small_runs import (
     prepare_phantoms,
     small_config,
     start_launch,
+    wait_for_lines,
 )
 
 KILLS = 50
-STEPS = 600  # so many that no start reaches the end by itself before it is killed
+STEPS = 600
 FIELDS = dict(
     steps=STEPS, log_every=1, eval_every=20, checkpoint_every=3, ema_decay=0.9, batch_size=4
 )
@@ -32,28 +33,44 @@ def test_fifty_kills_leave_no_trace(tmp_path):
     prepared = tmp_path / "prepared"
     prepare_phantoms(prepared)
     config = small_config(prepared, **FIELDS)
-    with start_launch(*launch_flags(config, tmp_path / "whole")) as process:
+    whole = tmp_path / "whole"
+    with start_launch(*launch_flags(config, whole)) as process:
         _, errors = process.communicate()
         assert process.returncode == 0, errors
+    like = launch.make_run(config, whole)._initial_state()
     rng = random.Random(0)
-    kills = partial = 0
-    path = tmp_path / "killed"
+    kills = begun = partial = runs = 0
+    path = tmp_path / "killed_0"
     while kills < KILLS:
+        metrics = path / "metrics.jsonl"
+        lines = metrics.read_bytes().count(b"\n") if metrics.exists() else 0
         with start_launch(*launch_flags(config, path)) as process:
-            try:
-                process.communicate(timeout=rng.uniform(6, 20))
-                break  # finished before it was to be killed
-            except subprocess.TimeoutExpired:
-                process.send_signal(signal.SIGKILL)
-                process.communicate()
-                kills += 1
-        partial += any(path.glob("checkpoints/*/*tmp*"))
+            if rng.random() < 0.2:  # while it is loaded, compiled or restored
+                time.sleep(rng.uniform(0, 8))
+            else:
+                wait_for_lines(metrics, lines + 1, process)
+                time.sleep(rng.uniform(0, 1.5))
+            process.send_signal(signal.SIGKILL)
+            process.communicate()
+        if process.returncode == -signal.SIGKILL:
+            kills += 1
+            begun += metrics.exists() and metrics.read_bytes().count(b"\n") > lines
+            partial += any(path.glob("checkpoints/*/*tmp*"))
+        else:  # it was quicker, and has finished
+            assert_undisturbed(path, whole, like)
+            runs += 1
+            path = tmp_path / f"killed_{runs}"
     launch_main(config, path)
-    print(f"{kills} kills, {partial} of them while a checkpoint was being written")
-    assert kills >= 20 and partial > 0
+    assert_undisturbed(path, whole, like)
+    print(
+        f"{kills} kills, {begun} of them after new steps, {partial} while a checkpoint was being "
+        f"written; {runs + 1} runs"
+    )
+    assert begun > KILLS / 2 and partial > 0
 
-    like = launch.make_run(config, path)._initial_state()
-    assert_same_runs(path, tmp_path / "whole", like)
+
+def assert_undisturbed(path, whole, like):
+    assert_same_runs(path, whole, like)
     lines = [json.loads(line) for line in (path / "metrics.jsonl").read_text().splitlines()]
     steps = [line["step"] for line in lines if line["split"] == "train"]
     assert steps == list(range(1, STEPS + 1))
