@@ -6,12 +6,13 @@ from pathlib import Path
 
 import numpy as np
 
-from data_pipelines import dicom, table
+from data_pipelines import dicom, images, table
 from data_pipelines.builder import Source, files_by_name
 from data_pipelines.errors import DataError
 from data_pipelines.image_set import ImageSetBuilder
 
 _SUFFIXES = (".png", ".jpg", ".jpeg", ".gif", ".bmp", ".tif", ".tiff")
+SUFFIXES = (*_SUFFIXES, *dicom.SUFFIXES)  # of images
 _LABEL_COLUMNS = ("image", "label", "patient", "split")
 _SPLITS = ("", "train", "val", "test")
 
@@ -49,11 +50,10 @@ class Folder(ImageSetBuilder):
         self.class_names = _class_names(source_dir)
 
     def find(self, roots: Sequence[Path]) -> list[Source]:
-        suffixes = (*_SUFFIXES, *dicom.SUFFIXES)
-        found = files_by_name(roots[0] / "images", suffixes)
+        found = files_by_name(roots[0] / "images", SUFFIXES)
         if not found:
-            raise self.missing(f"no images ({', '.join(suffixes)}) in images/")
-        masks = files_by_name(roots[0] / "masks", suffixes)
+            raise self.missing(f"no images ({', '.join(SUFFIXES)}) in images/")
+        masks = files_by_name(roots[0] / "masks", SUFFIXES)
         for name, path in masks.items():
             if _is_dicom(path):
                 raise DataError(f"{path}: a mask cannot be DICOM; export it as PNG")
@@ -91,10 +91,19 @@ class Folder(ImageSetBuilder):
         return sources
 
     def read(self, source: Source) -> tuple[np.ndarray, np.ndarray | None, tuple[float, float]]:
-        if source.image is None or not _is_dicom(source.image):
-            return super().read(source)
-        image, spacing = dicom.read(source.image)
+        assert source.image is not None
+        image, spacing = read_image(source.image)
         return image, self.read_masks(source, image.shape), spacing
+
+
+def read_image(path: Path) -> tuple[np.ndarray, tuple[float, float]]:
+    """One image of any kind in SUFFIXES: float32 [H, W] in 0..255, and millimetres from one row and
+    from one column to the next, (0, 0) where unknown.
+
+    Raises:
+        DataError: it cannot be read; see `images.read_gray` and `dicom.read`.
+    """
+    return dicom.read(path) if _is_dicom(path) else (images.read_gray(path), (0.0, 0.0))
 
 
 def _is_dicom(path: Path) -> bool:

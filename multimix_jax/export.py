@@ -9,14 +9,14 @@ The program takes 8-bit grey images of any number and any sides, and does the re
 import argparse
 import contextlib
 import dataclasses
+import functools
 import importlib
 import importlib.metadata
-import json
 import logging
 import os
 import pathlib
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from typing import Any
 from unittest import mock
 
@@ -27,10 +27,9 @@ import jax.numpy as jnp
 from jax.interpreters import partial_eval
 
 from multimix_jax import __version__, workdir
-from multimix_jax.checkpoint import read_variables
 from multimix_jax.errors import UsageError
-from multimix_jax.finished_run import read_run
-from multimix_jax.objectives import Objective, make_objective
+from multimix_jax.objectives import Objective
+from multimix_jax.trained_model import TrainedModel, read_model
 from multimix_jax.workdir import BEST, LAST
 
 PyTree = Any
@@ -70,96 +69,25 @@ def make_serve(
 
 
 @dataclasses.dataclass(frozen=True)
-class Model:
-    """A network to export, and where it comes from.
+class Program:
+    """What is exported of a trained network: `serve` (see `make_serve`) and its shapes."""
 
-    Attributes:
-      serve: see `make_serve`.
-      size: side of the images that it was trained on, in pixels.
-      channels: of the images.
-      class_names: in the order of the probabilities; [] where the run has not been evaluated.
-      source: JSON values that say which run and checkpoint it is.
-    """
+    model: TrainedModel
 
-    serve: Callable[[jax.Array], dict[str, jax.Array]]
-    size: int
-    channels: int
-    class_names: Sequence[str]
-    source: dict[str, Any]
+    @functools.cached_property
+    def serve(self) -> Callable[[jax.Array], dict[str, jax.Array]]:
+        return make_serve(self.model.objective, self.model.variables, self.model.size)
 
     @property
     def argument(self) -> jax.ShapeDtypeStruct:
         """Shape of the images, with the names of its free sides."""
-        shape = jax.export.symbolic_shape(f"{', '.join(AXES)}, {self.channels}")
+        shape = jax.export.symbolic_shape(f"{', '.join(AXES)}, {self.model.channels}")
         return jax.ShapeDtypeStruct(shape, jnp.uint8)
 
     @property
     def result(self) -> dict[str, jax.ShapeDtypeStruct]:
         """Shape of each result."""
         return jax.eval_shape(self.serve, self.argument)
-
-
-def read_model(source: pathlib.Path, which: str, dtype: str | None = None) -> Model:
-    """The network of a run, with its BEST or LAST weights (the moving average, where it is kept).
-
-    Args:
-      source: folder of the run.
-      which: BEST or LAST.
-      dtype: of the computation, 'float32' or 'bfloat16'; None is that of the training.
-
-    Raises:
-      UsageError: the folder holds no such checkpoint, or it is of a network for volumes or windows.
-    """
-    c = _config(source)
-    try:
-        objective = make_objective(
-            c["method"], model=c["model"], dtype=dtype or c["dtype"], terms=c["objective"]
-        )
-        size, windows = int(c["size"]), c["window"]["patch"]
-        described = {"system": str(c["system"]), "method": c["method"]}
-    except (KeyError, TypeError) as error:
-        raise UsageError(
-            f"{source / workdir.CONFIG} lacks or misspells a field ({error}); restore it"
-        ) from error
-    *sides, channels = objective.input_shape(size)
-    if windows or len(sides) != 2:
-        raise UsageError(
-            f"{source} predicts volumes, or window by window (config.window), which is a loop over "
-            "parts of an image, not one program; export a network for whole images"
-        )
-    shapes = jax.eval_shape(lambda: objective.init(jax.random.key(0), size))
-    like = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
-    step, variables = read_variables(source, which, {"batch_stats": {}, **like})
-    return Model(
-        serve=make_serve(objective, variables, size),
-        size=size,
-        channels=channels,
-        class_names=_class_names(source),
-        source={"run": source.resolve().name, "checkpoint": which, "step": step, **described},
-    )
-
-
-def _config(source: pathlib.Path) -> dict[str, Any]:
-    file = source / workdir.CONFIG
-    try:
-        config = json.loads(file.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UsageError(
-            f"{source} holds no run ({workdir.CONFIG} cannot be read: {error.strerror}); name the "
-            "folder that launch.py trained in"
-        ) from error
-    except (RecursionError, ValueError) as error:
-        raise UsageError(f"{file} is damaged ({error}); restore it") from error
-    return config
-
-
-def _class_names(source: pathlib.Path) -> list[str]:
-    """As the table of images has them; a config names data sets only."""
-    try:
-        images = read_run(source).images.values()
-    except UsageError:  # not evaluated yet
-        return []
-    return next((i.class_names for i in images if i.class_names), [])
 
 
 def export_run(source: pathlib.Path, target: pathlib.Path, which: str, form: str) -> None:
@@ -182,38 +110,40 @@ def export_run(source: pathlib.Path, target: pathlib.Path, which: str, form: str
     write, loading = FORMATS[form]
     # ONNX Runtime has no convolutions of bfloat16 on CPU.
     model = read_model(source, which, dtype="float32" if form == "onnx" else None)
+    program = Program(model)
     with tempfile.TemporaryDirectory(dir=target.parent, prefix=".export-") as scratch:
         folder = pathlib.Path(scratch, "out")
         folder.mkdir()
-        file, versions = write(model, folder)
-        described = {"format": form, "file": file, **_described(model)}
+        file, versions = write(program, folder)
+        described = {"format": form, "file": file, **_described(program)}
         described["versions"] |= versions
         workdir.write_json(folder / DESCRIPTION, described)
-        workdir.write_text(folder / "README.md", _readme(model, loading))
+        workdir.write_text(folder / "README.md", _readme(program, loading))
         folder.replace(target)
 
 
-def _described(model: Model) -> dict[str, Any]:
+def _described(program: Program) -> dict[str, Any]:
     """What a program needs to know of the network, as JSON values."""
     shown = lambda leaf: {
         "shape": [side if isinstance(side, int) else str(side) for side in leaf.shape],
         "dtype": str(leaf.dtype),
     }
     return {
-        "inputs": {IMAGES: shown(model.argument) | {"range": [0, 255]}},
-        "outputs": {name: shown(leaf) for name, leaf in model.result.items()},
-        "class_names": list(model.class_names),
-        "size": model.size,
-        "source": model.source,
+        "inputs": {IMAGES: shown(program.argument) | {"range": [0, 255]}},
+        "outputs": {name: shown(leaf) for name, leaf in program.result.items()},
+        "class_names": list(program.model.class_names),
+        "size": program.model.size,
+        "source": program.model.source,
         "versions": {"multimix_jax": __version__, "jax": jax.__version__},
     }
 
 
-def _readme(model: Model, loading: str) -> str:
+def _readme(program: Program, loading: str) -> str:
+    model = program.model
     shape = ", ".join([*AXES, str(model.channels)])
     results = "".join(
         f"* `{name}`: {leaf.dtype} [{', '.join(map(str, leaf.shape))}]\n"
-        for name, leaf in model.result.items()
+        for name, leaf in program.result.items()
     )
     return (
         f"# {model.source['system']}, {model.source['checkpoint']} of {model.source['run']}\n\n"
@@ -225,14 +155,14 @@ def _readme(model: Model, loading: str) -> str:
     )
 
 
-def write_stablehlo(model: Model, folder: pathlib.Path) -> Written:
+def write_stablehlo(program: Program, folder: pathlib.Path) -> Written:
     """Writes `model.stablehlo`, for JAX on any of PLATFORMS."""
-    exported = jax.export.export(jax.jit(model.serve), platforms=PLATFORMS)(model.argument)
+    exported = jax.export.export(jax.jit(program.serve), platforms=PLATFORMS)(program.argument)
     (folder / "model.stablehlo").write_bytes(exported.serialize())
     return "model.stablehlo", {}
 
 
-def write_saved_model(model: Model, folder: pathlib.Path) -> Written:
+def write_saved_model(program: Program, folder: pathlib.Path) -> Written:
     """Writes `saved_model/`, whose one signature has the names of `model.json`.
 
     The program within is the same StableHLO, for any of PLATFORMS.
@@ -245,17 +175,17 @@ def write_saved_model(model: Model, folder: pathlib.Path) -> Written:
         for name in ("jax.experimental.jax2tf", "tensorflow")
     )
     tf.config.set_visible_devices([], "GPU")  # accelerators belong to JAX
-    shape = f"({', '.join(AXES)}, {model.channels})"
+    shape = f"({', '.join(AXES)}, {program.model.channels})"
     converted = jax2tf.convert(
-        model.serve,
+        program.serve,
         polymorphic_shapes=[shape],
         with_gradient=False,
         native_serialization_platforms=PLATFORMS,
     )
-    argument = tf.TensorSpec((None, None, None, model.channels), tf.uint8, name=IMAGES)
+    argument = tf.TensorSpec((None, None, None, program.model.channels), tf.uint8, name=IMAGES)
     serve = tf.function(converted, input_signature=[argument], autograph=False)
     try:
-        serve(tf.zeros((1, 1, 1, model.channels), tf.uint8))
+        serve(tf.zeros((1, 1, 1, program.model.channels), tf.uint8))
     except tf.errors.InvalidArgumentError as error:
         raise UsageError(
             f"TensorFlow {tf.__version__} cannot read the programs of JAX {jax.__version__}; "
@@ -269,7 +199,7 @@ def write_saved_model(model: Model, folder: pathlib.Path) -> Written:
     return "saved_model", {"tensorflow": tf.__version__}
 
 
-def write_onnx(model: Model, folder: pathlib.Path) -> Written:
+def write_onnx(program: Program, folder: pathlib.Path) -> Written:
     """Writes `model.onnx`, in which the saliency is a graph like the rest.
 
     Raises:
@@ -278,18 +208,18 @@ def write_onnx(model: Model, folder: pathlib.Path) -> Written:
     jax2onnx = _library("jax2onnx", "pip install -e '.[onnx]'")
     logging.getLogger("onnx_ir").setLevel(logging.ERROR)  # tells of every value without a type
     with _default_platform():
-        traced, result = jax.make_jaxpr(model.serve, return_shape=True)(model.argument)
+        traced, result = jax.make_jaxpr(program.serve, return_shape=True)(program.argument)
     # The gradient to the kernels, which the saliency does not need, has no form in ONNX.
     used, _ = partial_eval.dce_jaxpr(traced.jaxpr, [True] * len(traced.out_avals), instantiate=True)
     # Once traced, since jax2onnx puts layers of its own, without gradients, in place of Flax's.
-    program = jax.extend.core.jaxpr_as_fun(traced.replace(jaxpr=used))
+    function = jax.extend.core.jaxpr_as_fun(traced.replace(jaxpr=used))
     try:
         converted = jax2onnx.to_onnx(
-            program,
-            inputs=[model.argument],
+            function,
+            inputs=[program.argument],
             input_names=[IMAGES],
             output_names=sorted(result),  # the order in which JAX takes a dictionary apart
-            model_name=model.source["system"],
+            model_name=program.model.source["system"],
         )
     except (AttributeError, NotImplementedError) as error:  # of JAX, or of an operation
         raise UsageError(
@@ -338,7 +268,7 @@ found = model(images=tf.constant(images))
 print({name: value.shape for name, value in found.items()})
 """
 
-FORMATS: dict[str, tuple[Callable[[Model, pathlib.Path], Written], str]] = {
+FORMATS: dict[str, tuple[Callable[[Program, pathlib.Path], Written], str]] = {
     "stablehlo": (write_stablehlo, _FROM_JAX),
     "onnx": (write_onnx, _FROM_ONNX),
     "saved_model": (write_saved_model, _FROM_TENSORFLOW),

@@ -1,5 +1,6 @@
 """Pictures of what a model sees and says."""
 
+import functools
 import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -132,13 +133,19 @@ def heat(saliency: np.ndarray) -> np.ndarray:
     """Saliency [H,W,1] -> uint8 [H,W,3], from its least to its 99th percentile, dark to bright."""
     low, high = saliency.min(), np.percentile(saliency, 99)
     scaled = np.clip((saliency[..., 0] - low) / max(high - low, 1e-12), 0.0, 1.0)
-    return (matplotlib.colormaps["inferno"](scaled)[..., :3] * 255).astype(np.uint8)
+    return _colors("inferno")[(scaled * 255).astype(np.uint8)]
+
+
+@functools.cache
+def _colors(name: str) -> np.ndarray:
+    """uint8 [256,3] of a colour map."""
+    return (matplotlib.colormaps[name](np.arange(256))[..., :3] * 255).astype(np.uint8)
 
 
 def signed(distance: np.ndarray) -> np.ndarray:
     """A signed distance map [H,W,1] in [-1,1] -> uint8 [H,W,3]: blue inside, red outside."""
     shares = (distance[..., 0].astype(np.float32) + 1) / 2
-    return (matplotlib.colormaps["seismic"](shares)[..., :3] * 255).astype(np.uint8)
+    return _colors("seismic")[(shares * 255).astype(np.uint8)]
 
 
 def grid(

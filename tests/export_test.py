@@ -16,12 +16,13 @@ import pytest
 
 from configs import dtml
 from data_pipelines.images import resize_image
-from multimix_jax import export, workdir
+from multimix_jax import export, trained_model, workdir
 from multimix_jax.checkpoint import Checkpoints
 from multimix_jax.errors import UsageError
 from multimix_jax.objectives import make_objective
 from multimix_jax.programs import Programs
 from multimix_jax.train_state import TrainState
+from multimix_jax.trained_model import read_model
 from multimix_jax.workdir import BEST
 from tests.small_runs import small_config
 
@@ -196,8 +197,8 @@ def test_the_dtype_is_that_of_the_training_or_another(tmp_path):
     write_run(tmp_path, config)
     images = jax.ShapeDtypeStruct((1, SIZE, SIZE, 1), np.uint8)
     for dtype, there in ((None, True), ("float32", False)):
-        model = export.read_model(tmp_path, BEST, dtype)
-        assert ("bf16" in str(jax.make_jaxpr(model.serve)(images))) == there
+        program = export.Program(read_model(tmp_path, BEST, dtype))
+        assert ("bf16" in str(jax.make_jaxpr(program.serve)(images))) == there
 
 
 def test_names_of_classes_come_from_the_evaluation(run):
@@ -207,8 +208,8 @@ def test_names_of_classes_come_from_the_evaluation(run):
             ("best", "cls"): SimpleNamespace(class_names=["well", "ill"]),
         }
     )
-    with mock.patch.object(export, "read_run", return_value=evaluated):
-        assert export.read_model(run.path, BEST).class_names == ["well", "ill"]
+    with mock.patch.object(trained_model, "read_run", return_value=evaluated):
+        assert read_model(run.path, BEST).class_names == ["well", "ill"]
 
 
 def test_whole_or_not_at_all(run, tmp_path):

@@ -36,7 +36,9 @@ class ArrowsTest(parameterized.TestCase):
     def test_never_imports(self, package, forbidden):
         self.assertNotEmpty(files(package))
         for file in files(package):
-            self.assertEmpty(forbidden & set(imported(file)), file)
+            # Its command reads image files as data preparation does; its functions take arrays.
+            allowed = {"data_pipelines"} if file.name == "predict.py" else set()
+            self.assertEmpty((forbidden & set(imported(file))) - allowed, file)
 
     def test_configs_are_values(self):
         for file in files("configs"):
@@ -73,7 +75,7 @@ class PublicNamesTest(absltest.TestCase):
 import sys
 for name in ("tensorflow", "tensorflow_datasets", "data_pipelines", "configs"):
     sys.modules[name] = None
-import multimix_jax, multimix_jax.export
+import multimix_jax, multimix_jax.export, multimix_jax.predict
 from multimix_jax import *
 """
         result = subprocess.run(

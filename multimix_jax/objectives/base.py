@@ -45,9 +45,12 @@ class Objective(Protocol):
         """Loss of a batch: (scalar, (terms and other metrics, batch statistics))."""
         ...
 
-    def predict(self, variables: PyTree, images: jax.Array) -> dict[str, jax.Array]:
+    def predict(
+        self, variables: PyTree, images: jax.Array, dropout_keys: jax.Array | None = None
+    ) -> dict[str, jax.Array]:
         """8-bit images [B,H,W,C] -> probabilities `mask` [B,H,W,C'], `classes` [B,K], if any.
 
+        `dropout_keys` [B], one key for each image, switch dropout on (Gal & Ghahramani 2016).
         Other ways to the mask are called `mask_...`; `distance` is a signed distance map in [-1,1].
         Of volumes, images are patches [B,D,H,W,C] of floats.
         """
@@ -55,6 +58,10 @@ class Objective(Protocol):
 
     def saliency(self, variables: PyTree, images: jax.Array) -> jax.Array | None:
         """8-bit images -> saliency [B,H,W,1], or None without a classifier."""
+        ...
+
+    def class_logits(self, variables: PyTree, images: jax.Array) -> jax.Array | None:
+        """Images of 0..255, floats too -> class logits [B,K], or None without a classifier."""
         ...
 
     def views(self, batch: Batch, keys: ExampleKeys) -> dict[str, jax.Array]:

@@ -154,7 +154,9 @@ class DtmlObjective:
             terms["teacher"] = self.teacher_weight * monitors["ramp_up"] * error
         return jnp.asarray(sum(terms.values())), ({**terms, **monitors}, stats)
 
-    def predict(self, variables: PyTree, images: jax.Array) -> dict[str, jax.Array]:
+    def predict(
+        self, variables: PyTree, images: jax.Array, dropout_keys: jax.Array | None = None
+    ) -> dict[str, jax.Array]:
         """Images [B,(D,)H,W,1] -> probabilities `mask`, which is what `seg` says.
 
         Of two networks also `mask_sdf`, `mask_average` and the map itself, `distance`.
@@ -163,7 +165,7 @@ class DtmlObjective:
         found = {}
         for name, net in self._networks().items():
             held = {kind: values[name] for kind, values in variables.items() if name in values}
-            output: Any = net.apply(held, images)
+            output: Any = net.apply(held, images, dropout_keys)
             (found[name],) = output.values()
         answer = {"mask": jax.nn.sigmoid(found["seg"])}
         if self.sdf is not None:
@@ -173,6 +175,9 @@ class DtmlObjective:
         return answer
 
     def saliency(self, variables: PyTree, images: jax.Array) -> None:
+        """None: there is no classifier."""
+
+    def class_logits(self, variables: PyTree, images: jax.Array) -> None:
         """None: there is no classifier."""
 
     def views(self, batch: Batch, keys: ExampleKeys) -> dict[str, jax.Array]:

@@ -129,9 +129,11 @@ class MultiMixObjective:
                 monitors |= self._pseudo_label_monitors(weak, streams[CLS_UNLABELED])
         return jnp.asarray(sum(terms.values())), ({**terms, **monitors}, state.batch_stats)
 
-    def predict(self, variables: PyTree, images: jax.Array) -> dict[str, jax.Array]:
+    def predict(
+        self, variables: PyTree, images: jax.Array, dropout_keys: jax.Array | None = None
+    ) -> dict[str, jax.Array]:
         """8-bit images [B,H,W,C] -> probabilities `mask` [B,H,W,C'], `classes` [B,K], if any."""
-        output: Any = self.model.apply(variables, normalize(images))
+        output: Any = self.model.apply(variables, normalize(images), dropout_keys)
         probabilities = {}
         if output.mask_logits is not None:
             probabilities["mask"] = jax.nn.sigmoid(output.mask_logits)
@@ -144,6 +146,13 @@ class MultiMixObjective:
         if not self.model.use_classifier:
             return None
         return self._apply(variables["params"], normalize(images), method="saliency")
+
+    def class_logits(self, variables: PyTree, images: jax.Array) -> jax.Array | None:
+        """Images of 0..255 -> class logits [B,K], or None without a classifier."""
+        if not self.model.use_classifier:
+            return None
+        features = self._apply(variables["params"], normalize(images), method="encode")
+        return self._apply(variables["params"], features, method="classify")
 
     def views(self, batch: Batch, keys: ExampleKeys) -> dict[str, jax.Array]:
         """The 8-bit images that the network sees of `batch`, by stream and view, to look at."""

@@ -1,0 +1,474 @@
+"""Masks, class probabilities and saliency of image files, by trained networks.
+
+    python -m multimix_jax.predict runs/quickstart scan.png --out OUT
+    python -m multimix_jax.predict runs/a images/ --out OUT --ensemble runs/b runs/c --flips
+
+OUT holds predictions.csv, masks/ at the size of each image, overlays/, saliency/ and, where several
+answers were averaged, disagreement/.
+"""
+
+import argparse
+import csv
+import dataclasses
+import functools
+import itertools
+import pathlib
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from PIL import Image
+from tqdm import tqdm
+
+from multimix_jax import figures, parallel, saliency, workdir
+from multimix_jax.errors import UsageError
+from multimix_jax.objectives import Objective
+from multimix_jax.trained_model import TrainedModel, read_model
+from multimix_jax.workdir import BEST, LAST
+
+PyTree = Any
+Answer = dict[str, jax.Array]
+Predict = Callable[[Sequence[PyTree], jax.Array, jax.Array], Answer]
+
+SALIENCY = ("gradient", "smoothgrad", "integrated", "none")
+NOISE = 0.15 * 255  # of SmoothGrad, in grey values
+BATCH = 8
+FEW = 16  # images up to which quick compilation is worth slower programs
+OVERLAY_SIDE = 1024  # pixels; larger films are shown smaller
+
+
+def make_predictor(
+    objectives: Sequence[Objective],
+    *,
+    flips: bool = False,
+    dropout: int = 0,
+    saliency_kind: str = "gradient",
+) -> Predict:
+    """What networks say together of images; to be compiled.
+
+    Args:
+      objectives: the method of each network.
+      flips: whether each also looks at the image from right to left.
+      dropout: answers of each with dropout on (Gal & Ghahramani 2016), 0 for one without.
+      saliency_kind: 'gradient', as the bridge sees it; 'smoothgrad' or 'integrated', see
+        `saliency`; or 'none'.
+
+    Returns:
+      (variables of each network, uint8 [B,H,W,C], a random key for each image [B]) -> `mask`
+      float32 [B,H,W,C'] and `classes` [B,K], the means of all answers' probabilities, and
+      `saliency` [B,H,W,1], zero or more, the mean over networks: what there is of them. Of two
+      answers or more also their disagreement: `mask_spread` [B,H,W,C'] and `classes_spread` [B,K],
+      standard deviations of the probabilities, and `mask_disagreement` [B,C'], 1 less the mean Dice
+      of each answer's mask with the mask of all.
+    """
+    views = (False, True) if flips else (False,)
+
+    def predict(variables: Sequence[PyTree], images: jax.Array, keys: jax.Array) -> Answer:
+        answers: list[Answer] = []  # each with an axis of draws before that of images
+        maps = []
+        for index, (objective, held) in enumerate(zip(objectives, variables, strict=True)):
+            for mirrored in views:
+                own = jax.vmap(jax.random.fold_in, (0, None))(keys, 2 * index + mirrored)
+                seen = images[:, :, ::-1] if mirrored else images
+                found = dict(_draws(objective, held, seen, own, dropout))
+                shown = _saliency(objective, held, seen, own, saliency_kind)
+                if mirrored and "mask" in found:
+                    found["mask"] = found["mask"][..., ::-1, :]
+                answers.append({k: v for k, v in found.items() if k in ("mask", "classes")})
+                if shown is not None:
+                    maps.append(shown[:, :, ::-1] if mirrored else shown)
+        every = {k: jnp.concatenate([answer[k] for answer in answers]) for k in answers[0]}
+        result = {name: values.mean(axis=0) for name, values in every.items()}
+        if maps:
+            result["saliency"] = jnp.stack(maps).mean(axis=0)
+        if len(answers) * max(dropout, 1) > 1:
+            result |= {f"{name}_spread": values.std(axis=0) for name, values in every.items()}
+            if "mask" in every:
+                result["mask_disagreement"] = _disagreement(every["mask"], result["mask"])
+        return result
+
+    return predict
+
+
+def _draws(
+    objective: Objective, variables: PyTree, images: jax.Array, keys: jax.Array, dropout: int
+) -> Answer:
+    """Answers [draws,B,...], of which each has dropout of its own; or [1,B,...] without."""
+    if not dropout:
+        return {k: v[None] for k, v in objective.predict(variables, images).items()}
+
+    def answer(draw: jax.Array) -> Answer:
+        own = jax.vmap(jax.random.fold_in, (0, None))(keys, draw)
+        return objective.predict(variables, images, own)
+
+    return jax.lax.map(answer, jnp.arange(dropout))
+
+
+def _saliency(
+    objective: Objective, variables: PyTree, images: jax.Array, keys: jax.Array, kind: str
+) -> jax.Array | None:
+    """[B,H,W,1], the size of what a kind of map says; None without a classifier."""
+    if kind == "none":
+        return None
+    if kind == "gradient":
+        return objective.saliency(variables, images)
+    if jax.eval_shape(objective.class_logits, variables, images) is None:
+        return None
+    score: Any = functools.partial(objective.class_logits, variables)
+    values = images.astype(jnp.float32)
+    if kind == "smoothgrad":
+        found = saliency.smooth_gradient(score, values, keys, noise=NOISE)
+    else:
+        found = saliency.integrated_gradients(score, values)
+    return jnp.abs(found).max(axis=-1, keepdims=True)
+
+
+def _disagreement(masks: jax.Array, mean: jax.Array) -> jax.Array:
+    """Probabilities [n,B,H,W,C'] and [B,H,W,C'] -> 1 less the mean Dice, [B,C']; two empty masks
+    agree."""
+    every, together = masks >= 0.5, mean[None] >= 0.5
+    common = (every & together).sum(axis=(2, 3))
+    total = every.sum(axis=(2, 3)) + together.sum(axis=(2, 3))
+    return (1 - jnp.where(total > 0, 2 * common / jnp.maximum(total, 1), 1.0)).mean(axis=0)
+
+
+@dataclasses.dataclass(frozen=True)
+class Item:
+    """A file, and what there is of it: `values` float32 [H,W] and the network's answer, or `error`.
+
+    Attributes:
+      name: of what is written of it, a path without suffix.
+      path: where it was read.
+      values: grey values of 0 to 255, at the size of the file.
+      answer: arrays of `make_predictor`, for this image.
+      error: why it could not be read; '' if it could.
+    """
+
+    name: str
+    path: pathlib.Path
+    values: np.ndarray | None = None
+    answer: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
+    error: str = ""
+
+
+def predict_items(
+    items: Iterable[Item],
+    models: Sequence[TrainedModel],
+    predict: Predict,
+    *,
+    resize: Callable[[np.ndarray, int], np.ndarray],
+    batch_size: int,
+    few: bool = False,
+    seed: int = 0,
+) -> Iterator[Item]:
+    """Adds the answers, in batches; items that could not be read are passed on.
+
+    Args:
+      items: read files.
+      models: trained at one side.
+      predict: of `make_predictor`.
+      resize: float32 [H,W] and a side -> uint8 [side,side], as the training images were resized.
+      batch_size: images at once.
+      few: whether the time to compile matters more than that of an image.
+      seed: of dropout and noise: what an image gets depends on it and the image's place alone.
+    """
+    size = models[0].size
+    variables = [model.variables for model in models]
+    key = jax.random.key(seed)
+    quick = {"xla_backend_optimization_level": 0} if few and jax.default_backend() == "cpu" else {}
+    compiled = jax.jit(predict, compiler_options=quick)
+    numbered = enumerate(items)
+    while batch := list(itertools.islice(numbered, batch_size)):
+        there = [(n, item, item.values) for n, item in batch if item.values is not None]
+        answers: dict[int, dict[str, np.ndarray]] = {}
+        if there:
+            # The last batch is filled up, since another size would be compiled anew.
+            fill = [there[i % len(there)] for i in range(batch_size)]
+            images = np.stack([resize(values, size)[..., None] for _, _, values in fill])
+            places = jnp.array([n for n, _, _ in fill])
+            found = jax.device_get(
+                compiled(variables, images, jax.vmap(jax.random.fold_in, (None, 0))(key, places))
+            )
+            for row, (n, _, _) in enumerate(there):
+                answers[n] = {name: values[row] for name, values in found.items()}
+        for n, item in batch:
+            yield dataclasses.replace(item, answer=answers.get(n, {}))
+
+
+def write_item(item: Item, out: pathlib.Path, class_names: Sequence[str]) -> dict[str, Any]:
+    """Writes the pictures of an image, and gives its row of the table.
+
+    Args:
+      item: with its answer.
+      out: folder; `masks/NAME.png` (255 inside; of several masks NAME_0.png, ...), `overlays/`,
+        `saliency/` and `disagreement/` are written below it.
+      class_names: in the order of the probabilities; where there are none, numbers.
+    """
+    assert item.values is not None
+    height, width = item.values.shape
+    row: dict[str, Any] = {"image": str(item.path), "width": width, "height": height}
+    gray = np.clip(np.rint(item.values), 0, 255).astype(np.uint8)
+    if "classes" in item.answer:
+        classes = item.answer["classes"]
+        class_names = class_names or [str(number) for number in range(len(classes))]
+        row["class"] = class_names[int(classes.argmax())]
+        row |= {f"probability_{name}": f"{p:.6f}" for name, p in zip(class_names, classes)}
+        if "classes_spread" in item.answer:
+            for name, value in zip(class_names, item.answer["classes_spread"], strict=True):
+                row[f"spread_{name}"] = f"{value:.6f}"
+    if "mask" in item.answer:
+        found = item.answer["mask"]
+        mask = _stretched(found, height, width) >= 0.5
+        count = mask.shape[-1]
+        for channel in range(count):
+            mark = f"_{channel}" if count > 1 else ""
+            _write(out / "masks" / f"{item.name}{mark}.png", mask[..., channel] * np.uint8(255))
+            row[f"area_fraction{mark}"] = f"{mask[..., channel].mean():.6f}"
+            if "mask_disagreement" in item.answer:
+                row[f"disagreement{mark}"] = f"{item.answer['mask_disagreement'][channel]:.6f}"
+        if "mask_spread" in item.answer:
+            spread = item.answer["mask_spread"].max(axis=-1, keepdims=True)
+            _write(out / "disagreement" / f"{item.name}.png", _heat(spread, height, width))
+        # Of large films the outlines are drawn after shrinking, in which they would vanish.
+        sides = _within(height, width, OVERLAY_SIDE)
+        shown = Image.fromarray(gray).resize(sides[::-1])
+        outlined = mask if sides == mask.shape[:2] else _stretched(found, *sides) >= 0.5
+        picture = figures.overlay(np.asarray(shown)[..., None], mask=outlined)
+        _write(out / "overlays" / f"{item.name}.png", picture)
+    if "saliency" in item.answer:
+        _write(out / "saliency" / f"{item.name}.png", _heat(item.answer["saliency"], height, width))
+    return row
+
+
+def _within(height: int, width: int, most: int) -> tuple[int, int]:
+    """Sides of at most `most`, of the same shape."""
+    factor = min(1.0, most / max(height, width))
+    return max(round(height * factor), 1), max(round(width * factor), 1)
+
+
+def _heat(values: np.ndarray, height: int, width: int) -> np.ndarray:
+    """[h,w,1] in colours, in the shape of the image, no larger than it was."""
+    return figures.heat(_stretched(values, *_within(height, width, max(values.shape))))
+
+
+def _stretched(values: np.ndarray, height: int, width: int) -> np.ndarray:
+    """float [h,w,C] -> float32 [height,width,C], bilinear."""
+    channels = [
+        Image.fromarray(np.asarray(values[..., channel], np.float32)).resize(
+            (width, height), Image.Resampling.BILINEAR
+        )
+        for channel in range(values.shape[-1])
+    ]
+    return np.stack([np.asarray(channel) for channel in channels], axis=-1)
+
+
+def _write(path: pathlib.Path, picture: np.ndarray) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(picture).save(path, compress_level=1)
+
+
+def read_models(paths: Sequence[pathlib.Path], which: str) -> list[TrainedModel]:
+    """The networks of an ensemble.
+
+    Raises:
+      UsageError: see `read_model`; or they cannot answer together.
+    """
+    models = [read_model(path, which) for path in paths]
+    first = models[0]
+    if first.channels != 1:
+        raise UsageError(
+            f"{paths[0]} takes images of {first.channels} channels; files are read as grey alone"
+        )
+    kinds = lambda model: (model.size, model.channels, list(model.class_names), _parts(model))
+    for path, model in zip(paths[1:], models[1:]):
+        if kinds(model) != kinds(first):
+            raise UsageError(
+                f"{path} cannot answer together with {paths[0]}: side, classes and tasks are "
+                f"{kinds(model)} and {kinds(first)}; take runs that agree in these"
+            )
+    return models
+
+
+def _parts(model: TrainedModel) -> dict[str, tuple[int, ...]]:
+    """Shapes of the answer to one image."""
+    image = jax.ShapeDtypeStruct((1, model.size, model.size, model.channels), jnp.uint8)
+    found = jax.eval_shape(model.objective.predict, model.variables, image)
+    return {name: leaf.shape[1:] for name, leaf in found.items() if name in ("mask", "classes")}
+
+
+def find_files(paths: Sequence[pathlib.Path], suffixes: Sequence[str]) -> dict[str, pathlib.Path]:
+    """Files, and those below folders that have one of the suffixes, by the name of their results.
+
+    That is the path below the folder, or the file's name, without suffix; with it where two would
+    be one.
+
+    Raises:
+      UsageError: one is missing, or there is none at all.
+    """
+    found: dict[pathlib.Path, pathlib.Path] = {}  # one that is named twice is taken once
+    for path in paths:
+        if path.is_dir():
+            below = [p for p in path.rglob("*") if p.name.lower().endswith(tuple(suffixes))]
+            for p in sorted(below):
+                if p.is_file():
+                    found.setdefault(p, p.relative_to(path))
+        elif path.exists():
+            found.setdefault(path, pathlib.Path(path.name))
+        else:
+            raise UsageError(f"{path} does not exist; name image files, or a folder of them")
+    if not found:
+        raise UsageError(
+            f"{', '.join(map(str, paths))}: no images here ({', '.join(suffixes)}); name image "
+            "files, or a folder of them"
+        )
+    named: dict[str, pathlib.Path] = {}
+    for spelling in (lambda p: p.with_suffix("").as_posix(), lambda p: p.as_posix()):
+        named = {spelling(relative): path for path, relative in found.items()}
+        if len(named) == len(found):
+            return named
+    raise UsageError(
+        "two of the files have the same name; predict them one after the other, into folders of "
+        "their own"
+    )
+
+
+def write_predictions(
+    out: pathlib.Path, items: Iterable[Item], class_names: Sequence[str]
+) -> list[Item]:
+    """Writes pictures and `predictions.csv`, a line as soon as an image is done.
+
+    Returns:
+      The items that could not be read; they are in `unreadable.txt`, too.
+    """
+    from data_pipelines.builder import in_threads
+
+    out.mkdir(parents=True, exist_ok=True)
+    work = lambda item: (item, None if item.error else write_item(item, out, class_names))
+    unreadable = []
+    with (out / "predictions.csv").open("w", newline="", encoding="utf-8") as file:
+        writer = None
+        for item, row in in_threads(work, items):
+            if row is None:
+                unreadable.append(item)
+                with (out / "unreadable.txt").open("a", encoding="utf-8") as errors:
+                    errors.write(f"{item.error}\n")
+                continue
+            if writer is None:
+                writer = csv.DictWriter(file, list(row))
+                writer.writeheader()
+            writer.writerow(row)
+            file.flush()
+    return unreadable
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Does what the command asks for; gives its exit status."""
+    # The one thing here that reads files as data preparation does.
+    from data_pipelines import DataError, folder, images
+    from data_pipelines.builder import in_threads
+
+    files = find_files(arguments.images, folder.SUFFIXES)
+    workdir.check_new(arguments.out)
+    models = read_models([arguments.run, *arguments.ensemble], arguments.which)
+    predict = make_predictor(
+        [model.objective for model in models],
+        flips=arguments.flips,
+        dropout=arguments.dropout,
+        saliency_kind=arguments.saliency,
+    )
+
+    def read(entry: tuple[str, pathlib.Path]) -> Item:
+        name, path = entry
+        try:
+            return Item(name, path, folder.read_image(path)[0])
+        except (DataError, OSError) as error:
+            return Item(name, path, error=str(error))
+
+    items = predict_items(
+        in_threads(read, files.items()),
+        models,
+        predict,
+        resize=images.resize_image,
+        batch_size=min(BATCH, len(files)),
+        few=len(files) <= FEW,
+        seed=arguments.seed,
+    )
+    begun = time.monotonic()
+    # Shown on a terminal only.
+    progress = tqdm(items, total=len(files), unit=" images", disable=None)
+    unreadable = write_predictions(arguments.out, progress, models[0].class_names)
+    for item in unreadable:
+        print(f"not read: {item.error}", file=sys.stderr)
+    done = len(files) - len(unreadable)
+    print(
+        f"{arguments.out}: {done} of {len(files)} images in {time.monotonic() - begun:.1f} s, "
+        f"by {', '.join(_told(model) for model in models)}"
+    )
+    return 0 if done else 1
+
+
+def _told(model: TrainedModel) -> str:
+    return "the {checkpoint} weights of {run} (step {step})".format(**model.source)
+
+
+def main() -> None:
+    """Command line, see the top of the file."""
+    parser = argparse.ArgumentParser(
+        prog="python -m multimix_jax.predict",
+        description="Writes masks at the size of each image, class probabilities, outlines and "
+        "saliency. Not a medical device, and not for clinical use.",
+        epilog="example: python -m multimix_jax.predict runs/quickstart images/ --out OUT --flips",
+    )
+    path = pathlib.Path
+    parser.add_argument("run", type=path, help="folder of a run")
+    parser.add_argument("images", type=path, nargs="+", help="image files, or folders of them")
+    parser.add_argument("--out", type=path, required=True, help="new folder for the results")
+    parser.add_argument(
+        "--ensemble", type=path, nargs="+", default=[], metavar="RUN", help="more runs to ask"
+    )
+    parser.add_argument(
+        "--which",
+        choices=(BEST, LAST),
+        default=BEST,
+        help="the weights that were best on validation, or the last (default: %(default)s)",
+    )
+    parser.add_argument("--flips", action="store_true", help="also look from right to left")
+    parser.add_argument(
+        "--dropout",
+        type=_count,
+        default=0,
+        metavar="N",
+        help="average N answers with dropout on, and tell how far they disagree",
+    )
+    parser.add_argument(
+        "--saliency",
+        choices=SALIENCY,
+        default=SALIENCY[0],
+        help="gradient as the bridge sees it, SmoothGrad, integrated gradients, or none "
+        "(default: %(default)s)",
+    )
+    parser.add_argument(
+        "--seed", type=_count, default=0, help="of dropout and noise (default: %(default)s)"
+    )
+    arguments = parser.parse_args()
+    parallel.set_xla_flags()
+    parallel.keep_compiled()
+    try:
+        status = run(arguments)
+    except UsageError as error:
+        parser.exit(1, f"error: {error}\n")
+    sys.exit(status)
+
+
+def _count(text: str) -> int:
+    if not text.isdigit():
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of 0 or more")
+    return int(text)
+
+
+if __name__ == "__main__":
+    main()

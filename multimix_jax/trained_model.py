@@ -1,0 +1,106 @@
+"""A trained network, from the folder of its run."""
+
+import dataclasses
+import json
+import pathlib
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import numpy as np
+
+from multimix_jax import workdir
+from multimix_jax.checkpoint import read_variables
+from multimix_jax.errors import UsageError
+from multimix_jax.finished_run import read_run
+from multimix_jax.objectives import Objective, make_objective
+
+PyTree = Any
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainedModel:
+    """A network for whole images, its weights, and where it comes from.
+
+    Attributes:
+      objective: the method, with the network.
+      variables: of the network: the moving average of the weights, where one was kept.
+      size: side of the images that it was trained on, in pixels.
+      channels: of the images.
+      class_names: in the order of the probabilities; [] where the run has not been evaluated.
+      source: JSON values that say which run and checkpoint it is.
+    """
+
+    objective: Objective
+    variables: PyTree
+    size: int
+    channels: int
+    class_names: Sequence[str]
+    source: dict[str, Any]
+
+
+def read_model(source: pathlib.Path, which: str, dtype: str | None = None) -> TrainedModel:
+    """The network of a run, with its BEST or LAST weights.
+
+    Args:
+      source: folder of the run.
+      which: BEST or LAST.
+      dtype: of the computation, 'float32' or 'bfloat16'; None is that of the training.
+
+    Raises:
+      UsageError: the folder holds no such checkpoint, or it is of a network for volumes or windows.
+    """
+    c = _config(source)
+    try:
+        objective = make_objective(
+            c["method"], model=c["model"], dtype=dtype or c["dtype"], terms=c["objective"]
+        )
+        size, windows = int(c["size"]), c["window"]["patch"]
+        described = {"system": str(c["system"]), "method": c["method"]}
+    except (KeyError, TypeError) as error:
+        raise UsageError(
+            f"{source / workdir.CONFIG} lacks or misspells a field ({error}); restore it"
+        ) from error
+    *sides, channels = objective.input_shape(size)
+    if windows or len(sides) != 2:
+        raise UsageError(
+            f"{source} predicts volumes, or window by window (config.window), which this command "
+            "cannot; launch.py --mode=eval writes predictions of volumes, and networks for whole "
+            "images can be used here"
+        )
+    shapes = jax.eval_shape(lambda: objective.init(jax.random.key(0), size))
+    # By NumPy, since jnp.zeros is compiled for each shape; of JAX, so that orbax compares shapes.
+    zeros = lambda leaf: jax.device_put(np.zeros(leaf.shape, leaf.dtype))
+    like = jax.tree.map(zeros, shapes)
+    step, variables = read_variables(source, which, {"batch_stats": {}, **like})
+    return TrainedModel(
+        objective=objective,
+        variables=variables,
+        size=size,
+        channels=channels,
+        class_names=_class_names(source),
+        source={"run": source.resolve().name, "checkpoint": which, "step": step, **described},
+    )
+
+
+def _config(source: pathlib.Path) -> dict[str, Any]:
+    file = source / workdir.CONFIG
+    try:
+        config = json.loads(file.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UsageError(
+            f"{source} holds no run ({workdir.CONFIG} cannot be read: {error.strerror}); name the "
+            "folder that launch.py trained in"
+        ) from error
+    except (RecursionError, ValueError) as error:
+        raise UsageError(f"{file} is damaged ({error}); restore it") from error
+    return config
+
+
+def _class_names(source: pathlib.Path) -> list[str]:
+    """As the table of images has them; a config names data sets only."""
+    try:
+        images = read_run(source).images.values()
+    except UsageError:  # not evaluated yet
+        return []
+    return next((i.class_names for i in images if i.class_names), [])
