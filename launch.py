@@ -12,6 +12,7 @@ import errno
 import functools
 import json
 import logging
+import os
 import pathlib
 import sys
 from typing import Any
@@ -179,7 +180,7 @@ def _run() -> int:
 def parse_flags(argv: list[str]) -> list[str]:
     """absl's parser, with one line in place of a traceback."""
     try:
-        argv = flags.FLAGS(argv)
+        argv = flags.FLAGS([argv[0], *_found(argv[1:])])
         _CONFIG.value.lock()  # a file that cannot be read is noticed only when asked for its value
         return argv
     except RecursionError:  # of absl, which looks for similar names
@@ -189,6 +190,28 @@ def parse_flags(argv: list[str]) -> list[str]:
         sys.exit(f"error: {reason} (fields of --config: see configs/common.py; help: --helpshort)")
 
 
-if __name__ == "__main__":
+def _found(arguments: list[str]) -> list[str]:
+    """Has a config that is not in the working folder, such as configs/quickstart.py, found here."""
+    found = list(arguments)
+    for index, argument in enumerate(arguments):
+        before, equals, path = argument.partition("=")
+        if before in ("--config", "-config"):
+            at, path = (
+                (index, path) if equals else (index + 1, " ".join(arguments[index + 1 :][:1]))
+            )
+            file, colon, rest = path.partition(":")
+            here = pathlib.Path(__file__).parent / file
+            if file.endswith(".py") and not os.path.exists(file) and here.is_file():
+                found[at] = f"{before}={here}{colon}{rest}" if equals else f"{here}{colon}{rest}"
+    return found
+
+
+def run() -> None:
+    """The command, as `python launch.py` or `multimix-train`."""
+    sys.modules["__main__"].__doc__ = __doc__  # what --help shows
     flags.mark_flags_as_required(["config", "workdir"])
     app.run(main, flags_parser=parse_flags)
+
+
+if __name__ == "__main__":
+    run()

@@ -28,8 +28,21 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.11",
     packages=find_packages(include=["multimix_jax*", "data_pipelines*", "configs*"]),
-    package_data={"multimix_jax": ["page.css", "page.js"]},
+    package_data={
+        "multimix_jax": ["page.css", "page.js", "py.typed"],
+        "data_pipelines": ["py.typed"],
+    },
     py_modules=["launch"],
+    entry_points={
+        "console_scripts": [
+            "multimix-audit = data_pipelines.audit:run",
+            "multimix-convert = multimix_jax.convert:main",
+            "multimix-export = multimix_jax.export:main",
+            "multimix-predict = multimix_jax.predict:main",
+            "multimix-report = multimix_jax.report:main",
+            "multimix-train = launch:run",
+        ]
+    },
     install_requires=[
         "absl-py>=2.1",
         "array_record>=0.7",
@@ -65,7 +78,6 @@ setup(
         "tpu": ["jax[tpu]>=0.8.0"],
     },
     classifiers=[
-        "License :: OSI Approved :: Apache Software License",
         "Programming Language :: Python :: 3.11",
         "Programming Language :: Python :: 3.12",
         "Programming Language :: Python :: 3.13",

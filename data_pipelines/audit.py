@@ -346,9 +346,15 @@ def main(argv: list[str]) -> None:
         sys.exit(1)
 
 
-if __name__ == "__main__":
+def run() -> None:
+    """The command, as `python -m data_pipelines.audit` or `multimix-audit`."""
+    sys.modules["__main__"].__doc__ = __doc__  # what --help shows
     config_flags.DEFINE_config_file("config", None, "Config file, as for launch.py.")
     flags.DEFINE_string("json", None, "File to write all findings to.")
     flags.DEFINE_string("fix_list", None, "CSV file to write the examples to leave out to.")
     flags.mark_flag_as_required("config")
     app.run(main)
+
+
+if __name__ == "__main__":
+    run()

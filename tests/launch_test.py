@@ -516,6 +516,18 @@ def test_damaged_checkpoint(whole, config, tmp_path):
     assert "Traceback" not in errors
 
 
+@pytest.mark.parametrize("spelling", ["--config={}", "--config {}"])
+def test_packaged_configs_are_found_from_anywhere(tmp_path, monkeypatch, spelling):
+    monkeypatch.chdir(tmp_path)
+    given = spelling.format("configs/multimix.py:size=64").split(" ")
+    there = pathlib.Path(launch.__file__).parent / "configs/multimix.py:size=64"
+    assert launch._found([*given, "--workdir=x"])[: len(given)] == spelling.format(there).split(" ")
+    (tmp_path / "configs").mkdir()
+    (tmp_path / "configs" / "multimix.py").touch()
+    for own in (given, ["--config=own.py"], ["--config"], ["--config.size=3"]):
+        assert launch._found(own) == own
+
+
 def test_errors_of_a_process(config, tmp_path):
     """What the shell sees: status 1, one message, nothing written."""
     workdir = tmp_path / "run"
