@@ -18,6 +18,8 @@ LossFn = Callable[
 ]
 TrainStep = Callable[[TrainState, PyTree], tuple[TrainState, Metrics]]
 
+_LEARNED = ("params", "opt_state", "batch_stats", "ema_params")
+
 
 def make_train_step(
     loss_fn: LossFn,
@@ -75,19 +77,21 @@ def make_train_step(
         if axis_name:
             grads, metrics, stats = jax.lax.pmean((grads, metrics, stats), axis_name)
 
-        updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
-        params = optax.apply_updates(state.params, updates)
-        ema_params = state.ema_params
-        if ema_params is not None:
-            ema_params = optax.incremental_update(params, ema_params, 1.0 - ema_decay)
         metrics["grad_norm"] = optax.tree.norm(grads)
         finite = jnp.isfinite(metrics["loss"]) & jnp.isfinite(metrics["grad_norm"])
-        learned = dict(params=params, opt_state=opt_state, batch_stats=stats, ema_params=ema_params)
-        kept = jax.tree.map(
-            lambda new, old: jnp.where(finite, new, old),
-            learned,
-            {name: getattr(state, name) for name in learned},
-        )
+        old = {name: getattr(state, name) for name in _LEARNED}
+
+        def learn(old: PyTree) -> PyTree:
+            updates, opt_state = optimizer.update(grads, old["opt_state"], old["params"])
+            params = optax.apply_updates(old["params"], updates)
+            ema_params = old["ema_params"]
+            if ema_params is not None:
+                ema_params = optax.incremental_update(params, ema_params, 1.0 - ema_decay)
+            return dict(
+                params=params, opt_state=opt_state, batch_stats=stats, ema_params=ema_params
+            )
+
+        kept = jax.lax.cond(finite, learn, lambda old: old, old)
         metrics["param_norm"] = optax.tree.norm(kept["params"])
         metrics["skipped"] = 1.0 - finite
         return dataclasses.replace(state, step=state.step + 1, **kept), metrics
