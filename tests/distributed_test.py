@@ -56,17 +56,19 @@ def make_config(prepared, system):
 def two_processes(monkeypatch, *flags):
     """`python launch.py` twice, as the processes of one run; both are gone afterwards."""
     devices = "--xla_force_host_platform_device_count"
-    monkeypatch.setenv("XLA_FLAGS", os.environ["XLA_FLAGS"].replace(f"{devices}=4", f"{devices}=2"))
+    two = os.environ["XLA_FLAGS"].replace(f"{devices}=4", f"{devices}=2")
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     together = [f"--coordinator_address=127.0.0.1:{port}", "--num_processes=2"]
     with contextlib.ExitStack() as stack:
         processes = []
-        for index in range(2):
-            process = start_launch(*flags, *together, f"--process_id={index}")
-            processes.append(stack.enter_context(process))
-            stack.callback(process.kill)
+        with monkeypatch.context() as only_for_them:
+            only_for_them.setenv("XLA_FLAGS", two)
+            for index in range(2):
+                process = start_launch(*flags, *together, f"--process_id={index}")
+                processes.append(stack.enter_context(process))
+                stack.callback(process.kill)
         yield processes
 
 
