@@ -192,17 +192,17 @@ def parse_flags(argv: list[str]) -> list[str]:
 
 def _found(arguments: list[str]) -> list[str]:
     """Has a config that is not in the working folder, such as configs/quickstart.py, found here."""
-    found = list(arguments)
-    for index, argument in enumerate(arguments):
-        before, equals, path = argument.partition("=")
-        if before in ("--config", "-config"):
-            at, path = (
-                (index, path) if equals else (index + 1, " ".join(arguments[index + 1 :][:1]))
-            )
+    found, before = [], ""
+    for argument in arguments:
+        flag = next((f for f in ("--config=", "-config=") if argument.startswith(f)), "")
+        path = argument.removeprefix(flag)
+        if flag or before in ("--config", "-config"):
             file, colon, rest = path.partition(":")
             here = pathlib.Path(__file__).parent / file
             if file.endswith(".py") and not os.path.exists(file) and here.is_file():
-                found[at] = f"{before}={here}{colon}{rest}" if equals else f"{here}{colon}{rest}"
+                path = f"{here}{colon}{rest}"
+        found.append(flag + path)
+        before = argument
     return found
 
 
