@@ -91,6 +91,7 @@ def make_train_step(
                 params=params, opt_state=opt_state, batch_stats=stats, ema_params=ema_params
             )
 
+        # A choice value by value would keep copies of all the old ones: 4 to 9 % of a step on CPU.
         kept = jax.lax.cond(finite, learn, lambda old: old, old)
         metrics["param_norm"] = optax.tree.norm(kept["params"])
         metrics["skipped"] = 1.0 - finite
