@@ -29,8 +29,7 @@ from jax.interpreters import partial_eval
 from multimix_jax import __version__, workdir
 from multimix_jax.errors import UsageError
 from multimix_jax.objectives import Objective
-from multimix_jax.trained_model import TrainedModel, read_model
-from multimix_jax.workdir import BEST, LAST
+from multimix_jax.trained_model import TrainedModel, add_which, read_model
 
 PyTree = Any
 Written = tuple[str, dict[str, str]]  # name of the program in its folder, versions of libraries
@@ -285,12 +284,7 @@ def main() -> None:
     )
     parser.add_argument("checkpoint", type=pathlib.Path, help="folder of a run")
     parser.add_argument("out", type=pathlib.Path, help="new folder, for the program and its README")
-    parser.add_argument(
-        "--which",
-        choices=(BEST, LAST),
-        default=BEST,
-        help="the weights that were best on validation, or the last (default: %(default)s)",
-    )
+    add_which(parser)
     parser.add_argument(
         "--format",
         choices=tuple(FORMATS),

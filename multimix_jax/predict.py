@@ -27,8 +27,7 @@ from tqdm import tqdm
 from multimix_jax import figures, parallel, saliency, workdir
 from multimix_jax.errors import UsageError
 from multimix_jax.objectives import Objective
-from multimix_jax.trained_model import TrainedModel, read_model
-from multimix_jax.workdir import BEST, LAST
+from multimix_jax.trained_model import TrainedModel, add_which, read_model
 
 PyTree = Any
 Answer = dict[str, jax.Array]
@@ -430,12 +429,7 @@ def main() -> None:
     parser.add_argument(
         "--ensemble", type=path, nargs="+", default=[], metavar="RUN", help="more runs to ask"
     )
-    parser.add_argument(
-        "--which",
-        choices=(BEST, LAST),
-        default=BEST,
-        help="the weights that were best on validation, or the last (default: %(default)s)",
-    )
+    add_which(parser)
     parser.add_argument("--flips", action="store_true", help="also look from right to left")
     parser.add_argument(
         "--dropout",

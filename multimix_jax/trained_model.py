@@ -1,5 +1,6 @@
 """A trained network, from the folder of its run."""
 
+import argparse
 import dataclasses
 import json
 import pathlib
@@ -14,6 +15,7 @@ from multimix_jax.checkpoint import read_variables
 from multimix_jax.errors import UsageError
 from multimix_jax.finished_run import read_run
 from multimix_jax.objectives import Objective, make_objective
+from multimix_jax.workdir import BEST, LAST
 
 PyTree = Any
 
@@ -80,6 +82,16 @@ def read_model(source: pathlib.Path, which: str, dtype: str | None = None) -> Tr
         channels=channels,
         class_names=_class_names(source),
         source={"run": source.resolve().name, "checkpoint": which, "step": step, **described},
+    )
+
+
+def add_which(parser: argparse.ArgumentParser) -> None:
+    """The flag of commands that says which weights to read."""
+    parser.add_argument(
+        "--which",
+        choices=(BEST, LAST),
+        default=BEST,
+        help="the weights that were best on validation, or the last (default: %(default)s)",
     )
 
 
