@@ -168,14 +168,19 @@ def _resampled(
         if images.class_names:
             at = functools.partial(
                 metrics.classification_resamples,
-                *(images.probabilities, images.labels),
+                labels=images.labels,
                 class_names=images.class_names,
             )
-            resampled |= at()
-            threshold = run.results["run"].get(checkpoint, {}).get("threshold")
-            if threshold is not None:
-                name = "accuracy_at_validation_threshold"
-                resampled[name] = at(threshold=threshold)["accuracy"]
+            resampled |= at(images.probabilities)
+            calibration = run.calibration(checkpoint)
+            if calibration is not None:
+                threshold = calibration.threshold
+                calibrated = at(
+                    np.asarray(calibration(images.probabilities)),
+                    threshold=0.5 if threshold is None else threshold,
+                )
+                resampled["ece_calibrated"] = calibrated["ece"]
+                resampled["accuracy_at_validation_threshold"] = calibrated["accuracy"]
         for name, values in resampled.items():
             drawn.setdefault(name, []).append(values)
     return {name: np.mean(values, axis=0) for name, values in drawn.items()}

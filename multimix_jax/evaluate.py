@@ -7,6 +7,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from multimix_jax import geometry, metrics
+from multimix_jax.calibration import Calibration
 from multimix_jax.errors import UsageError
 
 PyTree = Any
@@ -142,7 +143,7 @@ def measure(
     predictions: Predictions,
     *,
     class_names: Sequence[str],
-    threshold: float | None = None,
+    calibration: Calibration | None = None,
     intervals: bool = True,
 ) -> tuple[Summary, list[Row]]:
     """All metrics of a set.
@@ -150,7 +151,7 @@ def measure(
     Args:
       predictions: of the set.
       class_names: what the model's classes are called.
-      threshold: on the probability of class 1, chosen on validation; adds
+      calibration: chosen on validation; adds `ece_calibrated` and, of two classes,
         `accuracy_at_validation_threshold`.
       intervals: whether to compute the intervals of the class metrics, which takes a while.
 
@@ -173,7 +174,7 @@ def measure(
     if predictions.classes is not None and (predictions.labels >= 0).any():
         known = predictions.labels >= 0
         probabilities, labels = predictions.classes[known], predictions.labels[known]
-        summary |= _class_metrics(probabilities, labels, class_names, threshold, intervals)
+        summary |= _class_metrics(probabilities, labels, class_names, calibration, intervals)
         for index in np.flatnonzero(known).tolist():
             probability = predictions.classes[index]
             rows[index] |= {"label": int(predictions.labels[index])}
@@ -208,10 +209,10 @@ def _class_metrics(
     probabilities: np.ndarray,
     labels: np.ndarray,
     class_names: Sequence[str],
-    threshold: float | None,
+    calibration: Calibration | None,
     intervals: bool,
 ) -> Summary:
-    def measure_at(threshold: float) -> Summary:
+    def measure_at(probabilities: np.ndarray, threshold: float = 0.5) -> Summary:
         values = metrics.classification_metrics(
             probabilities, labels, class_names=class_names, threshold=threshold
         )
@@ -229,9 +230,15 @@ def _class_metrics(
                 entry["ci95"] = metrics.percentile_interval(drawn[name])
         return summary
 
-    summary = measure_at(0.5)
-    if threshold is not None:
-        summary["accuracy_at_validation_threshold"] = measure_at(threshold)["accuracy"]
+    summary = measure_at(probabilities)
+    if calibration is not None:
+        threshold = calibration.threshold
+        calibrated = measure_at(
+            np.asarray(calibration(probabilities)), 0.5 if threshold is None else threshold
+        )
+        summary["ece_calibrated"] = calibrated["ece"]
+        if threshold is not None:
+            summary["accuracy_at_validation_threshold"] = calibrated["accuracy"]
     return summary
 
 

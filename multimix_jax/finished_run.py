@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from multimix_jax import metrics, workdir
+from multimix_jax.calibration import Calibration
 from multimix_jax.errors import UsageError
 from multimix_jax.workdir import BEST, LAST
 
@@ -201,6 +202,13 @@ class FinishedRun:
             raise UsageError(
                 f"{path} is damaged ({error}); evaluate that run again with --mode=eval"
             ) from error
+
+    def calibration(self, checkpoint: str) -> Calibration | None:
+        """What was chosen on validation for the classes; None where nothing was."""
+        chosen = self.results["run"].get(checkpoint, {})
+        if chosen.get("threshold") is None and "temperature" not in chosen:
+            return None
+        return Calibration(chosen.get("temperature", 1.0), chosen.get("threshold"))
 
     def trained_on(self, data_set: str, task: str) -> bool:
         """Whether a test set is of the hospital that a task, 'seg' or 'cls', was trained on."""

@@ -216,7 +216,7 @@ def best_threshold(probabilities: np.ndarray, labels: np.ndarray) -> float:
     Raises:
       ValueError: the shapes disagree, there is no image or a label has no class.
     """
-    probabilities, labels = _check_classification(probabilities, labels, 2)
+    probabilities, labels = check_classification(probabilities, labels, 2)
     scores, positions = np.unique(probabilities[:, 1], return_inverse=True)
     middles = (scores[:-1] + scores[1:]) / 2
     candidates = np.concatenate([[0.0], middles, [np.nextafter(1.0, 2.0)]])
@@ -227,9 +227,10 @@ def best_threshold(probabilities: np.ndarray, labels: np.ndarray) -> float:
     return float(best[np.abs(best - 0.5).argmin()])
 
 
-def _check_classification(
+def check_classification(
     probabilities: np.ndarray, labels: np.ndarray, classes: int
 ) -> tuple[np.ndarray, np.ndarray]:
+    """The same as arrays; ValueError where they do not belong together."""
     probabilities, labels = np.asarray(probabilities, np.float64), np.asarray(labels)
     if probabilities.shape != (len(labels), classes) or len(labels) == 0:
         raise ValueError(
@@ -270,7 +271,7 @@ def _weighted_metrics(
 ) -> dict[str, np.ndarray]:
     """The metrics of R sets at once, `[R]` each; row r counts image n `weights[r, n]` times."""
     classes = len(class_names)
-    probabilities, labels = _check_classification(probabilities, labels, classes)
+    probabilities, labels = check_classification(probabilities, labels, classes)
     predicted = predicted_classes(probabilities, threshold)
     cells = np.eye(classes * classes)[labels * classes + predicted]
     confusion = (weights @ cells).reshape(-1, classes, classes)

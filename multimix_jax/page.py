@@ -16,6 +16,7 @@ import numpy as np
 from PIL import Image
 
 from multimix_jax import figures, metrics, workdir
+from multimix_jax.calibration import Calibration
 from multimix_jax.errors import UsageError
 from multimix_jax.finished_run import FinishedRun, Images, by_way, image_of
 from multimix_jax.workdir import BEST, LAST, TRIVIAL
@@ -118,10 +119,20 @@ def _summary(run: FinishedRun) -> str:
         f"{run.config['steps']} steps in {minutes:.0f} minutes; "
         + "; ".join(
             f"{which} checkpoint of step {run.results['run'][which]['step']}"
+            + _chosen(run.calibration(which))
             for which in (BEST, LAST)
             if which in run.results["run"]
         )
         + "."
+    )
+
+
+def _chosen(calibration: Calibration | None) -> str:
+    if calibration is None:
+        return ""
+    threshold = calibration.threshold
+    return f" (temperature {calibration.temperature:.2f}" + (
+        ")" if threshold is None else f", threshold {threshold:.2f})"
     )
 
 
@@ -208,6 +219,11 @@ def _class_curves(run: FinishedRun) -> list[Element]:
                 title = f"{which}, {name}"
                 roc.append((title, *metrics.roc_curve(scores, positive)))
                 calibration.append((title, *metrics.reliability_curve(scores, positive)))
+                chosen = run.calibration(which)
+                if chosen is not None:
+                    scores = np.asarray(chosen(images.probabilities))[:, index]
+                    curve = metrics.reliability_curve(scores, positive)
+                    calibration.append((f"{title}, calibrated", *curve))
         if not roc:
             continue
         x, y = "false positive rate", "true positive rate"

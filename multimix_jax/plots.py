@@ -10,7 +10,9 @@ from matplotlib.figure import Figure
 
 from multimix_jax import figures, metrics
 from multimix_jax.comparison import Group, comparable
-from multimix_jax.finished_run import Images, image_of
+from multimix_jax.finished_run import FinishedRun, Images, image_of
+
+Tested = tuple[FinishedRun, Images]  # what a run says of a data set
 
 
 def draw_all(groups: Sequence[Group], folder: pathlib.Path) -> None:
@@ -170,7 +172,7 @@ def _over_class_sets(
     groups: Sequence[Group],
     checkpoint: str,
     path: pathlib.Path,
-    draw: Callable[[Axes, Sequence[Images], str, tuple[float, ...]], None],
+    draw: Callable[[Axes, Sequence[Tested], str, tuple[float, ...], str], None],
 ) -> None:
     """A panel per data set with two classes, a line per system."""
     sets = _data_sets(groups, checkpoint, "label")
@@ -179,21 +181,23 @@ def _over_class_sets(
     figure, panels = _panels(len(sets))
     for panel, data_set in zip(panels, sets):
         for index, group in enumerate(groups):
-            tested = [images for _, images in group.tested(checkpoint, data_set)]
-            known = [images for images in tested if len(images.class_names) == 2]
+            tested = group.tested(checkpoint, data_set)
+            known = [(run, images) for run, images in tested if len(images.class_names) == 2]
             if known:
-                draw(panel, known, group.system, _color(index))
+                draw(panel, known, group.system, _color(index), checkpoint)
         panel.plot([0, 1], [0, 1], color="grey", linewidth=0.8, linestyle=":")
         panel.set_title(_where(groups[0], data_set, "cls"))
         panel.legend(fontsize=7)
     figure.savefig(path, dpi=110)
 
 
-def _roc(panel: Axes, images: Sequence[Images], system: str, color: tuple[float, ...]) -> None:
+def _roc(
+    panel: Axes, tested: Sequence[Tested], system: str, color: tuple[float, ...], checkpoint: str
+) -> None:
     """Sensitivity against false alarms, the mean over seeds at each rate of false alarms."""
     at = np.linspace(0, 1, 201)
     curves = []
-    for one in images:
+    for _, one in tested:
         curves.append(np.interp(at, *metrics.roc_curve(one.probabilities[:, 1], one.labels > 0)))
     panel.plot(at, np.mean(curves, axis=0), color=color, label=system, linewidth=1.2)
     panel.set_xlabel("false positive rate")
@@ -201,13 +205,28 @@ def _roc(panel: Axes, images: Sequence[Images], system: str, color: tuple[float,
 
 
 def _calibration(
-    panel: Axes, images: Sequence[Images], system: str, color: tuple[float, ...]
+    panel: Axes,
+    tested: Sequence[Tested],
+    system: str,
+    color: tuple[float, ...],
+    checkpoint: str,
 ) -> None:
-    """How often class 1 is true, against its probability, in ten bins, all seeds together."""
-    probability = np.concatenate([one.probabilities[:, 1] for one in images])
-    truth = np.concatenate([one.labels > 0 for one in images])
-    predicted, observed = metrics.reliability_curve(probability, truth)
-    panel.plot(predicted, observed, color=color, label=system, marker="o", markersize=3)
+    """How often class 1 is true, against its probability, in ten bins, all seeds together.
+
+    Dashed: after calibration.
+    """
+    truth = np.concatenate([images.labels > 0 for _, images in tested])
+    chosen = [run.calibration(checkpoint) for run, _ in tested]
+    ways = [("-", system, [images.probabilities for _, images in tested])]
+    if all(chosen):
+        calibrated = [
+            np.asarray(one(images.probabilities)) for one, (_, images) in zip(chosen, tested) if one
+        ]
+        ways.append(("--", f"{system}, calibrated", calibrated))
+    for style, label, found in ways:
+        probability = np.concatenate([one[:, 1] for one in found])
+        curve = metrics.reliability_curve(probability, truth)
+        panel.plot(*curve, style, color=color, label=label, marker="o", markersize=3)
     panel.set_xlabel("predicted probability of class 1")
     panel.set_ylabel("share of class 1")
 

@@ -12,6 +12,7 @@ import csv
 import dataclasses
 import functools
 import itertools
+import math
 import pathlib
 import sys
 import time
@@ -25,6 +26,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from multimix_jax import figures, parallel, saliency, workdir
+from multimix_jax.calibration import Calibration
 from multimix_jax.errors import UsageError
 from multimix_jax.objectives import Objective
 from multimix_jax.trained_model import TrainedModel, add_which, read_model
@@ -43,6 +45,7 @@ OVERLAY_SIDE = 1024  # pixels; larger films are shown smaller
 def make_predictor(
     objectives: Sequence[Objective],
     *,
+    calibrations: Sequence[Calibration] = (),
     flips: bool = False,
     dropout: int = 0,
     saliency_kind: str = "gradient",
@@ -51,6 +54,7 @@ def make_predictor(
 
     Args:
       objectives: the method of each network.
+      calibrations: of the class probabilities of each; none by default.
       flips: whether each also looks at the image from right to left.
       dropout: answers of each with dropout on (Gal & Ghahramani 2016), 0 for one without.
       saliency_kind: 'gradient', as the bridge sees it; 'smoothgrad' or 'integrated', see
@@ -65,11 +69,13 @@ def make_predictor(
       of each answer's mask with the mask of all.
     """
     views = (False, True) if flips else (False,)
+    calibrations = calibrations or [Calibration()] * len(objectives)
 
     def predict(variables: Sequence[PyTree], images: jax.Array, keys: jax.Array) -> Answer:
         answers: list[Answer] = []  # each with an axis of draws before that of images
         maps = []
-        for index, (objective, held) in enumerate(zip(objectives, variables, strict=True)):
+        networks = zip(objectives, variables, calibrations, strict=True)
+        for index, (objective, held, calibration) in enumerate(networks):
             for mirrored in views:
                 own = jax.vmap(jax.random.fold_in, (0, None))(keys, 2 * index + mirrored)
                 seen = images[:, :, ::-1] if mirrored else images
@@ -77,6 +83,8 @@ def make_predictor(
                 shown = _saliency(objective, held, seen, own, saliency_kind)
                 if mirrored and "mask" in found:
                     found["mask"] = found["mask"][..., ::-1, :]
+                if "classes" in found:
+                    found["classes"] = calibration(found["classes"])
                 answers.append({k: v for k, v in found.items() if k in ("mask", "classes")})
                 if shown is not None:
                     maps.append(shown[:, :, ::-1] if mirrored else shown)
@@ -198,7 +206,9 @@ def predict_items(
             yield dataclasses.replace(item, answer=answers.get(n, {}))
 
 
-def write_item(item: Item, out: pathlib.Path, class_names: Sequence[str]) -> dict[str, Any]:
+def write_item(
+    item: Item, out: pathlib.Path, class_names: Sequence[str], threshold: float | None = None
+) -> dict[str, Any]:
     """Writes the pictures of an image, and gives its row of the table.
 
     Args:
@@ -206,6 +216,7 @@ def write_item(item: Item, out: pathlib.Path, class_names: Sequence[str]) -> dic
       out: folder; `masks/NAME.png` (255 inside; of several masks NAME_0.png, ...), `overlays/`,
         `saliency/` and `disagreement/` are written below it.
       class_names: in the order of the probabilities; where there are none, numbers.
+      threshold: on the probability of class 1 of two; None: the most probable class is named.
     """
     assert item.values is not None
     height, width = item.values.shape
@@ -214,7 +225,8 @@ def write_item(item: Item, out: pathlib.Path, class_names: Sequence[str]) -> dic
     if "classes" in item.answer:
         classes = item.answer["classes"]
         class_names = class_names or [str(number) for number in range(len(classes))]
-        row["class"] = class_names[int(classes.argmax())]
+        positive = None if threshold is None else classes[1] >= threshold
+        row["class"] = class_names[int(classes.argmax() if positive is None else positive)]
         row |= {f"probability_{name}": f"{p:.6f}" for name, p in zip(class_names, classes)}
         if "classes_spread" in item.answer:
             for name, value in zip(class_names, item.answer["classes_spread"], strict=True):
@@ -336,7 +348,10 @@ def find_files(paths: Sequence[pathlib.Path], suffixes: Sequence[str]) -> dict[s
 
 
 def write_predictions(
-    out: pathlib.Path, items: Iterable[Item], class_names: Sequence[str]
+    out: pathlib.Path,
+    items: Iterable[Item],
+    class_names: Sequence[str],
+    threshold: float | None = None,
 ) -> list[Item]:
     """Writes pictures and `predictions.csv`, a line as soon as an image is done.
 
@@ -346,7 +361,10 @@ def write_predictions(
     from data_pipelines.builder import in_threads
 
     out.mkdir(parents=True, exist_ok=True)
-    work = lambda item: (item, None if item.error else write_item(item, out, class_names))
+
+    def work(item: Item) -> tuple[Item, dict[str, Any] | None]:
+        return item, None if item.error else write_item(item, out, class_names, threshold)
+
     unreadable = []
     with (out / "predictions.csv").open("w", newline="", encoding="utf-8") as file:
         writer = None
@@ -375,6 +393,7 @@ def run(arguments: argparse.Namespace) -> int:
     models = read_models([arguments.run, *arguments.ensemble], arguments.which)
     predict = make_predictor(
         [model.objective for model in models],
+        calibrations=[model.calibration for model in models],
         flips=arguments.flips,
         dropout=arguments.dropout,
         saliency_kind=arguments.saliency,
@@ -399,15 +418,33 @@ def run(arguments: argparse.Namespace) -> int:
     begun = time.monotonic()
     # Shown on a terminal only.
     progress = tqdm(items, total=len(files), unit=" images", disable=None)
-    unreadable = write_predictions(arguments.out, progress, models[0].class_names)
+    threshold = _threshold(models, arguments.threshold)
+    unreadable = write_predictions(arguments.out, progress, models[0].class_names, threshold)
     for item in unreadable:
         print(f"not read: {item.error}", file=sys.stderr)
     done = len(files) - len(unreadable)
+    if threshold is not None:
+        print(f"the second class is named from a probability of {threshold:.3f} on")
     print(
         f"{arguments.out}: {done} of {len(files)} images in {time.monotonic() - begun:.1f} s, "
         f"by {', '.join(_told(model) for model in models)}"
     )
     return 0 if done else 1
+
+
+def _threshold(models: Sequence[TrainedModel], asked: float | None) -> float | None:
+    """On the probability of class 1: what was asked for, or the mean of the networks' own.
+
+    Raises:
+      UsageError: one is asked for, but there are not two classes.
+    """
+    own = [model.calibration.threshold for model in models]
+    if asked is None:
+        known = [threshold for threshold in own if threshold is not None]
+        return float(np.mean(known)) if len(known) == len(models) else None
+    if _parts(models[0]).get("classes") != (2,):
+        raise UsageError("--threshold is for networks of two classes; leave it out")
+    return asked
 
 
 def _told(model: TrainedModel) -> str:
@@ -446,6 +483,12 @@ def main() -> None:
         "(default: %(default)s)",
     )
     parser.add_argument(
+        "--threshold",
+        type=_share,
+        help="probability from which the second class is named (default: the most accurate one "
+        "on validation, which is as often pathological as the images that it was chosen on)",
+    )
+    parser.add_argument(
         "--seed", type=_count, default=0, help="of dropout and noise (default: %(default)s)"
     )
     arguments = parser.parse_args()
@@ -456,6 +499,16 @@ def main() -> None:
     except UsageError as error:
         parser.exit(1, f"error: {error}\n")
     sys.exit(status)
+
+
+def _share(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not 0 <= value <= 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number from 0 to 1")
+    return value
 
 
 def _count(text: str) -> int:

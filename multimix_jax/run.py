@@ -8,7 +8,8 @@ from typing import Any
 import jax
 import numpy as np
 
-from multimix_jax import figures, metrics, nifti, parallel, report, workdir
+from multimix_jax import calibration, figures, nifti, parallel, report, workdir
+from multimix_jax.calibration import Calibration
 from multimix_jax.checkpoint import Checkpoints
 from multimix_jax.errors import UsageError
 from multimix_jax.evaluate import (
@@ -45,7 +46,7 @@ class Run:
       programs: the method, compiled.
       batches: (first step, end) -> training batches of NumPy arrays.
       ids_of_step: (step) -> ids of its examples, by stream.
-      validation: sets to choose the checkpoint on, and the threshold.
+      validation: sets to choose the checkpoint on, and the calibration.
       tests: sets to report on.
       class_names: in the order of the labels.
       trivial: the answer that looks at no image: probabilities `mask` [H,W,C'], `classes` [K].
@@ -148,14 +149,16 @@ class Run:
                 if restored is None:
                     continue  # converted weights are not the best of any
                 step, variables, meta = restored
-                threshold = self._threshold(variables)
+                calibrated = self._calibration(variables)
                 if not results["run"]:  # one checkpoint is enough to look at
                     gallery["checkpoint"] = np.array(which)
-                results["run"][which] = {"step": step, "threshold": threshold}
+                results["run"][which] = {"step": step}
+                if calibrated is not None:
+                    results["run"][which] |= dataclasses.asdict(calibrated)
                 for eval_set in self.tests:
                     found = self._predict(variables, eval_set)
                     summary, images = measure(
-                        found, class_names=self.class_names, threshold=threshold
+                        found, class_names=self.class_names, calibration=calibrated
                     )
                     note(which, eval_set, summary, images)
                     if summary:
@@ -229,13 +232,13 @@ class Run:
                     f"{count}; take {eval_set.name} out of config.test_data"
                 )
 
-    def _threshold(self, variables: PyTree) -> float | None:
-        """Threshold on the probability of class 1 that is most accurate on validation."""
+    def _calibration(self, variables: PyTree) -> Calibration | None:
+        """Chosen on the validation set that has labels; None without a classifier."""
         for eval_set in self.validation:
             found = self._predict(variables, eval_set)
             known = found.labels >= 0
-            if found.classes is not None and found.classes.shape[-1] == 2 and known.any():
-                return metrics.best_threshold(found.classes[known], found.labels[known])
+            if found.classes is not None and known.any():
+                return calibration.fit(found.classes[known], found.labels[known])
         return None
 
     def _validate(

@@ -11,9 +11,10 @@ import jax
 import numpy as np
 
 from multimix_jax import workdir
+from multimix_jax.calibration import Calibration
 from multimix_jax.checkpoint import read_variables
 from multimix_jax.errors import UsageError
-from multimix_jax.finished_run import read_run
+from multimix_jax.finished_run import FinishedRun, read_run
 from multimix_jax.objectives import Objective, make_objective
 from multimix_jax.workdir import BEST, LAST
 
@@ -30,6 +31,7 @@ class TrainedModel:
       size: side of the images that it was trained on, in pixels.
       channels: of the images.
       class_names: in the order of the probabilities; [] where the run has not been evaluated.
+      calibration: of the class probabilities; one that changes nothing where there is none.
       source: JSON values that say which run and checkpoint it is.
     """
 
@@ -38,6 +40,7 @@ class TrainedModel:
     size: int
     channels: int
     class_names: Sequence[str]
+    calibration: Calibration
     source: dict[str, Any]
 
 
@@ -75,12 +78,14 @@ def read_model(source: pathlib.Path, which: str, dtype: str | None = None) -> Tr
     zeros = lambda leaf: jax.device_put(np.zeros(leaf.shape, leaf.dtype))
     like = jax.tree.map(zeros, shapes)
     step, variables = read_variables(source, which, {"batch_stats": {}, **like})
+    run = _evaluated(source)
     return TrainedModel(
         objective=objective,
         variables=variables,
         size=size,
         channels=channels,
-        class_names=_class_names(source),
+        class_names=[] if run is None else _class_names(run),
+        calibration=_calibration(run, which, step),
         source={"run": source.resolve().name, "checkpoint": which, "step": step, **described},
     )
 
@@ -109,10 +114,21 @@ def _config(source: pathlib.Path) -> dict[str, Any]:
     return config
 
 
-def _class_names(source: pathlib.Path) -> list[str]:
-    """As the table of images has them; a config names data sets only."""
+def _evaluated(source: pathlib.Path) -> FinishedRun | None:
     try:
-        images = read_run(source).images.values()
+        return read_run(source)
     except UsageError:  # not evaluated yet
-        return []
-    return next((i.class_names for i in images if i.class_names), [])
+        return None
+
+
+def _class_names(run: FinishedRun) -> list[str]:
+    """As the table of images has them; a config names data sets only."""
+    return next((i.class_names for i in run.images.values() if i.class_names), [])
+
+
+def _calibration(run: FinishedRun | None, which: str, step: int) -> Calibration:
+    """What was chosen on validation for these very weights."""
+    none = Calibration()
+    if run is None or run.results["run"].get(which, {}).get("step") != step:
+        return none
+    return run.calibration(which) or none

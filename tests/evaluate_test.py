@@ -8,6 +8,7 @@ import pytest
 from sklearn import metrics as sklearn_metrics
 
 from data_pipelines.run_data import EvalSet
+from multimix_jax.calibration import Calibration
 from multimix_jax.errors import UsageError
 from multimix_jax.evaluate import Predictions, measure, predict_same, predict_set, validation_score
 from tests.small_runs import listed
@@ -223,14 +224,21 @@ def test_classes():
     assert "dice" not in summary
 
 
-def test_accuracy_at_the_threshold_of_validation():
+def test_what_was_chosen_on_validation():
     found = classified(LABELS, ILL)
-    summary, _ = measure(found, class_names=NAMES, threshold=0.35)
-    # At .35 the image at .4 is right, and the one at .6 stays wrong.
+    calibration = Calibration(temperature=2.0, threshold=1 / (1 + (0.65 / 0.35) ** 0.5))
+    summary, _ = measure(found, class_names=NAMES, calibration=calibration)
+    # At .35 before calibration the image at .4 is right, and the one at .6 stays wrong.
     assert summary["accuracy_at_validation_threshold"]["mean"] == pytest.approx(6 / 7)
     assert summary["accuracy"]["mean"] == pytest.approx(5 / 7)
     assert len(summary["accuracy_at_validation_threshold"]["ci95"]) == 2
-    assert "accuracy_at_validation_threshold" not in measure(found, class_names=NAMES)[0]
+    cooled = classified(LABELS, [1 / (1 + ((1 - p) / p) ** 0.5) for p in ILL])
+    wanted = measure(cooled, class_names=NAMES)[0]["ece"]
+    assert summary["ece_calibrated"]["mean"] == pytest.approx(wanted["mean"], abs=1e-6)
+    assert summary["ece"]["mean"] != pytest.approx(wanted["mean"], abs=1e-3)
+    assert not {"accuracy_at_validation_threshold", "ece_calibrated"} & set(
+        measure(found, class_names=NAMES)[0]
+    )
 
 
 def test_intervals_may_be_left_out():

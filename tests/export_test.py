@@ -17,6 +17,7 @@ import pytest
 from configs import dtml
 from data_pipelines.images import resize_image
 from multimix_jax import export, trained_model, workdir
+from multimix_jax.calibration import Calibration
 from multimix_jax.checkpoint import Checkpoints
 from multimix_jax.errors import UsageError
 from multimix_jax.objectives import make_objective
@@ -171,7 +172,7 @@ def test_images_are_resized_as_in_preparation(sides):
         predict=lambda variables, images: {"mask": images}, saliency=lambda *_: None
     )
     images = np.random.default_rng(0).integers(0, 256, (2, *sides, 1)).astype(np.uint8)
-    found = export.make_serve(shown, {}, SIZE)(images)["mask"]
+    found = export.make_serve(shown, {}, SIZE, Calibration())(images)["mask"]
     wanted = np.stack([resize_image(image[..., 0], SIZE) for image in images])[..., None]
     differences = np.abs(np.asarray(found, int) - wanted)
     assert differences.max() <= (0 if sides == (SIZE, SIZE) else 1)
@@ -208,8 +209,13 @@ def test_names_of_classes_come_from_the_evaluation(run):
             ("best", "cls"): SimpleNamespace(class_names=["well", "ill"]),
         }
     )
+    evaluated.results = {"run": {BEST: {"step": -1}}}
+    evaluated.calibration = lambda which: Calibration(3.0, 0.25)
     with mock.patch.object(trained_model, "read_run", return_value=evaluated):
-        assert read_model(run.path, BEST).class_names == ["well", "ill"]
+        model = read_model(run.path, BEST)
+        assert (model.class_names, model.calibration) == (["well", "ill"], Calibration())
+        evaluated.results["run"][BEST]["step"] = model.source["step"]
+        assert read_model(run.path, BEST).calibration == Calibration(3.0, 0.25)
 
 
 def test_whole_or_not_at_all(run, tmp_path):

@@ -113,12 +113,14 @@ def test_a_run_reports_on_every_test_set(whole):
     assert results["run"]["seconds"] > 0
     for which in (BEST, LAST):
         assert 0 <= results["run"][which]["threshold"] <= 1.0001
+        assert 0.2 < results["run"][which]["temperature"] < 20.1
         assert set(results[which]) == set(TESTS)
         for name, count in TESTS.items():
             summary = results[which][name]
             shown = {"dice", "hd", "assd"} if "seg" in name else {"accuracy", "auroc", "ece"}
             assert shown <= set(summary)
-            assert "accuracy_at_validation_threshold" in summary or "seg" in name
+            chosen = {"accuracy_at_validation_threshold", "ece_calibrated"}
+            assert chosen < set(summary) or "seg" in name
             for entry in summary.values():
                 assert entry["n"] == count
                 assert np.isfinite([entry["mean"], *entry["ci95"]]).all()

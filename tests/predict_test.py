@@ -15,7 +15,8 @@ from PIL import Image
 
 from configs import dtml, multimix
 from data_pipelines.images import resize_image
-from multimix_jax import predict
+from multimix_jax import predict, trained_model
+from multimix_jax.calibration import Calibration
 from multimix_jax.trained_model import read_model
 from multimix_jax.workdir import BEST
 from tests.export_test import write_run
@@ -94,6 +95,28 @@ def test_several_answers_are_averaged_and_their_disagreement_told(folder):
     wanted = 1 - np.mean(dices, axis=0)
     assert wanted.max() > 0
     np.testing.assert_allclose(found["mask_disagreement"][:, 0], wanted, atol=1e-5)
+
+
+def test_calibrated(folder, tmp_path, capsys):
+    """Each network has its own temperature; thresholds are averaged, or asked for."""
+    cool, hot = Calibration(1.0, 0.2), Calibration(4.0, 0.4)
+    found, each, images, _ = answers(folder, "a", "b", calibrations=[cool, hot])
+    one, other = (answer["classes"] for answer in each(images))
+    wanted = (one + jax.nn.softmax(jnp.log(other) / 4)) / 2
+    np.testing.assert_allclose(found["classes"], wanted, atol=1e-6)
+    image = folder / "images" / "one.png"
+    command(folder / "a", image, "--out", tmp_path / "plain")
+    with mock.patch.object(trained_model, "_calibration", side_effect=[cool, hot, cool]):
+        command(folder / "a", image, "--out", tmp_path / "both", "--ensemble", folder / "b")
+        assert "from a probability of 0.300 on" in capsys.readouterr().out
+        command(folder / "a", image, "--out", tmp_path / "asked", "--threshold", "1.0")
+    (asked,), (plain,) = read_rows(tmp_path / "asked"), read_rows(tmp_path / "plain")
+    assert asked["class"] == "0"
+    assert asked["probability_1"] == plain["probability_1"]
+    assert command(folder / "a", image, "--out", tmp_path / "x", "--threshold", "2") == 2
+    assert command(folder / "unet", image, "--out", tmp_path / "y", "--threshold", "0.5") == 1
+    assert "for networks of two classes" in capsys.readouterr().err
+    assert not (tmp_path / "y").exists()
 
 
 def test_empty_masks_agree():

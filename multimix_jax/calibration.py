@@ -1,0 +1,66 @@
+"""Probabilities that mean what they say: a temperature and a threshold, chosen on validation."""
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import scipy.optimize
+
+from multimix_jax import metrics
+
+_COLDEST, _HOTTEST = 0.25, 20.0  # a set without a single error would ask for 0
+
+
+@dataclasses.dataclass(frozen=True)
+class Calibration:
+    """What is done to the class probabilities of a network.
+
+    Attributes:
+      temperature: the logits are divided by it (Guo et al. 2017); more than 1 for a network that is
+        too sure of itself.
+      threshold: on the probability of class 1 after that, from which it is predicted, in [0, 1]
+        or just above, never; None of other than two classes, where the most probable one is.
+    """
+
+    temperature: float = 1.0
+    threshold: float | None = None
+
+    def __call__(self, probabilities: Any) -> jax.Array:
+        """Probabilities [...,K] of a softmax -> those of the divided logits."""
+        tiny = float(np.finfo(np.float32).tiny)
+        return jax.nn.softmax(jnp.log(jnp.maximum(probabilities, tiny)) / self.temperature)
+
+
+def fit(probabilities: np.ndarray, labels: np.ndarray) -> Calibration:
+    """The temperature of the lowest cross-entropy, and then the most accurate threshold.
+
+    Meant for the validation set, whose mix of classes the threshold takes over.
+
+    Args:
+      probabilities: [N,K] of a softmax.
+      labels: integers [N] in 0..K-1.
+
+    Raises:
+      ValueError: the shapes disagree, there is no image or a label has no class.
+    """
+    probabilities, labels = metrics.check_classification(
+        probabilities, labels, np.shape(probabilities)[-1]
+    )
+    logits = np.log(np.maximum(probabilities, np.finfo(np.float32).tiny))
+
+    def cross_entropy(log_temperature: float) -> float:
+        cooled = logits / np.exp(log_temperature)
+        cooled -= cooled.max(axis=1, keepdims=True)
+        right = cooled[np.arange(len(labels)), labels]
+        return float((np.log(np.exp(cooled).sum(axis=1)) - right).mean())
+
+    # Of the logarithm of the temperature the loss has one valley.
+    bounds = (np.log(_COLDEST), np.log(_HOTTEST))
+    found = scipy.optimize.minimize_scalar(cross_entropy, bounds=bounds, method="bounded")
+    calibration = Calibration(float(np.exp(found.x)))
+    if logits.shape[1] != 2:
+        return calibration
+    threshold = metrics.best_threshold(np.asarray(calibration(probabilities)), labels)
+    return dataclasses.replace(calibration, threshold=threshold)
