@@ -27,6 +27,10 @@ class Calibration:
     temperature: float = 1.0
     threshold: float | None = None
 
+    def __post_init__(self) -> None:
+        if not self.temperature > 0:
+            raise ValueError(f"temperature is {self.temperature}, but it must be more than 0")
+
     def __call__(self, probabilities: Any) -> jax.Array:
         """Probabilities [...,K] of a softmax -> those of the divided logits."""
         tiny = float(np.finfo(np.float32).tiny)

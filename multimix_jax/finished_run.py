@@ -206,9 +206,13 @@ class FinishedRun:
     def calibration(self, checkpoint: str) -> Calibration | None:
         """What was chosen on validation for the classes; None where nothing was."""
         chosen = self.results["run"].get(checkpoint, {})
-        if chosen.get("threshold") is None and "temperature" not in chosen:
+        temperature, threshold = chosen.get("temperature"), chosen.get("threshold")
+        if temperature is None and threshold is None:
             return None
-        return Calibration(chosen.get("temperature", 1.0), chosen.get("threshold"))
+        return Calibration(
+            1.0 if temperature is None else float(temperature),
+            None if threshold is None else float(threshold),
+        )
 
     def trained_on(self, data_set: str, task: str) -> bool:
         """Whether a test set is of the hospital that a task, 'seg' or 'cls', was trained on."""
@@ -259,6 +263,8 @@ def read_run(path: pathlib.Path) -> FinishedRun:
         run = FinishedRun(path, config, results, images)
         if not all(isinstance(part, str) for part in run.parts):
             raise ValueError("its parts have no names")
+        for which in (BEST, LAST):
+            run.calibration(which)
         if workdir.finished(path, config["steps"]) is None:
             raise UsageError(f"{path} is not trained to its end; finish it with launch.py first")
     except OSError as error:

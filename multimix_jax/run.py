@@ -24,6 +24,7 @@ from multimix_jax.evaluate import (
 )
 from multimix_jax.keys import ExampleKeys
 from multimix_jax.metric_writer import MetricWriter
+from multimix_jax.model_card import model_card
 from multimix_jax.programs import Programs
 from multimix_jax.stopping import Stopping
 from multimix_jax.train import Progress, restore, train
@@ -126,8 +127,8 @@ class Run:
     def evaluate(self) -> dict[str, Any]:
         """Measures the best and the last weights, and the trivial answer, on every test set.
 
-        Writes `results.json`, `per_image.csv`, `examples.npz`, `gallery.npz`, `figures/` and, of
-        volumes, `predictions/`, and returns what is in the first.
+        Writes `results.json`, `per_image.csv`, `examples.npz`, `gallery.npz`, `figures/`, the model
+        card `README.md` and, of volumes, `predictions/`, and returns what is in the first.
 
         Raises:
           UsageError: there is no checkpoint.
@@ -188,6 +189,8 @@ class Run:
         report.write_per_image(self.path / workdir.PER_IMAGE, rows)
         workdir.write_arrays(self.path / workdir.EXAMPLES, examples)
         workdir.write_arrays(self.path / workdir.GALLERY, gallery)
+        card = model_card(self.config, results, self.ids, self.class_names)
+        workdir.write_text(self.path / workdir.CARD, card)
         workdir.write_json(self.path / workdir.RESULTS, results)
         return results
 

@@ -12,6 +12,7 @@ from multimix_jax.errors import UsageError
 
 CONFIG, IDS, RESULTS, PER_IMAGE = "config.json", "ids.json", "results.json", "per_image.csv"
 EXAMPLES, GALLERY, PAGE = "examples.npz", "gallery.npz", "report.html"
+CARD = "README.md"  # as model hubs call it
 BEST, LAST, TRIVIAL = "best", "last", "trivial"  # checkpoints, and the answer without a model
 CONVERTED = "converted.json"  # says where weights that were not trained here come from
 # Where things lie and how often they are said may differ between two starts of one run.

@@ -127,6 +127,21 @@ def test_a_run_reports_on_every_test_set(whole):
                 assert ("std" in entry) == ("seg" in name)
 
 
+def test_a_run_has_a_model_card(whole):
+    _, front, text = (whole / "README.md").read_text().split("---\n", 2)
+    fields = dict(line.split(": ", 1) for line in front.strip().splitlines())
+    assert {"multimix", "image-segmentation"} < set(json.loads(fields["tags"]))
+    results, ids = read(whole / "results.json"), read(whole / "ids.json")
+    assert f"| train, seg/labeled | {len(ids['train']['seg/labeled'])} |" in text
+    for name in TESTS:
+        metric = "dice" if "seg" in name else "auroc"
+        entry = results[BEST][name][metric]
+        (line,) = [line for line in text.splitlines() if line.startswith(f"| best | {name} |")]
+        assert f"{metric} {entry['mean']:.3f} [{entry['ci95'][0]:.3f}" in line
+    assert f"temperature {results['run'][BEST]['temperature']:.3f}, threshold" in text
+    assert "not for clinical use" in text
+
+
 def test_a_run_reports_on_every_image(whole):
     with (whole / "per_image.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))

@@ -151,6 +151,9 @@ def test_what_cannot_be_reported(tmp_path, monkeypatch, capsys):
     assert "examples.npz is missing; evaluate that run again with --mode=eval" in message
     (tmp_path / "file").touch()
     assert "file" in refusal(monkeypatch, capsys, path, "--out", tmp_path / "file")
+    results = (path / "results.json").read_text()
+    (path / "results.json").write_text(results.replace('"temperature": 2.0', '"temperature": 0'))
+    assert "temperature is 0.0, but it must be more" in refusal(monkeypatch, capsys, path)
     (path / "results.json").write_text("{")
     assert "is damaged (JSONDecodeError" in refusal(monkeypatch, capsys, path)
     (path / "config.json").write_text("{")
