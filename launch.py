@@ -71,10 +71,7 @@ def make_run(c: ConfigDict, path: pathlib.Path) -> Run:
     )
     programs = make_programs(json.dumps(_fields(c, compiled), default=ConfigDict.to_dict))
     load = functools.partial(
-        data_pipelines.load,
-        cache_bytes=int(c.cache_gib * 2**30),
-        leave_out=fix_list.read(c.leave_out) if c.leave_out else {},
-        **_fields(c, "data_dir prepared_dir size"),
+        data_pipelines.load, cache_bytes=int(c.cache_gib * 2**30), **_preparation(c)
     )
     data = run_data.open_run(
         programs.objective.streams,
@@ -101,6 +98,32 @@ def make_run(c: ConfigDict, path: pathlib.Path) -> Run:
     )
 
 
+def _preparation(c: ConfigDict) -> dict[str, Any]:
+    """How data sets are prepared, as `data_pipelines.make_builder` takes it."""
+    return dict(
+        channels=c.model.get("in_channels", 1),
+        folder=c.folder.to_dict(),
+        leave_out=fix_list.read(c.leave_out) if c.leave_out else {},
+        **_fields(c, "data_dir prepared_dir size fit"),
+    )
+
+
+def count_classes(c: ConfigDict) -> None:
+    """Sets num_classes and mask_channels of 0 to what the training sets have."""
+    for key, data_set in (("num_classes", c.cls_data), ("mask_channels", c.seg_data)):
+        if c.model.get(key) != 0:
+            continue
+        builder = data_pipelines.make_builder(data_set, **_preparation(c))
+        count = len(builder.class_names) if key == "num_classes" else builder.mask_channels
+        if key == "num_classes" and c.model.use_classifier and count < 2:
+            raise UsageError(
+                f"{data_set} has {count} classes ({', '.join(builder.class_names) or 'none'}), but "
+                "a classifier needs two or more; add labels, or classes.txt beside them, or choose "
+                "a method without a classifier"
+            )
+        c.model[key] = max(count, 1)
+
+
 def _fields(c: ConfigDict, names: str) -> dict[str, Any]:
     return {name: c[name] for name in names.split()}
 
@@ -108,6 +131,8 @@ def _fields(c: ConfigDict, names: str) -> dict[str, Any]:
 def run_one(c: ConfigDict, path: str | pathlib.Path, stopping: Stopping) -> None:
     """Does what is left to do in a run's folder, and prints its results."""
     common.check(c)
+    c = c.copy_and_resolve_references().unlock()
+    count_classes(c)
     training = _MODE.value == "train"
     folder = workdir.check(path, c.to_dict(), begin=training)
     results = workdir.finished(folder, c.steps, set(common.parse_parts(c.test_data)))

@@ -15,9 +15,13 @@ def get_config() -> ml_collections.ConfigDict:
     c.seed = 0  # of weights, augmentation, order and the choice of labelled images
     c.split_seed = 0  # of the division into training, validation and test
     c.size = 256  # side of the images in pixels, a multiple of 16
+    c.fit = "squash"  # how images become square: squash, or pad with black to keep the ratio
 
     # Data: a training set for each task; test sets with their part (train, val, test or all).
     c.data_dir = ""  # holds chex/, jsrt/, mcu/, nihx/ or own folders; the phantoms need none
+    # Where the set "folder" lies: folders of images and masks, table of labels; "" is
+    # data_dir/folder with images/, masks/ and labels.csv.
+    c.folder = ml_collections.ConfigDict(dict(images="", masks="", labels=""))
     c.prepared_dir = ""  # prepared sets; "" is TFDS' own, ~/tensorflow_datasets
     c.leave_out = ""  # list of examples not to use, from python -m data_pipelines.audit --fix_list
     c.cache_gib = 4.0  # a set up to this size is held in memory, a larger one read as needed
@@ -45,7 +49,7 @@ def get_config() -> ml_collections.ConfigDict:
         dict(
             filters=(16, 32, 64, 128, 256),
             in_channels=1,
-            num_classes=2,
+            num_classes=2,  # 0: as many as the data have; so for mask_channels
             mask_channels=1,
             use_classifier=True,
             use_decoder=True,

@@ -42,13 +42,16 @@ def make_builder(
     data_dir: str | Path,
     prepared_dir: str,
     size: int,
+    fit: str = "squash",
+    channels: int = 1,
+    folder: Mapping[str, str] = types.MappingProxyType({}),
     leave_out: Mapping[str, Collection[str]] = types.MappingProxyType({}),
 ) -> SetBuilder:
     """The builder of a data set, by its name; see `load`."""
-    for key, folder in (("data_dir", data_dir), ("prepared_dir", prepared_dir)):
-        if "://" in str(folder):
+    for key, path in (("data_dir", data_dir), ("prepared_dir", prepared_dir)):
+        if "://" in str(path):
             raise DataError(
-                f"--config.{key}={folder} is the address of a bucket, but prepared sets are read "
+                f"--config.{key}={path} is the address of a bucket, but prepared sets are read "
                 "from disks alone; mount it as a folder (docs/scaling.md)"
             )
     kind, _, subdir = name.partition(":")
@@ -66,7 +69,8 @@ def make_builder(
         source_dir=Path(data_dir, subdir or name), leave_out=leave_out.get(name, frozenset())
     )
     if name in _OF_IMAGES or (kind == "folder" and subdir):
-        return _OF_IMAGES[kind](size=size, **options)
+        paths = folder if name == "folder" else {}
+        return _OF_IMAGES[kind](size=size, fit=fit, channels=channels, **paths, **options)
     if name in _OF_VOLUMES or (kind == "folder3d" and subdir):
         return _OF_VOLUMES[kind](**options)
     raise DataError(f"no data set is named {name!r}; use one of {', '.join(NAMES)}")
@@ -82,6 +86,9 @@ def load(name: str, *, cache_bytes: int = 4 * 2**30, **where: Any) -> Examples:
         prepared_dir: root of the prepared sets; "" is TFDS' own ($TFDS_DATA_DIR or
             ~/tensorflow_datasets).
         size: side of the images in pixels, a multiple of 16; volumes keep their own.
+        fit, channels: how images are fitted to it, see `canvas.Canvas`; phantoms and volumes are
+            not.
+        folder: where the images, masks and labels of "folder" lie, see `Folder`.
         leave_out: ids of examples not to take, by data set (see `fix_list`); none by default.
 
     Raises:

@@ -79,6 +79,8 @@ class SetBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):
 
     VERSION = tfds.core.Version("1.1.0")
     class_names: tuple[str, ...] = ()  # in the order of the label values
+    mask_names: tuple[str, ...] = ()  # in the order of the mask's channels, where there are several
+    channels: int = 1  # of the images
     url_infos: dict[str, Any] = {}  # nothing is downloaded; TFDS would look for checksums
     archives: tuple[str, ...] = ("*.zip",)  # glob patterns of the official archives
     complete: int = 0  # examples in the whole set, 0 = any number
@@ -118,6 +120,10 @@ class SetBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):
                 data_dir=prepared_dir or None, config=config, file_format="array_record"
             )
 
+    @property
+    def mask_channels(self) -> int:
+        return max(1, len(self.mask_names))
+
     def find(self, roots: Sequence[Path]) -> list[Source]:
         """Lists the examples below `roots`: the source folder, then any extracted archives.
 
@@ -138,10 +144,14 @@ class SetBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):
 
     def fingerprint(self) -> str:
         """Changes when a file below the source folder does: its path, size or time."""
+        return self.digest(files_below([self.source_dir]))
+
+    def digest(self, files: Iterable[Path]) -> str:
+        """Of the paths, sizes and times of files."""
         digest = hashlib.sha256(str(self.VERSION).encode())
-        for path in files_below([self.source_dir]):
+        for path in files:
             stat = path.stat()
-            name = str(path)[len(str(self.source_dir)) :]
+            name = str(path).removeprefix(str(self.source_dir))
             digest.update(f"{name}\0{stat.st_size}\0{stat.st_mtime_ns}\n".encode())
         return digest.hexdigest()[:12]
 
@@ -303,8 +313,8 @@ def files_below(roots: Iterable[Path]) -> Iterator[Path]:
     """Yields the files in and below each root, sorted; hidden ones and __MACOSX are skipped."""
     for root in roots:
         for folder, folders, names in os.walk(root, followlinks=True):
-            folders[:] = sorted(name for name in folders if not _is_stray(name))
-            yield from (Path(folder, name) for name in sorted(names) if not _is_stray(name))
+            folders[:] = sorted(name for name in folders if not is_stray(name))
+            yield from (Path(folder, name) for name in sorted(names) if not is_stray(name))
 
 
 def files_by_name(folder: Path, suffixes: Sequence[str]) -> dict[str, Path]:
@@ -321,7 +331,8 @@ def files_by_name(folder: Path, suffixes: Sequence[str]) -> dict[str, Path]:
     return found
 
 
-def _is_stray(name: str) -> bool:
+def is_stray(name: str) -> bool:
+    """Whether a file or a folder is not of a data set: hidden, or left by an archiver."""
     return name.startswith(".") or name == "__MACOSX"
 
 

@@ -40,17 +40,18 @@ def is_dicom(path: Path) -> bool:
         return False
 
 
-def read(path: Path) -> tuple[np.ndarray, tuple[float, float]]:
+def read(path: Path, channels: int = 1) -> tuple[np.ndarray, tuple[float, float]]:
     """Reads a DICOM file of one image.
 
     The rescale slope and intercept, or the modality table, are applied; then the first window
     (PS3.3 C.11.2.1.2), or else the first table of values of interest. Without either, 8 bits stay
     as they are and deeper values are stretched, as for other images. MONOCHROME1 is inverted, so
-    that high is bright; colour of 8 bits becomes luminance.
+    that high is bright; colour of 8 bits becomes luminance, but for 3 channels.
 
     Returns:
-        float32 [H, W] in 0..255; millimetres from one row and from one column to the next, of the
-        patient where known, else of the detector, else (0, 0).
+        float32 [H, W] in 0..255, or [H, W, 3] of colour for 3 channels; millimetres from one row
+        and from one column to the next, of the patient where known, else of the detector, else
+        (0, 0).
 
     Raises:
         DataError: the file is damaged, compressed in a way that cannot be read, or holds anything
@@ -64,7 +65,8 @@ def read(path: Path) -> tuple[np.ndarray, tuple[float, float]]:
         )
     try:
         header = _read_header(path)
-        image = _luminance(header) if header.SamplesPerPixel == 3 else _grey(path, header)
+        coloured = header.SamplesPerPixel == 3
+        image = _colour(header, channels) if coloured else _grey(path, header)
         return image, _spacing(header)
     except DataError:
         raise
@@ -123,9 +125,9 @@ def _read_header(path: Path) -> pydicom.Dataset:
     return header
 
 
-def _luminance(header: pydicom.Dataset) -> np.ndarray:
-    rgb = pixels.pixel_array(header)
-    return np.asarray(Image.fromarray(rgb).convert("L"), np.float32)
+def _colour(header: pydicom.Dataset, channels: int) -> np.ndarray:
+    rgb = Image.fromarray(pixels.pixel_array(header))
+    return np.asarray(rgb.convert("L") if channels == 1 else rgb, np.float32)
 
 
 def _grey(path: Path, header: pydicom.Dataset) -> np.ndarray:

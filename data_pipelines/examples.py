@@ -1,6 +1,7 @@
 """What a prepared data set looks like to the rest of the program."""
 
 import csv
+import math
 
 import numpy as np
 
@@ -13,12 +14,13 @@ class Examples:
     """A prepared set: who its N examples are, and their pixels in any order.
 
     Attributes:
-        name, class_names: of the set.
+        name, class_names, mask_names: of the set.
         ids, groups, splits: str [N]; the split is "train", "val", "test" or "" for none.
         labels: int64 [N], an index into class_names, -1 = none.
         has_mask: bool [N].
         extents: int32 [N, dims], sides of each example; those of images are all the same.
         sides: dims numbers that hold every example.
+        dtypes, shapes: of `image` and `mask` of one example, as `fetch` gives them.
         spacing: float32 [N, dims], millimetres per pixel (row, column, ...), 0 = unknown.
         affines: float64 [N, 4, 4] from voxels to millimetres, zeros where unknown; None of images.
     """
@@ -33,6 +35,7 @@ class Examples:
             rows = list(csv.DictReader(file))
         self.name = builder.name
         self.class_names = builder.class_names
+        self.mask_names = builder.mask_names
         self.ids = np.array([row["id"] for row in rows])
         self.groups = np.array([row["group"] for row in rows])
         self.splits = np.array([row["split"] for row in rows])
@@ -46,6 +49,10 @@ class Examples:
             numbers = np.array([row["affine"].split() for row in rows])
             self.affines = numbers.astype(np.float64).reshape(-1, 4, 4)
         self.dtypes = {"image": np.dtype(builder.pixel_type), "mask": np.dtype(np.uint8)}
+        self.shapes = {
+            "image": (*self.sides, builder.channels),
+            "mask": (*self.sides, builder.mask_channels),
+        }
         self._records = builder.as_data_source(SPLIT)
         self._cache: dict[str, np.ndarray] | None = None
         if len(self) * self._bytes <= cache_bytes:
@@ -69,8 +76,8 @@ class Examples:
             indices: int [n] in 0..N-1, in any order, repeats allowed.
 
         Returns:
-            image [n, *sides, 1]: of images uint8 in 0..255, of volumes float16; mask: uint8 of the
-            same shape in {0, 1}, zeros where there is no mask. What lies beyond an example's
+            image [n, *sides, C]: of images uint8 in 0..255, of volumes float16; mask [n, *sides,
+            C']: uint8 in {0, 1}, zeros where there is no mask. What lies beyond an example's
             extent is 0.
         """
         if self._cache is not None:
@@ -80,10 +87,14 @@ class Examples:
     @property
     def _bytes(self) -> int:
         """Of one example in memory."""
-        return sum(dtype.itemsize for dtype in self.dtypes.values()) * int(np.prod(self.sides))
+        return sum(
+            dtype.itemsize * math.prod(self.shapes[key]) for key, dtype in self.dtypes.items()
+        )
 
     def _empty(self, count: int) -> dict[str, np.ndarray]:
-        return {key: np.zeros((count, *self.sides, 1), dtype) for key, dtype in self.dtypes.items()}
+        return {
+            key: np.zeros((count, *self.shapes[key]), dtype) for key, dtype in self.dtypes.items()
+        }
 
     def _read(self, indices: np.ndarray) -> dict[str, np.ndarray]:
         records = self._records.__getitems__(np.asarray(indices).tolist())

@@ -1,13 +1,14 @@
 """A folder of one's own images, with masks, with class labels, or with both."""
 
 import re
-from collections.abc import Collection, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from data_pipelines import dicom, images, table
-from data_pipelines.builder import Source, files_by_name
+from data_pipelines.builder import Source, files_below, files_by_name, is_stray
 from data_pipelines.errors import DataError
 from data_pipelines.image_set import ImageSetBuilder
 
@@ -20,55 +21,73 @@ _SPLITS = ("", "train", "val", "test")
 class Folder(ImageSetBuilder):
     """images/*, masks/* of the same names, labels.csv (image,label,patient,split), classes.txt.
 
-    Images may be DICOM files.
+    Images may be DICOM files. Masks of several classes lie in a folder for each, masks/CLASS/*; an
+    image with a mask of one class has nothing of the others whose file is not there.
     """
 
     archives = ()
     MANUAL_DOWNLOAD_INSTRUCTIONS = (
         "put the images into DATA_DIR/folder/images (or, for a set named folder:SUBDIR, into "
         "DATA_DIR/SUBDIR/images), their masks into masks/ under the same names, and their classes "
-        "into labels.csv with the columns image,label"
+        "into labels.csv with the columns image,label; or name the folders, "
+        "--config=configs/folder.py:images=DIR,masks=DIR,labels=CSV"
     )
 
     def __init__(
         self,
         *,
         source_dir: str | Path,
-        size: int,
-        prepared_dir: str = "",
-        leave_out: Collection[str] = (),
+        images: str = "",
+        masks: str = "",
+        labels: str = "",
+        **how: Any,
     ):
+        """Args:
+        source_dir: the folder with images/, masks/ and labels.csv.
+        images, masks, labels: folders and table that lie elsewhere; where `images` is given,
+            nothing is looked for in `source_dir`.
+        how: size, fit, channels, prepared_dir, leave_out, as for `ImageSetBuilder`.
+        """
         source_dir = Path(source_dir)
+        for key, path, there in (
+            ("images", images, Path.is_dir),
+            ("masks", masks, Path.is_dir),
+            ("labels", labels, Path.is_file),
+        ):
+            if path and not there(Path(path)):
+                kind = "file" if key == "labels" else "folder"
+                raise DataError(f"--config.folder.{key}={path} is no {kind}; correct the path")
+        at = lambda path, default: Path(path) if path or images else source_dir / default
+        self.images = at(images, "images")
+        self.masks = at(masks, "masks") if masks or not images else None
+        self.labels = at(labels, "labels.csv") if labels or not images else None
+        self.class_names = _class_names(self.labels)
+        self.mask_names = _mask_names(self.masks, self.images)
         name = "folder" if source_dir.name == "folder" else f"folder_{source_dir.name}"
-        super().__init__(
-            source_dir=source_dir,
-            size=size,
-            prepared_dir=prepared_dir,
-            name=re.sub(r"\W", "_", name),
-            leave_out=leave_out,
-        )
-        self.class_names = _class_names(source_dir)
+        if images:
+            name = f"folder_{self.images.resolve().parent.name}_{self.images.name}"
+        super().__init__(source_dir=source_dir, name=re.sub(r"\W", "_", name), **how)
+
+    def fingerprint(self) -> str:
+        tables = [] if self.labels is None else [self.labels, _classes_file(self.labels)]
+        tables = [path for path in tables if path.is_file()]
+        roots = [root for root in (self.images, self.masks) if root is not None]
+        return self.digest([*files_below(roots), *tables])
 
     def find(self, roots: Sequence[Path]) -> list[Source]:
-        found = files_by_name(roots[0] / "images", SUFFIXES)
+        del roots
+        found = files_by_name(self.images, SUFFIXES)
         if not found:
-            raise self.missing(f"no images ({', '.join(SUFFIXES)}) in images/")
-        masks = files_by_name(roots[0] / "masks", SUFFIXES)
-        for name, path in masks.items():
-            if _is_dicom(path):
-                raise DataError(f"{path}: a mask cannot be DICOM; export it as PNG")
-            if name not in found:
-                raise DataError(
-                    f"{path} is a mask without an image; add images/{name}.* or remove the mask"
-                )
-        rows = _read_labels(roots[0])
-        by_name = {path.relative_to(roots[0] / "images").as_posix(): n for n, path in found.items()}
+            raise self.missing(f"no images ({', '.join(SUFFIXES)}) in {self.images}")
+        masks = self._masks(found)
+        rows = _read_labels(self.labels)
+        by_name = {path.relative_to(self.images).as_posix(): n for n, path in found.items()}
         by_name |= {name: name for name in found}
         row_of: dict[str, dict[str, str]] = {}
         for line, row in rows:
             if row["image"] not in by_name:
                 raise DataError(
-                    f"{line} names the image {row['image']!r}, which is not in images/; "
+                    f"{line} names the image {row['image']!r}, which is not in {self.images}; "
                     "add the image or remove the row"
                 )
             name = by_name[row["image"]]
@@ -84,36 +103,83 @@ class Folder(ImageSetBuilder):
                     group=row["patient"] or name,
                     split=row["split"],
                     image=path,
-                    masks=(masks[name],) if name in masks else (),
+                    masks=tuple(masks.get(name, ())),
                     label=self.class_names.index(row["label"]) if row["label"] else -1,
                 )
             )
         return sources
 
+    def _masks(self, found: Mapping[str, Path]) -> dict[str, list[Path]]:
+        """The mask files of each image."""
+        masks: dict[str, list[Path]] = {}
+        if self.masks is None:
+            return masks
+        for root in [self.masks / name for name in self.mask_names] or [self.masks]:
+            for name, path in files_by_name(root, SUFFIXES).items():
+                if _is_dicom(path):
+                    raise DataError(f"{path}: a mask cannot be DICOM; export it as PNG")
+                if name not in found:
+                    raise DataError(
+                        f"{path} is a mask without an image; add {self.images / name}.* or remove "
+                        "the mask"
+                    )
+                masks.setdefault(name, []).append(path)
+        return masks
+
+    def channel_of(self, mask: Path) -> int:
+        if not self.mask_names or self.masks is None:
+            return 0
+        return self.mask_names.index(mask.relative_to(self.masks).parts[0])
+
     def read(self, source: Source) -> tuple[np.ndarray, np.ndarray | None, tuple[float, float]]:
         assert source.image is not None
-        image, spacing = read_image(source.image)
-        return image, self.read_masks(source, image.shape), spacing
+        image, spacing = read_image(source.image, self.channels)
+        return image, self.read_masks(source, image.shape[:2]), spacing
 
 
-def read_image(path: Path) -> tuple[np.ndarray, tuple[float, float]]:
-    """One image of any kind in SUFFIXES: float32 [H, W] in 0..255, and millimetres from one row and
-    from one column to the next, (0, 0) where unknown.
+def read_image(path: Path, channels: int = 1) -> tuple[np.ndarray, tuple[float, float]]:
+    """One image of any kind in SUFFIXES: float32 [H, W] in 0..255, or [H, W, 3] of colour for 3
+    channels; and millimetres from one row and from one column to the next, (0, 0) where unknown.
 
     Raises:
-        DataError: it cannot be read; see `images.read_gray` and `dicom.read`.
+        DataError: it cannot be read; see `images.read` and `dicom.read`.
     """
-    return dicom.read(path) if _is_dicom(path) else (images.read_gray(path), (0.0, 0.0))
+    if _is_dicom(path):
+        return dicom.read(path, channels)
+    return images.read(path, channels), (0.0, 0.0)
 
 
 def _is_dicom(path: Path) -> bool:
     return path.suffix.lower() in dicom.SUFFIXES
 
 
-def _read_labels(folder: Path) -> list[tuple[str, dict[str, str]]]:
-    """The rows of labels.csv, each with where it stands; [] where there is no such file."""
-    path = folder / "labels.csv"
-    if not path.exists():
+def _mask_names(masks: Path | None, images: Path) -> tuple[str, ...]:
+    """The folders of masks that are no folders of images; () where masks are of one class."""
+    if masks is None or not masks.is_dir():
+        return ()
+    below = [path for path in sorted(masks.iterdir()) if path.is_dir() and not is_stray(path.name)]
+    names = tuple(path.name for path in below if not (images / path.name).is_dir())
+    if names and len(names) < len(below):
+        raise DataError(
+            f"{masks} has folders that images has ({below[0].name}, ...) and others "
+            f"({', '.join(names)}); put all masks into a folder for each class, "
+            "masks/CLASS/..., or name the folders like those of the images"
+        )
+    stray = next((p for p in files_below([masks]) if names and p.parent == masks), None)
+    if stray is not None:
+        raise DataError(
+            f"{stray} lies beside the folders of the classes ({', '.join(names)}); move it into one"
+        )
+    return names
+
+
+def _classes_file(labels: Path) -> Path:
+    return labels.parent / "classes.txt"
+
+
+def _read_labels(path: Path | None) -> list[tuple[str, dict[str, str]]]:
+    """The rows of a table of labels, each with where it stands; [] where there is no such file."""
+    if path is None or not path.exists():
         return []
     due = "its first line must be image,label (and may go on with patient,split)"
     rows = []
@@ -126,17 +192,16 @@ def _read_labels(folder: Path) -> list[tuple[str, dict[str, str]]]:
     return rows
 
 
-def _class_names(folder: Path) -> tuple[str, ...]:
-    """The names in classes.txt, one a line; without it, the labels of labels.csv, sorted."""
-    rows = _read_labels(folder)
-    path = folder / "classes.txt"
-    if not path.exists():
+def _class_names(labels: Path | None) -> tuple[str, ...]:
+    """The names in classes.txt, one a line; without it, the labels of the table, sorted."""
+    rows = _read_labels(labels)
+    if labels is None or not _classes_file(labels).exists():
         return tuple(sorted({values["label"] for _, values in rows} - {""}))
-    names = tuple(table.read_lines(path))
+    names = tuple(table.read_lines(_classes_file(labels)))
     for line, values in rows:
         if values["label"] and values["label"] not in names:
             raise DataError(
-                f"{line} has the label {values['label']!r}, but {path} names {', '.join(names)}; "
-                "correct the row or add the class"
+                f"{line} has the label {values['label']!r}, but {_classes_file(labels)} names "
+                f"{', '.join(names)}; correct the row or add the class"
             )
     return names

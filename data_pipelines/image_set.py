@@ -9,11 +9,12 @@ import tensorflow_datasets as tfds
 
 from data_pipelines import images
 from data_pipelines.builder import SetBuilder, Source
+from data_pipelines.canvas import Canvas
 from data_pipelines.errors import DataError
 
 
 class ImageSetBuilder(SetBuilder):
-    """Stores images as uint8 [size, size, 1] with their masks.
+    """Stores images as uint8 [size, size, channels] with their masks.
 
     A data set is a subclass that says where its files lie (`find`) and, where its files are
     unusual, how one example is read (`read`).
@@ -26,25 +27,23 @@ class ImageSetBuilder(SetBuilder):
         *,
         source_dir: str | Path,
         size: int,
+        fit: str = "squash",
+        channels: int = 1,
         prepared_dir: str = "",
         name: str = "",
         leave_out: Collection[str] = (),
     ):
         """Args:
         source_dir: the folder with the official or the converted files.
-        size: side of the prepared images, a multiple of 16.
+        size, fit, channels: of the prepared images, see `Canvas`.
         prepared_dir, name, leave_out: as for `SetBuilder`.
         """
-        if size <= 0 or size % 16:
-            raise DataError(
-                f"size={size}, but images are prepared at a positive multiple of 16; "
-                "set --config.size to 64, 128, 256, ..."
-            )
-        self.size = size
-        self.example_bytes = 2 * size**2
+        self.canvas = Canvas(size, fit, channels)
+        self.channels = channels
+        self.example_bytes = size**2 * (channels + self.mask_channels)
         super().__init__(
             source_dir=source_dir,
-            variant=f"size{size}",
+            variant=self.canvas.variant,
             prepared_dir=prepared_dir,
             name=name,
             leave_out=leave_out,
@@ -54,18 +53,24 @@ class ImageSetBuilder(SetBuilder):
         """Decodes one example.
 
         Returns:
-            image float32 [H, W] in 0..255; mask bool [H, W] or None; millimetres from one row and
+            image float32 [H, W], or [H, W, 3] of 3 channels, in 0..255; mask bool [H, W] or
+            [H, W, C], or None; millimetres from one row and
             from one column of the source to the next, (0, 0) where unknown.
         """
         assert source.image is not None
-        image = images.read_gray(source.image)
-        return image, self.read_masks(source, image.shape), (0.0, 0.0)
+        image = images.read(source.image, self.channels)
+        return image, self.read_masks(source, image.shape[:2]), (0.0, 0.0)
+
+    def channel_of(self, mask: Path) -> int:
+        """Which channel of the mask a file belongs to."""
+        del mask
+        return 0
 
     def read_masks(self, source: Source, shape: tuple[int, ...]) -> np.ndarray | None:
-        """The union of the example's masks, bool of `shape`; None where it has no mask."""
+        """The union of an example's masks, by channel: bool [*shape, C]; None where it has none."""
         if not source.masks:
             return None
-        union = np.zeros(shape, bool)
+        union = np.zeros((*shape[:2], self.mask_channels), bool)
         for path in source.masks:
             mask = images.read_mask(path)
             if mask.shape != shape:
@@ -73,7 +78,7 @@ class ImageSetBuilder(SetBuilder):
                     f"{path} is {mask.shape[0]}x{mask.shape[1]} (rows x columns), but the mask of "
                     f"{source.image} must be {shape[0]}x{shape[1]}; export it again at that size"
                 )
-            union |= mask
+            union[..., self.channel_of(path)] |= mask
         if not union.any():
             raise DataError(
                 f"{source.masks[0]} marks no pixel (no value above half of the full scale); "
@@ -83,26 +88,28 @@ class ImageSetBuilder(SetBuilder):
 
     def example(self, source: Source) -> dict[str, Any]:
         image, mask, spacing = self.read(source)
-        height, width = image.shape
-        empty = np.zeros((self.size, self.size), np.uint8)
-        resized = empty if mask is None else images.resize_mask(mask, self.size)
+        stored = np.zeros((self.canvas.size, self.canvas.size, self.mask_channels), np.uint8)
+        if mask is not None:
+            planes = np.moveaxis(np.atleast_3d(mask), -1, 0)
+            stored[...] = np.stack([self.canvas.mask(plane) for plane in planes], axis=-1)
         return {
-            "image": images.resize_image(image, self.size)[:, :, None],
-            "mask": resized[:, :, None],
+            "image": self.canvas.image(image),
+            "mask": stored,
             "has_mask": mask is not None,
-            "spacing": np.array(
-                [spacing[0] * height / self.size, spacing[1] * width / self.size], np.float32
-            ),
+            "spacing": self.canvas.spacing(spacing, *image.shape[:2]),
         }
 
     def pixel_features(self) -> dict[str, Any]:
-        square = tfds.features.Tensor(
-            shape=(self.size, self.size, 1),
+        square = lambda channels: tfds.features.Tensor(
+            shape=(self.canvas.size, self.canvas.size, channels),
             dtype=np.uint8,
             encoding=tfds.features.Encoding.BYTES,
         )
-        spacing = tfds.features.Tensor(shape=(2,), dtype=np.float32)
-        return {"image": square, "mask": square, "spacing": spacing}
+        return {
+            "image": square(self.channels),
+            "mask": square(self.mask_channels),
+            "spacing": tfds.features.Tensor(shape=(2,), dtype=np.float32),
+        }
 
 
 def lung_masks(found: dict[str, Path], left: str, right: str) -> tuple[Path, ...]:

@@ -67,8 +67,9 @@ def opened(content: bytes, formats: tuple[str, ...] = FORMATS) -> Image.Image:
     return Image.open(io.BytesIO(content), formats=formats)
 
 
-def read_values(path: Path) -> np.ndarray:
-    """The pixels of the first frame: uint8 grey, or the file's own numbers where it is deeper.
+def read_values(path: Path, channels: int = 1) -> np.ndarray:
+    """The pixels of the first frame: uint8 grey [H, W] or, of 3 channels, red, green and blue
+    [H, W, 3]; or the file's own numbers [H, W] where it is deeper, which is always grey.
 
     Raises:
         DataError: the file is empty, truncated, not an image or far too large.
@@ -85,9 +86,10 @@ def read_values(path: Path) -> np.ndarray:
             claims.check(path, (height, width), "pixels", most=LARGEST, needed=needed)
             if image.mode in _DEEP_MODES or image.mode.startswith("I;16"):
                 return np.asarray(image)
+            mode = "L" if channels == 1 else "RGB"
             if image.mode in ("P", "PA"):  # the direct way warns where the palette has alpha
-                return np.asarray(image.convert("RGBA").convert("L"))
-            return np.asarray(image.convert("L"))
+                return np.asarray(image.convert("RGBA").convert(mode))
+            return np.asarray(image.convert(mode))
     except DataError:
         raise
     except UNREADABLE as error:
@@ -96,17 +98,17 @@ def read_values(path: Path) -> np.ndarray:
         ) from error
 
 
-def read_gray(path: Path) -> np.ndarray:
-    """Reads an image as grey values, float32 [H, W] in 0..255.
+def read(path: Path, channels: int = 1) -> np.ndarray:
+    """Reads an image as grey values [H, W] or, of 3 channels, as colours [H, W, 3]; float32 0..255.
 
-    Colour becomes luminance (ITU-R 601) and transparency is ignored. Values of 8 bits stay as they
-    are; deeper ones (12 or 16 bits, float) are stretched so that the image's own minimum becomes 0
-    and its maximum 255, because such files use an unknown part of their range.
+    As grey, colour becomes luminance (ITU-R 601); transparency is ignored. Values of 8 bits stay as
+    they are; deeper ones (12 or 16 bits, float) are stretched so that the image's own minimum
+    becomes 0 and its maximum 255, because such files use an unknown part of their range.
 
     Raises:
         DataError: the file is empty, truncated or not an image, or holds numbers not finite.
     """
-    values = read_values(path)
+    values = read_values(path, channels)
     if values.dtype == np.uint8:
         return values.astype(np.float32)
     return stretch(values, path)
@@ -130,7 +132,7 @@ def read_mask(path: Path) -> np.ndarray:
     and of {0, 255}, with hard or soft edges, read alike.
 
     Raises:
-        DataError: as for `read_gray`.
+        DataError: as for `read`.
     """
     values = read_values(path)
     highest = values.max()
@@ -138,18 +140,15 @@ def read_mask(path: Path) -> np.ndarray:
     return values > full_scale / 2
 
 
-def resize_image(image: np.ndarray, size: int) -> np.ndarray:
-    """Resizes grey values [H, W] in 0..255 to uint8 [size, size], bilinear and antialiased.
-
-    The aspect ratio is not kept: height and width are scaled independently.
-    """
+def resize_image(image: np.ndarray, height: int, width: int) -> np.ndarray:
+    """Resizes grey values [H, W] in 0..255 to uint8 [height, width], bilinear and antialiased."""
     resized = Image.fromarray(image.astype(np.float32)).resize(
-        (size, size), Image.Resampling.BILINEAR
+        (width, height), Image.Resampling.BILINEAR
     )
     return np.clip(np.rint(np.asarray(resized)), 0, 255).astype(np.uint8)
 
 
-def resize_mask(mask: np.ndarray, size: int) -> np.ndarray:
-    """Resizes a mask bool [H, W] to uint8 [size, size]: 1 where at least half of the area is in."""
-    covered = Image.fromarray(mask.astype(np.float32)).resize((size, size), Image.Resampling.BOX)
+def resize_mask(mask: np.ndarray, height: int, width: int) -> np.ndarray:
+    """Resizes a mask bool [H, W] to uint8 [height, width]: 1 where half of the area is in."""
+    covered = Image.fromarray(mask.astype(np.float32)).resize((width, height), Image.Resampling.BOX)
     return (np.asarray(covered) >= 0.5).astype(np.uint8)

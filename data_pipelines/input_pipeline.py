@@ -161,6 +161,6 @@ def _read(stream: Stream, order: tf.Tensor) -> dict[str, tf.Tensor]:
     values = tf.numpy_function(fetch, [order], [dtypes[field] for field in stream.fields])
     batch = dict(zip(stream.fields, values, strict=True))
     for field, value in batch.items():
-        shape = columns[field].shape[1:] if field in columns else (*examples.sides, 1)
+        shape = columns[field].shape[1:] if field in columns else examples.shapes[field]
         value.set_shape((order.shape[0], *shape))
     return batch

@@ -42,6 +42,10 @@ class EvalSet:
         return self.examples.class_names
 
     @property
+    def mask_names(self) -> tuple[str, ...]:
+        return self.examples.mask_names
+
+    @property
     def ids(self) -> list[str]:
         return self.examples.ids[self.indices].tolist()
 
@@ -94,7 +98,7 @@ class RunData:
 
     @property
     def trivial(self) -> dict[str, np.ndarray]:
-        """What the labels say of any image: mean `mask` [*sides,1], shares of `classes` [K].
+        """What the labels say of any image: mean `mask` [*sides,C], shares of `classes` [K].
 
         What a model says has to be better than this. Masks of volumes are stretched to one size.
         """

@@ -24,6 +24,7 @@ class EvalSet(Protocol):
 
     name: str
     class_names: Sequence[str]
+    mask_names: Sequence[str]  # of the mask's channels; none where there is one
 
     @property
     def ids(self) -> Sequence[str]: ...
@@ -61,6 +62,7 @@ class Predictions:
       classes: [N,K] probabilities, or None.
       labels: int [N], -1 where unknown.
       spacing: [N,2 or 3] mm per pixel, 0 where unknown.
+      mask_names: of the masks' channels, where there are several.
       distance: signed distance maps found, float16, if any.
     """
 
@@ -71,6 +73,7 @@ class Predictions:
     classes: np.ndarray | None
     labels: np.ndarray
     spacing: np.ndarray
+    mask_names: Sequence[str] = ()
     distance: Sequence[np.ndarray] | None = None
 
 
@@ -114,6 +117,7 @@ def predict_set(
         classes=joined.get("classes"),
         labels=joined["label"],
         spacing=eval_set.spacing,
+        mask_names=eval_set.mask_names,
     )
 
 
@@ -186,7 +190,7 @@ def measure(
 
 
 def _mask_metrics(predictions: Predictions, index: int) -> dict[str, float]:
-    """Metrics of one image, the mean over its mask channels."""
+    """Metrics of one image, the mean over its mask channels; of several, the Dice of each, too."""
     spacing, truth = predictions.spacing[index], predictions.truths[index]
     found = {}
     for way, masks in predictions.masks.items():
@@ -202,6 +206,10 @@ def _mask_metrics(predictions: Predictions, index: int) -> dict[str, float]:
         for name in channels[0]:
             key = f"{prefix}/{name}" if prefix else name
             found[key] = float(np.mean([c[name] for c in channels]))
+        if len(channels) > 1:
+            key = f"{prefix}/dice" if prefix else "dice"
+            named = zip(predictions.mask_names, channels, strict=True)
+            found |= {f"{key}_{name}": metric["dice"] for name, metric in named}
     return found
 
 

@@ -42,7 +42,7 @@ AXES = ("batch", "height", "width")
 
 
 def make_serve(
-    objective: Objective, variables: PyTree, size: int, calibration: Calibration
+    objective: Objective, variables: PyTree, size: int, calibration: Calibration, fit: str
 ) -> Callable[[jax.Array], dict[str, jax.Array]]:
     """All that a network says of images as they come from a file.
 
@@ -51,6 +51,7 @@ def make_serve(
       variables: of its network.
       size: side of the images that it was trained on, in pixels.
       calibration: of the class probabilities.
+      fit: 'squash', or 'pad' to keep the ratio of height and width, with black beside.
 
     Returns:
       uint8 [B,H,W,C] -> what `Objective.predict` gives, of [B,size,size,...], and, of a network
@@ -60,7 +61,11 @@ def make_serve(
 
     def serve(images: jax.Array) -> dict[str, jax.Array]:
         shape = (images.shape[0], size, size, images.shape[-1])
-        resized = jax.image.resize(images.astype(jnp.float32), shape, "linear", antialias=True)
+        values = images.astype(jnp.float32)
+        if fit == "squash":
+            resized = jax.image.resize(values, shape, "linear", antialias=True)
+        else:
+            resized = _padded(values, shape)
         images = jnp.clip(jnp.rint(resized), 0, 255).astype(jnp.uint8)
         found = dict(objective.predict(variables, images))
         if "classes" in found:
@@ -69,6 +74,16 @@ def make_serve(
         return found if saliency is None else found | {"saliency": saliency}
 
     return serve
+
+
+def _padded(values: jax.Array, shape: tuple[int, ...]) -> jax.Array:
+    """[B,H,W,C] resized into the middle of a square of that shape, H and W by one factor."""
+    sides = jnp.array([jnp.asarray(side, jnp.float32) for side in values.shape[1:3]])
+    covered = jnp.maximum(jnp.round(sides * (shape[1] / sides.max())), 1)
+    first = jnp.floor((shape[1] - covered) / 2)
+    return jax.image.scale_and_translate(
+        values, shape, (1, 2), covered / sides, first, "linear", antialias=True
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,7 +95,9 @@ class Program:
     @functools.cached_property
     def serve(self) -> Callable[[jax.Array], dict[str, jax.Array]]:
         model = self.model
-        return make_serve(model.objective, model.variables, model.size, model.calibration)
+        return make_serve(
+            model.objective, model.variables, model.size, model.calibration, model.fit
+        )
 
     @property
     def argument(self) -> jax.ShapeDtypeStruct:
@@ -137,7 +154,9 @@ def _described(program: Program) -> dict[str, Any]:
         "outputs": {name: shown(leaf) for name, leaf in program.result.items()},
         "class_names": list(program.model.class_names),
         "calibration": dataclasses.asdict(program.model.calibration),
+        "mask_names": list(program.model.mask_names),
         "size": program.model.size,
+        "fit": program.model.fit,
         "source": program.model.source,
         "versions": {"multimix_jax": __version__, "jax": jax.__version__},
     }
@@ -150,6 +169,7 @@ def _readme(program: Program, loading: str) -> str:
         f"* `{name}`: {leaf.dtype} [{', '.join(map(str, leaf.shape))}]\n"
         for name, leaf in program.result.items()
     )
+    beside = "" if model.fit == "squash" else ", its ratio kept, with black beside"
     threshold = model.calibration.threshold
     told = (
         ""
@@ -159,8 +179,8 @@ def _readme(program: Program, loading: str) -> str:
     )
     return (
         f"# {model.source['system']}, {model.source['checkpoint']} of {model.source['run']}\n\n"
-        f"Takes `{IMAGES}`: uint8 [{shape}], grey values of 0 to 255 and any sides; each image is "
-        f"resized to {model.size} x {model.size} first. Gives:\n\n{results}\n{told}"
+        f"Takes `{IMAGES}`: uint8 [{shape}], values of 0 to 255 and any sides; each image is "
+        f"resized to {model.size} x {model.size} first{beside}. Gives:\n\n{results}\n{told}"
         f"```python\n{loading.replace('CHANNELS', str(model.channels))}```\n\n"
         f"`{DESCRIPTION}` says the same for programs, with the names of the classes. Not a medical "
         "device and not for clinical use.\n"

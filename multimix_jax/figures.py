@@ -106,7 +106,7 @@ def mosaic(pictures: Sequence[Sequence[np.ndarray]]) -> np.ndarray:
 def overlay(
     image: np.ndarray, *, truth: np.ndarray | None = None, mask: np.ndarray | None = None
 ) -> np.ndarray:
-    """A grey image with the outlines of the true (green) and the predicted mask (orange).
+    """An image with the outlines of the true (green) and the predicted masks (orange).
 
     Args:
       image: uint8 [H,W,C].
@@ -115,10 +115,11 @@ def overlay(
     Returns:
       uint8 [H,W,3].
     """
-    picture = np.repeat(image[..., :1], 3, axis=-1).copy()
+    picture = image.copy() if image.shape[-1] == 3 else np.repeat(image[..., :1], 3, axis=-1)
     for outlined, color in ((truth, TRUTH_COLOR), (mask, PREDICTION_COLOR)):
         if outlined is not None:
-            picture[_outline(np.asarray(outlined.any(axis=-1)))] = color
+            for channel in range(outlined.shape[-1]):
+                picture[_outline(outlined[..., channel])] = color
     return picture
 
 

@@ -143,6 +143,17 @@ class FinishedRun:
         """What the system consists of, see `Objective.parts`."""
         return frozenset(self.results["run"]["parts"])
 
+    @property
+    def class_names(self) -> list[str]:
+        """In the order of the probabilities; [] without a classifier."""
+        return next((i.class_names for i in self.images.values() if i.class_names), [])
+
+    @property
+    def mask_names(self) -> list[str]:
+        """Of the masks' channels; [] where there is one, or none."""
+        columns = dict.fromkeys(name for images in self.images.values() for name in images.columns)
+        return [name.removeprefix("dice_") for name in columns if name.startswith("dice_")]
+
     @functools.cached_property
     def history(self) -> list[dict[str, Any]]:
         """Lines of `metrics.jsonl`."""

@@ -10,7 +10,6 @@ answers were averaged, disagreement/.
 import argparse
 import csv
 import dataclasses
-import functools
 import itertools
 import math
 import pathlib
@@ -25,133 +24,28 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from multimix_jax import figures, parallel, saliency, workdir
-from multimix_jax.calibration import Calibration
+from multimix_jax import figures, geometry, parallel, workdir
 from multimix_jax.errors import UsageError
-from multimix_jax.objectives import Objective
+from multimix_jax.predictor import SALIENCY, Predict, make_predictor
 from multimix_jax.trained_model import TrainedModel, add_which, read_model
 
-PyTree = Any
-Answer = dict[str, jax.Array]
-Predict = Callable[[Sequence[PyTree], jax.Array, jax.Array], Answer]
+Fit = Callable[[np.ndarray], tuple[np.ndarray, tuple[slice, slice]]]
 
-SALIENCY = ("gradient", "smoothgrad", "integrated", "none")
-NOISE = 0.15 * 255  # of SmoothGrad, in grey values
 BATCH = 8
 FEW = 16  # images up to which quick compilation is worth slower programs
 OVERLAY_SIDE = 1024  # pixels; larger films are shown smaller
 
 
-def make_predictor(
-    objectives: Sequence[Objective],
-    *,
-    calibrations: Sequence[Calibration] = (),
-    flips: bool = False,
-    dropout: int = 0,
-    saliency_kind: str = "gradient",
-) -> Predict:
-    """What networks say together of images; to be compiled.
-
-    Args:
-      objectives: the method of each network.
-      calibrations: of the class probabilities of each; none by default.
-      flips: whether each also looks at the image from right to left.
-      dropout: answers of each with dropout on (Gal & Ghahramani 2016), 0 for one without.
-      saliency_kind: 'gradient', as the bridge sees it; 'smoothgrad' or 'integrated', see
-        `saliency`; or 'none'.
-
-    Returns:
-      (variables of each network, uint8 [B,H,W,C], a random key for each image [B]) -> `mask`
-      float32 [B,H,W,C'] and `classes` [B,K], the means of all answers' probabilities, and
-      `saliency` [B,H,W,1], zero or more, the mean over networks: what there is of them. Of two
-      answers or more also their disagreement: `mask_spread` [B,H,W,C'] and `classes_spread` [B,K],
-      standard deviations of the probabilities, and `mask_disagreement` [B,C'], 1 less the mean Dice
-      of each answer's mask with the mask of all.
-    """
-    views = (False, True) if flips else (False,)
-    calibrations = calibrations or [Calibration()] * len(objectives)
-
-    def predict(variables: Sequence[PyTree], images: jax.Array, keys: jax.Array) -> Answer:
-        answers: list[Answer] = []  # each with an axis of draws before that of images
-        maps = []
-        networks = zip(objectives, variables, calibrations, strict=True)
-        for index, (objective, held, calibration) in enumerate(networks):
-            for mirrored in views:
-                own = jax.vmap(jax.random.fold_in, (0, None))(keys, 2 * index + mirrored)
-                seen = images[:, :, ::-1] if mirrored else images
-                found = dict(_draws(objective, held, seen, own, dropout))
-                shown = _saliency(objective, held, seen, own, saliency_kind)
-                if mirrored and "mask" in found:
-                    found["mask"] = found["mask"][..., ::-1, :]
-                if "classes" in found:
-                    found["classes"] = calibration(found["classes"])
-                answers.append({k: v for k, v in found.items() if k in ("mask", "classes")})
-                if shown is not None:
-                    maps.append(shown[:, :, ::-1] if mirrored else shown)
-        every = {k: jnp.concatenate([answer[k] for answer in answers]) for k in answers[0]}
-        result = {name: values.mean(axis=0) for name, values in every.items()}
-        if maps:
-            result["saliency"] = jnp.stack(maps).mean(axis=0)
-        if len(answers) * max(dropout, 1) > 1:
-            result |= {f"{name}_spread": values.std(axis=0) for name, values in every.items()}
-            if "mask" in every:
-                result["mask_disagreement"] = _disagreement(every["mask"], result["mask"])
-        return result
-
-    return predict
-
-
-def _draws(
-    objective: Objective, variables: PyTree, images: jax.Array, keys: jax.Array, dropout: int
-) -> Answer:
-    """Answers [draws,B,...], of which each has dropout of its own; or [1,B,...] without."""
-    if not dropout:
-        return {k: v[None] for k, v in objective.predict(variables, images).items()}
-
-    def answer(draw: jax.Array) -> Answer:
-        own = jax.vmap(jax.random.fold_in, (0, None))(keys, draw)
-        return objective.predict(variables, images, own)
-
-    return jax.lax.map(answer, jnp.arange(dropout))
-
-
-def _saliency(
-    objective: Objective, variables: PyTree, images: jax.Array, keys: jax.Array, kind: str
-) -> jax.Array | None:
-    """[B,H,W,1], the size of what a kind of map says; None without a classifier."""
-    if kind == "none":
-        return None
-    if kind == "gradient":
-        return objective.saliency(variables, images)
-    if jax.eval_shape(objective.class_logits, variables, images) is None:
-        return None
-    score: Any = functools.partial(objective.class_logits, variables)
-    values = images.astype(jnp.float32)
-    if kind == "smoothgrad":
-        found = saliency.smooth_gradient(score, values, keys, noise=NOISE)
-    else:
-        found = saliency.integrated_gradients(score, values)
-    return jnp.abs(found).max(axis=-1, keepdims=True)
-
-
-def _disagreement(masks: jax.Array, mean: jax.Array) -> jax.Array:
-    """Probabilities [n,B,H,W,C'] and [B,H,W,C'] -> 1 less the mean Dice, [B,C']; two empty masks
-    agree."""
-    every, together = masks >= 0.5, mean[None] >= 0.5
-    common = (every & together).sum(axis=(2, 3))
-    total = every.sum(axis=(2, 3)) + together.sum(axis=(2, 3))
-    return (1 - jnp.where(total > 0, 2 * common / jnp.maximum(total, 1), 1.0)).mean(axis=0)
-
-
 @dataclasses.dataclass(frozen=True)
 class Item:
-    """A file, and what there is of it: `values` float32 [H,W] and the network's answer, or `error`.
+    """A file, and what there is of it: `values` and the network's answer, or `error`.
 
     Attributes:
       name: of what is written of it, a path without suffix.
       path: where it was read.
-      values: grey values of 0 to 255, at the size of the file.
+      values: float32 [H,W] or [H,W,3] of 0 to 255, at the size of the file.
       answer: arrays of `make_predictor`, for this image.
+      inside: rows and columns of these that the image covers.
       error: why it could not be read; '' if it could.
     """
 
@@ -159,6 +53,7 @@ class Item:
     path: pathlib.Path
     values: np.ndarray | None = None
     answer: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
+    inside: tuple[slice, slice] = (slice(None), slice(None))
     error: str = ""
 
 
@@ -167,7 +62,7 @@ def predict_items(
     models: Sequence[TrainedModel],
     predict: Predict,
     *,
-    resize: Callable[[np.ndarray, int], np.ndarray],
+    fit: Fit,
     batch_size: int,
     few: bool = False,
     seed: int = 0,
@@ -178,12 +73,12 @@ def predict_items(
       items: read files.
       models: trained at one side.
       predict: of `make_predictor`.
-      resize: float32 [H,W] and a side -> uint8 [side,side], as the training images were resized.
+      fit: values of an item -> uint8 [S,S,C], as the training images were fitted, and the rows and
+        columns of these that they cover.
       batch_size: images at once.
       few: whether the time to compile matters more than that of an image.
       seed: of dropout and noise: what an image gets depends on it and the image's place alone.
     """
-    size = models[0].size
     variables = [model.variables for model in models]
     key = jax.random.key(seed)
     quick = {"xla_backend_optimization_level": 0} if few and jax.default_backend() == "cpu" else {}
@@ -195,64 +90,88 @@ def predict_items(
         if there:
             # The last batch is filled up, since another size would be compiled anew.
             fill = [there[i % len(there)] for i in range(batch_size)]
-            images = np.stack([resize(values, size)[..., None] for _, _, values in fill])
+            fitted = [fit(values) for _, _, values in fill]
+            images = np.stack([image for image, _ in fitted])
             places = jnp.array([n for n, _, _ in fill])
             found = jax.device_get(
                 compiled(variables, images, jax.vmap(jax.random.fold_in, (None, 0))(key, places))
             )
             for row, (n, _, _) in enumerate(there):
                 answers[n] = {name: values[row] for name, values in found.items()}
+        inside = {n: where for (n, *_), (_, where) in zip(there, fitted if there else ())}
         for n, item in batch:
-            yield dataclasses.replace(item, answer=answers.get(n, {}))
+            if n in answers:
+                item = dataclasses.replace(item, answer=answers[n], inside=inside[n])
+            yield item
 
 
-def write_item(
-    item: Item, out: pathlib.Path, class_names: Sequence[str], threshold: float | None = None
-) -> dict[str, Any]:
+@dataclasses.dataclass(frozen=True)
+class Style:
+    """How answers are told.
+
+    Attributes:
+      class_names, mask_names: in the order of the probabilities; where there are none, numbers.
+      threshold: on the probability of class 1 of two; None: the most probable class is named.
+      largest_component: whether only the largest part of each mask is kept.
+    """
+
+    class_names: Sequence[str] = ()
+    mask_names: Sequence[str] = ()
+    threshold: float | None = None
+    largest_component: bool = False
+
+
+def write_item(item: Item, out: pathlib.Path, style: Style) -> dict[str, Any]:
     """Writes the pictures of an image, and gives its row of the table.
 
     Args:
       item: with its answer.
-      out: folder; `masks/NAME.png` (255 inside; of several masks NAME_0.png, ...), `overlays/`,
+      out: folder; `masks/NAME.png` (255 inside; of several masks NAME_MASK.png), `overlays/`,
         `saliency/` and `disagreement/` are written below it.
-      class_names: in the order of the probabilities; where there are none, numbers.
-      threshold: on the probability of class 1 of two; None: the most probable class is named.
+      style: how.
     """
     assert item.values is not None
-    height, width = item.values.shape
+    height, width = item.values.shape[:2]
     row: dict[str, Any] = {"image": str(item.path), "width": width, "height": height}
-    gray = np.clip(np.rint(item.values), 0, 255).astype(np.uint8)
+    pixels = np.clip(np.rint(item.values), 0, 255).astype(np.uint8)
     if "classes" in item.answer:
         classes = item.answer["classes"]
-        class_names = class_names or [str(number) for number in range(len(classes))]
-        positive = None if threshold is None else classes[1] >= threshold
+        class_names = style.class_names or [str(number) for number in range(len(classes))]
+        positive = None if style.threshold is None else classes[1] >= style.threshold
         row["class"] = class_names[int(classes.argmax() if positive is None else positive)]
         row |= {f"probability_{name}": f"{p:.6f}" for name, p in zip(class_names, classes)}
         if "classes_spread" in item.answer:
             for name, value in zip(class_names, item.answer["classes_spread"], strict=True):
                 row[f"spread_{name}"] = f"{value:.6f}"
     if "mask" in item.answer:
-        found = item.answer["mask"]
-        mask = _stretched(found, height, width) >= 0.5
+        found = item.answer["mask"][item.inside]
+        find = lambda *sides: _clean(_stretched(found, *sides) >= 0.5, style)
+        mask = find(height, width)
         count = mask.shape[-1]
         for channel in range(count):
-            mark = f"_{channel}" if count > 1 else ""
+            named = style.mask_names[channel] if style.mask_names else str(channel)
+            mark = f"_{named}" if count > 1 else ""
             _write(out / "masks" / f"{item.name}{mark}.png", mask[..., channel] * np.uint8(255))
             row[f"area_fraction{mark}"] = f"{mask[..., channel].mean():.6f}"
             if "mask_disagreement" in item.answer:
                 row[f"disagreement{mark}"] = f"{item.answer['mask_disagreement'][channel]:.6f}"
         if "mask_spread" in item.answer:
-            spread = item.answer["mask_spread"].max(axis=-1, keepdims=True)
+            spread = item.answer["mask_spread"][item.inside].max(axis=-1, keepdims=True)
             _write(out / "disagreement" / f"{item.name}.png", _heat(spread, height, width))
         # Of large films the outlines are drawn after shrinking, in which they would vanish.
         sides = _within(height, width, OVERLAY_SIDE)
-        shown = Image.fromarray(gray).resize(sides[::-1])
-        outlined = mask if sides == mask.shape[:2] else _stretched(found, *sides) >= 0.5
-        picture = figures.overlay(np.asarray(shown)[..., None], mask=outlined)
+        shown = np.asarray(Image.fromarray(pixels).resize(sides[::-1]))
+        outlined = mask if sides == mask.shape[:2] else find(*sides)
+        picture = figures.overlay(shown.reshape(*sides, -1), mask=outlined)
         _write(out / "overlays" / f"{item.name}.png", picture)
     if "saliency" in item.answer:
-        _write(out / "saliency" / f"{item.name}.png", _heat(item.answer["saliency"], height, width))
+        seen = item.answer["saliency"][item.inside]
+        _write(out / "saliency" / f"{item.name}.png", _heat(seen, height, width))
     return row
+
+
+def _clean(mask: np.ndarray, style: Style) -> np.ndarray:
+    return geometry.largest_component(mask) if style.largest_component else mask
 
 
 def _within(height: int, width: int, most: int) -> tuple[int, int]:
@@ -290,11 +209,10 @@ def read_models(paths: Sequence[pathlib.Path], which: str) -> list[TrainedModel]
     """
     models = [read_model(path, which) for path in paths]
     first = models[0]
-    if first.channels != 1:
-        raise UsageError(
-            f"{paths[0]} takes images of {first.channels} channels; files are read as grey alone"
-        )
-    kinds = lambda model: (model.size, model.channels, list(model.class_names), _parts(model))
+    kinds = lambda model: (
+        *(model.size, model.fit, model.channels, list(model.class_names)),
+        *(list(model.mask_names), _parts(model)),
+    )
     for path, model in zip(paths[1:], models[1:]):
         if kinds(model) != kinds(first):
             raise UsageError(
@@ -311,7 +229,11 @@ def _parts(model: TrainedModel) -> dict[str, tuple[int, ...]]:
     return {name: leaf.shape[1:] for name, leaf in found.items() if name in ("mask", "classes")}
 
 
-def find_files(paths: Sequence[pathlib.Path], suffixes: Sequence[str]) -> dict[str, pathlib.Path]:
+def find_files(
+    paths: Sequence[pathlib.Path],
+    suffixes: Sequence[str],
+    files_below: Callable[[Sequence[pathlib.Path]], Iterable[pathlib.Path]],
+) -> dict[str, pathlib.Path]:
     """Files, and those below folders that have one of the suffixes, by the name of their results.
 
     That is the path below the folder, or the file's name, without suffix; with it where two would
@@ -323,10 +245,9 @@ def find_files(paths: Sequence[pathlib.Path], suffixes: Sequence[str]) -> dict[s
     found: dict[pathlib.Path, pathlib.Path] = {}  # one that is named twice is taken once
     for path in paths:
         if path.is_dir():
-            below = [p for p in path.rglob("*") if p.name.lower().endswith(tuple(suffixes))]
-            for p in sorted(below):
-                if p.is_file():
-                    found.setdefault(p, p.relative_to(path))
+            for file in files_below([path]):
+                if file.name.lower().endswith(tuple(suffixes)):
+                    found.setdefault(file, file.relative_to(path))
         elif path.exists():
             found.setdefault(path, pathlib.Path(path.name))
         else:
@@ -347,12 +268,7 @@ def find_files(paths: Sequence[pathlib.Path], suffixes: Sequence[str]) -> dict[s
     )
 
 
-def write_predictions(
-    out: pathlib.Path,
-    items: Iterable[Item],
-    class_names: Sequence[str],
-    threshold: float | None = None,
-) -> list[Item]:
+def write_predictions(out: pathlib.Path, items: Iterable[Item], style: Style) -> list[Item]:
     """Writes pictures and `predictions.csv`, a line as soon as an image is done.
 
     Returns:
@@ -363,7 +279,7 @@ def write_predictions(
     out.mkdir(parents=True, exist_ok=True)
 
     def work(item: Item) -> tuple[Item, dict[str, Any] | None]:
-        return item, None if item.error else write_item(item, out, class_names, threshold)
+        return item, None if item.error else write_item(item, out, style)
 
     unreadable = []
     with (out / "predictions.csv").open("w", newline="", encoding="utf-8") as file:
@@ -385,10 +301,11 @@ def write_predictions(
 def run(arguments: argparse.Namespace) -> int:
     """Does what the command asks for; gives its exit status."""
     # The one thing here that reads files as data preparation does.
-    from data_pipelines import DataError, folder, images
-    from data_pipelines.builder import in_threads
+    from data_pipelines import DataError, folder
+    from data_pipelines.builder import files_below, in_threads
+    from data_pipelines.canvas import Canvas
 
-    files = find_files(arguments.images, folder.SUFFIXES)
+    files = find_files(arguments.images, folder.SUFFIXES, files_below)
     workdir.check_new(arguments.out)
     models = read_models([arguments.run, *arguments.ensemble], arguments.which)
     predict = make_predictor(
@@ -399,10 +316,12 @@ def run(arguments: argparse.Namespace) -> int:
         saliency_kind=arguments.saliency,
     )
 
+    canvas = Canvas(models[0].size, models[0].fit, models[0].channels)
+
     def read(entry: tuple[str, pathlib.Path]) -> Item:
         name, path = entry
         try:
-            return Item(name, path, folder.read_image(path)[0])
+            return Item(name, path, folder.read_image(path, canvas.channels)[0])
         except (DataError, OSError) as error:
             return Item(name, path, error=str(error))
 
@@ -410,7 +329,7 @@ def run(arguments: argparse.Namespace) -> int:
         in_threads(read, files.items()),
         models,
         predict,
-        resize=images.resize_image,
+        fit=lambda values: (canvas.image(values), canvas.inside(*values.shape[:2])),
         batch_size=min(BATCH, len(files)),
         few=len(files) <= FEW,
         seed=arguments.seed,
@@ -419,7 +338,13 @@ def run(arguments: argparse.Namespace) -> int:
     # Shown on a terminal only.
     progress = tqdm(items, total=len(files), unit=" images", disable=None)
     threshold = _threshold(models, arguments.threshold)
-    unreadable = write_predictions(arguments.out, progress, models[0].class_names, threshold)
+    style = Style(
+        class_names=models[0].class_names,
+        mask_names=models[0].mask_names,
+        threshold=threshold,
+        largest_component=models[0].largest_component,
+    )
+    unreadable = write_predictions(arguments.out, progress, style)
     for item in unreadable:
         print(f"not read: {item.error}", file=sys.stderr)
     done = len(files) - len(unreadable)

@@ -218,8 +218,22 @@ class Run:
                     "set that, or use other data"
                 )
         images = self.validation[0].images(np.zeros(1, int))
+        if images[0].shape[-1] != shape[-1]:
+            raise UsageError(
+                f"the model takes images of {shape[-1]} channels, but those of "
+                f"{self.validation[0].name} have {images[0].shape[-1]}; set "
+                "config.model.in_channels"
+            )
         shown = images if wanted == "images" else np.zeros((1, *shape))
         predicted = jax.eval_shape(self.programs.objective.predict, variables, shown)
+        for eval_set in (*self.validation, *self.tests) if "mask" in predicted else ():
+            channels, marked = predicted["mask"].shape[-1], max(1, len(eval_set.mask_names))
+            if channels != marked:
+                raise UsageError(
+                    f"the model finds {channels} masks, but {eval_set.name} has {marked} "
+                    f"({', '.join(eval_set.mask_names)}); set config.model.mask_channels, or other "
+                    "data"
+                )
         if "classes" not in predicted:
             return
         count = predicted["classes"].shape[-1]
@@ -334,7 +348,8 @@ class Run:
         def entries() -> Iterator[tuple[str, dict[str, np.ndarray]]]:
             for place, index in enumerate(shown):
                 (image,) = eval_set.images(shown[place : place + 1])
-                kinds = {"image": figures.as_gray(image)[..., :1]}
+                gray = figures.as_gray(image).mean(axis=-1, keepdims=True)
+                kinds = {"image": gray.round().astype(np.uint8)}
                 if "dice" in rows[index]:
                     kinds["truth"] = found.truths[index]
                 kinds |= {way: masks[index] for way, masks in found.masks.items()}

@@ -29,8 +29,11 @@ class TrainedModel:
       objective: the method, with the network.
       variables: of the network: the moving average of the weights, where one was kept.
       size: side of the images that it was trained on, in pixels.
+      fit: how these were fitted to it, 'squash' or 'pad'.
       channels: of the images.
       class_names: in the order of the probabilities; [] where the run has not been evaluated.
+      mask_names: of the masks' channels, where there are several and the run has been evaluated.
+      largest_component: whether only the largest part of each mask is to be kept.
       calibration: of the class probabilities; one that changes nothing where there is none.
       source: JSON values that say which run and checkpoint it is.
     """
@@ -38,8 +41,11 @@ class TrainedModel:
     objective: Objective
     variables: PyTree
     size: int
+    fit: str
     channels: int
     class_names: Sequence[str]
+    mask_names: Sequence[str]
+    largest_component: bool
     calibration: Calibration
     source: dict[str, Any]
 
@@ -83,8 +89,11 @@ def read_model(source: pathlib.Path, which: str, dtype: str | None = None) -> Tr
         objective=objective,
         variables=variables,
         size=size,
+        fit=str(c.get("fit", "squash")),
         channels=channels,
-        class_names=[] if run is None else _class_names(run),
+        class_names=[] if run is None else run.class_names,
+        mask_names=[] if run is None else run.mask_names,
+        largest_component=bool(c.get("largest_component", False)),
         calibration=_calibration(run, which, step),
         source={"run": source.resolve().name, "checkpoint": which, "step": step, **described},
     )
@@ -119,11 +128,6 @@ def _evaluated(source: pathlib.Path) -> FinishedRun | None:
         return read_run(source)
     except UsageError:  # not evaluated yet
         return None
-
-
-def _class_names(run: FinishedRun) -> list[str]:
-    """As the table of images has them; a config names data sets only."""
-    return next((i.class_names for i in run.images.values() if i.class_names), [])
 
 
 def _calibration(run: FinishedRun | None, which: str, step: int) -> Calibration:

@@ -158,7 +158,7 @@ def test_every_way_to_the_mask_has_its_figures():
 class Volumes:
     """Two volumes of different sizes; a ball of ones and a stray voxel in each."""
 
-    name, class_names, ids = "v", (), ["a", "b"]
+    name, class_names, mask_names, ids = "v", (), (), ["a", "b"]
     spacing = np.array([[1, 1, 2], [0, 0, 0]], np.float32)
 
     def batches(self, batch_size):

@@ -15,6 +15,7 @@ import optax
 import pytest
 
 from configs import dtml
+from data_pipelines.canvas import Canvas
 from data_pipelines.images import resize_image
 from multimix_jax import export, trained_model, workdir
 from multimix_jax.calibration import Calibration
@@ -172,10 +173,26 @@ def test_images_are_resized_as_in_preparation(sides):
         predict=lambda variables, images: {"mask": images}, saliency=lambda *_: None
     )
     images = np.random.default_rng(0).integers(0, 256, (2, *sides, 1)).astype(np.uint8)
-    found = export.make_serve(shown, {}, SIZE, Calibration())(images)["mask"]
-    wanted = np.stack([resize_image(image[..., 0], SIZE) for image in images])[..., None]
+    found = export.make_serve(shown, {}, SIZE, Calibration(), "squash")(images)["mask"]
+    wanted = np.stack([resize_image(image[..., 0], SIZE, SIZE) for image in images])[..., None]
     differences = np.abs(np.asarray(found, int) - wanted)
     assert differences.max() <= (0 if sides == (SIZE, SIZE) else 1)
+    assert (differences > 0).mean() < 0.01
+
+
+@pytest.mark.parametrize("sides", [(SIZE, SIZE), (40, 71), (33, 9)])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_images_are_padded_as_in_preparation(sides, channels):
+    shown = SimpleNamespace(
+        predict=lambda variables, images: {"mask": images}, saliency=lambda *_: None
+    )
+    shape = (2, *sides, channels)
+    images = np.random.default_rng(0).integers(0, 256, shape).astype(np.uint8)
+    found = export.make_serve(shown, {}, SIZE, Calibration(), "pad")(images)["mask"]
+    canvas = Canvas(SIZE, "pad", channels)
+    wanted = np.stack([canvas.image(image[..., 0] if channels == 1 else image) for image in images])
+    differences = np.abs(np.asarray(found, int) - wanted)
+    assert differences.max() <= 1
     assert (differences > 0).mean() < 0.01
 
 

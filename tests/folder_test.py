@@ -66,6 +66,68 @@ def test_folders_within_images(folder):
     np.testing.assert_array_equal(examples.fetch(np.array([7]))["mask"], np.ones((1, 16, 16, 1)))
 
 
+def test_folders_anywhere(folder, tmp_path):
+    """Images, masks and labels may lie apart."""
+    folder.rename(tmp_path / "pictures")
+    images, masks = tmp_path / "pictures" / "images", tmp_path / "pictures" / "masks"
+    table = write_csv(tmp_path / "kinds.csv", ("image", "label"), [("i0.png", "well")])
+    where = dict(images=str(images), masks=str(masks), labels=str(table))
+    read = lambda where: load(
+        *("folder",), data_dir="", prepared_dir=str(tmp_path / "p"), size=16, folder=where
+    )
+    examples = read(where)
+    assert examples.name == "folder_pictures_images"
+    assert (examples.class_names, examples.has_mask.sum()) == (("well",), 1)
+    assert not read({"images": str(images)}).has_mask.any()
+    with pytest.raises(DataError, match=r"--config\.folder\.labels=absent\.csv is no file"):
+        read(where | {"labels": "absent.csv"})
+
+
+def test_masks_of_several_classes(folder):
+    """A folder of each; what is not there of an image with a mask is empty."""
+    (folder / "masks" / "i2.png").unlink()
+    write_image(folder / "masks" / "lung" / "i2.png", box(24, 20, slice(0, 12), slice(0, 20)))
+    write_image(folder / "masks" / "heart" / "i2.png", box(24, 20, slice(12, 24), slice(0, 20)))
+    write_image(folder / "masks" / "heart" / "i3.png", box(24, 20, slice(0, 24), slice(0, 10)))
+    examples = load_folder(folder)
+    assert examples.mask_names == ("heart", "lung")
+    assert examples.has_mask.tolist() == [n in (2, 3) for n in range(7)]
+    masks = examples.fetch(np.array([2, 3]))["mask"]
+    upper = np.arange(16)[:, None] < 8
+    np.testing.assert_array_equal(masks[0, ..., 1], np.broadcast_to(upper, (16, 16)))
+    np.testing.assert_array_equal(masks[0, ..., 0], np.broadcast_to(~upper, (16, 16)))
+    np.testing.assert_array_equal(masks[1, ..., 0], np.broadcast_to(upper.T, (16, 16)))
+    assert not masks[1, ..., 1].any()
+
+
+def test_masks_within_and_without_classes(folder):
+    lung = write_image(folder / "masks" / "lung" / "i2.png", box(24, 20, slice(9), slice(9)))
+    with pytest.raises(DataError, match=r"i2\.png lies beside the folders of the classes \(lung"):
+        load_folder(folder)
+    lung.rename(lung.with_name("i9.png"))
+    (folder / "masks" / "i2.png").unlink()
+    with pytest.raises(DataError, match=r"lung/i9\.png is a mask without an image"):
+        load_folder(folder)
+    write_image(folder / "images" / "ward" / "i0.png")
+    write_image(folder / "masks" / "ward" / "i0.png", box(24, 20, slice(9), slice(9)))
+    with pytest.raises(DataError, match=r"has folders that images has .* and others \(lung\)"):
+        load_folder(folder)
+
+
+def test_colours(folder):
+    colours = np.zeros((24, 20, 4), np.uint8)
+    colours[..., 0], colours[..., 2] = 200, 50  # without a trace of opacity
+    write_image(folder / "images" / "i0.png", colours)
+    examples = load(
+        *("folder",),
+        **dict(data_dir=folder.parent, prepared_dir=str(folder.parent / "p"), size=16),
+        **dict(channels=3, fit="pad"),
+    )
+    image = examples.fetch(np.array([0]))["image"][0]
+    assert image.shape == (16, 16, 3)
+    np.testing.assert_array_equal(image[:, 2:-2], np.broadcast_to((200, 0, 50), (16, 12, 3)))
+
+
 def test_label_that_is_no_class(folder):
     write_labels(folder, ("i0", "well"), ("i1", "dead"))
     (folder / "classes.txt").write_text("well\nill\n")

@@ -146,7 +146,7 @@ def _own_images(folder: Path) -> Read:
         _check_example(builder.example(Source(id="a", group="a", image=path)), 2)
         if masks:
             mask = builder.read_masks(Source("a", "a", image=path, masks=masks), (24, 20))
-            assert mask is not None and mask.shape == (24, 20) and mask.dtype == bool
+            assert mask is not None and mask.shape == (24, 20, 1) and mask.dtype == bool
 
     return read
 

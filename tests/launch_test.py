@@ -614,7 +614,8 @@ def test_an_endless_argument(monkeypatch):
 @loads_modules
 @pytest.mark.parametrize("name", CONFIGS)
 def test_configs_are_locked_and_of_known_fields(monkeypatch, name):
-    c = parse(monkeypatch, f"--config=configs/{name}.py")
+    arguments = ":images=x,masks=y,labels=z" if name == "folder" else ""
+    c = parse(monkeypatch, f"--config=configs/{name}.py{arguments}")
     assert c.is_locked
     known = dict(common.get_config().iteritems(preserve_field_references=False))
     assert set(c) - {"grid"} == set(known)

@@ -14,9 +14,11 @@ import pytest
 from PIL import Image
 
 from configs import dtml, multimix
+from data_pipelines.builder import files_below
 from data_pipelines.images import resize_image
-from multimix_jax import predict, trained_model
+from multimix_jax import predict, predictor, trained_model
 from multimix_jax.calibration import Calibration
+from multimix_jax.predictor import make_predictor
 from multimix_jax.trained_model import read_model
 from multimix_jax.workdir import BEST
 from tests.export_test import write_run
@@ -60,7 +62,7 @@ def answers(folder, *names, **how):
     models = [read_model(folder / name, BEST) for name in names]
     images = _rng(3).integers(0, 256, (3, SIZE, SIZE, 1)).astype(np.uint8)
     keys = jax.random.split(jax.random.key(0), len(images))
-    together = predict.make_predictor([model.objective for model in models], **how)
+    together = make_predictor([model.objective for model in models], **how)
     variables = [model.variables for model in models]
     each = lambda x: [model.objective.predict(model.variables, x) for model in models]
     return jax.jit(together)(variables, images, keys), each, images, (together, variables, keys)
@@ -121,8 +123,8 @@ def test_calibrated(folder, tmp_path, capsys):
 
 def test_empty_masks_agree():
     none = jnp.zeros((2, 1, 4, 4, 1))
-    assert predict._disagreement(none, none[0]).tolist() == [[0.0]]
-    assert predict._disagreement(none.at[0].set(1.0), none[0] + 0.5).tolist() == [[0.5]]
+    assert predictor._disagreement(none, none[0]).tolist() == [[0.0]]
+    assert predictor._disagreement(none.at[0].set(1.0), none[0] + 0.5).tolist() == [[0.5]]
 
 
 def test_dropout(folder):
@@ -205,7 +207,7 @@ def test_a_folder(folder, tmp_path, capsys):
 
     model = read_model(folder / "a", BEST)
     with Image.open(folder / "images" / "one.png") as picture:
-        resized = resize_image(np.asarray(picture, np.float32), SIZE)
+        resized = resize_image(np.asarray(picture, np.float32), SIZE, SIZE)
     wanted = model.objective.predict(model.variables, resized[None, ..., None])
     assert float(rows[0]["probability_1"]) == pytest.approx(
         float(wanted["classes"][0, 1]), abs=1e-5
@@ -259,7 +261,9 @@ def test_names(tmp_path):
     for name in ("a/x.png", "a/x.jpg", "b/x.png", "y.PNG"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).touch()
-    find = lambda *paths: predict.find_files([tmp_path / p for p in paths], (".png", ".jpg"))
+    find = lambda *paths: predict.find_files(
+        [tmp_path / p for p in paths], (".png", ".jpg"), files_below
+    )
     assert list(find("b", "y.PNG")) == ["x", "y"]
     assert list(find("a")) == ["x.jpg", "x.png"]
     assert list(find(".")) == ["a/x.jpg", "a/x.png", "b/x.png", "y.PNG"]

@@ -46,6 +46,7 @@ class Listed:
     has_mask: np.ndarray
     spacing: np.ndarray
     class_names: tuple[str, ...] = ("well", "ill")
+    mask_names: tuple[str, ...] = ()
     size: int = 16
     of_volumes: bool = False
     affines: np.ndarray | None = None
@@ -61,6 +62,10 @@ class Listed:
     @property
     def dtypes(self) -> dict[str, np.dtype]:
         return dict.fromkeys(("image", "mask"), np.dtype(np.uint8))
+
+    @property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        return dict.fromkeys(("image", "mask"), (*self.sides, 1))
 
     def fetch(self, indices: np.ndarray) -> dict[str, np.ndarray]:
         shape = (len(indices), self.size, self.size, 1)

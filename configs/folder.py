@@ -1,0 +1,46 @@
+"""Your own images: some with a mask, some with a class label, most with neither.
+
+    python launch.py --config=configs/folder.py:images=DIR,masks=DIR,labels=CSV --workdir=runs/own
+
+Arguments: images, masks (a folder of the same names, or of a folder for each class), labels (a
+table image,label), of which masks or labels may be left out; method (one of configs/multimix.py, by
+default the fullest that the data allow); seg_labels, cls_labels (how many may be used, a number or
+"all"); size; fit (squash or pad); channels (1 or 3); seed. docs/own_data.md has the formats.
+"""
+
+import ml_collections
+
+from configs import common, multimix
+
+DEFAULTS: dict[str, str | int] = {
+    **dict(images="", masks="", labels="", method="", seg_labels="all", cls_labels="all"),
+    **dict(size=256, fit="squash", channels=1, seed=0),
+}
+
+
+def get_config(arguments: str | None = None) -> ml_collections.ConfigDict:
+    args = common.parse_arguments(arguments, **DEFAULTS)
+    if not args["images"] or not (args["masks"] or args["labels"]):
+        raise common.ConfigError(
+            "--config=configs/folder.py needs a folder of images, and masks or labels of some of "
+            "them: configs/folder.py:images=DIR,masks=DIR,labels=CSV"
+        )
+    c = common.get_config()
+    for name in ("seed", "size", "fit", "seg_labels", "cls_labels"):
+        c[name] = args[name]
+    for name in c.folder:
+        c.folder[name] = args[name]
+    c.seg_data = c.cls_data = "folder"
+    c.test_data = "folder=test"
+    c.model.in_channels = args["channels"]
+    c.model.num_classes = c.model.mask_channels = 0  # as many as the data have
+    fullest = "multimix" if args["masks"] and args["labels"] else "unet"
+    multimix.use_system(c, args["method"] or (fullest if args["masks"] else "enc_ssl"))
+    classifies, segments = multimix.tasks(c)
+    for key, needed in (("masks", segments), ("labels", classifies)):
+        if needed and not args[key]:
+            raise common.ConfigError(
+                f"method={c.system} learns from {key}; add {key}=... to "
+                "--config=configs/folder.py, or choose a method without"
+            )
+    return c

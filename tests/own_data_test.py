@@ -1,0 +1,140 @@
+"""Own images from start to end: colour, not square, three classes, two masks, most unlabelled."""
+
+import csv
+import json
+import sys
+from unittest import mock
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from configs import common, folder
+from multimix_jax import predict
+from multimix_jax.trained_model import read_model
+from multimix_jax.workdir import BEST
+from tests.official_formats import box, write_csv, write_image
+from tests.small_runs import NETWORK, kept_programs, launch_main
+
+HEIGHT, WIDTH = 24, 40
+
+
+@pytest.fixture(scope="module", autouse=True)
+def programs(tmp_path_factory):
+    yield from kept_programs(tmp_path_factory.mktemp("cache"))
+
+
+@pytest.fixture(scope="module")
+def own(tmp_path_factory):
+    """Photographs of fruit, say: what is red, green or blue; where it lies, and its stalk."""
+    root = tmp_path_factory.mktemp("own")
+    rng = np.random.default_rng(0)
+    rows = []
+    for n in range(30):
+        kind = n % 3
+        pixels = rng.integers(0, 60, (HEIGHT, WIDTH, 3)).astype(np.uint8)
+        pixels[6:18, 10:30, kind] = 220
+        pixels[2:6, 18:22] = 255
+        write_image(root / "pictures" / f"p{n:02d}.png", pixels)
+        if n < 20:
+            fruit = box(HEIGHT, WIDTH, slice(6, 18), slice(10, 30))
+            write_image(root / "outlines" / "fruit" / f"p{n:02d}.png", fruit)
+        if n < 18:
+            stalk = box(HEIGHT, WIDTH, slice(2, 6), slice(18, 22))
+            write_image(root / "outlines" / "stalk" / f"p{n:02d}.png", stalk)
+        if n < 24:
+            rows.append((f"p{n:02d}", ("red", "green", "blue")[kind]))
+    write_csv(root / "kinds.csv", ("image", "label"), rows)
+    return root
+
+
+def config_of(own, **fields):
+    c = folder.get_config(
+        f"images={own}/pictures,masks={own}/outlines,labels={own}/kinds.csv,size=32,fit=pad,"
+        "channels=3"
+    )
+    c.prepared_dir = str(own / "prepared")
+    c.steps = c.eval_every = c.checkpoint_every = 4
+    c.batch_size, c.eval_batch_size = 4, 4
+    c.model.filters = NETWORK
+    c.update_from_flattened_dict(fields)
+    return c.lock()
+
+
+@pytest.fixture(scope="module")
+def run(own):
+    launch_main(config_of(own), own / "run")
+    return own / "run"
+
+
+def test_classes_and_masks_are_counted(run):
+    model = json.loads((run / "config.json").read_text())["model"]
+    assert (model["num_classes"], model["mask_channels"], model["in_channels"]) == (3, 2, 3)
+    results = json.loads((run / "results.json").read_text())["best"]["folder"]
+    assert {"dice", "dice_fruit", "dice_stalk", "f1_red", "f1_green", "f1_blue"} < set(results)
+    mean = (results["dice_fruit"]["mean"] + results["dice_stalk"]["mean"]) / 2
+    assert results["dice"]["mean"] == pytest.approx(mean)
+
+
+def test_started_again_it_is_finished(own, run, capsys):
+    launch_main(config_of(own), run)
+    assert "is finished" in capsys.readouterr().out
+
+
+def test_predictions_have_the_size_of_the_image(own, run, tmp_path):
+    model = read_model(run, BEST)
+    assert (model.fit, model.channels) == ("pad", 3)
+    assert (model.class_names, model.mask_names) == (["blue", "green", "red"], ["fruit", "stalk"])
+    image, out = own / "pictures" / "p29.png", tmp_path / "out"
+    with (
+        mock.patch.object(sys, "argv", ["predict", str(run), str(image), "--out", str(out)]),
+        pytest.raises(SystemExit) as stop,
+    ):
+        predict.main()
+    assert stop.value.code == 0
+    with (out / "predictions.csv").open(newline="") as file:
+        (row,) = csv.DictReader(file)
+    assert row["class"] in model.class_names
+    assert {"area_fraction_fruit", "area_fraction_stalk"} < set(row)
+    for name in model.mask_names:
+        with Image.open(out / "masks" / f"p29_{name}.png") as mask:
+            assert mask.size == (WIDTH, HEIGHT)
+    with Image.open(out / "overlays" / "p29.png") as overlay:
+        assert len(set(np.asarray(overlay)[12, 20].tolist())) > 1  # in colour
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ("", "needs a folder of images"),
+        ("images=x", "and masks or labels of some of"),
+        ("images=x,masks=y,method=enc", "method=enc learns from labels; add labels="),
+        ("images=x,labels=y,method=unet", "method=unet learns from masks; add masks="),
+        ("images=x,labels=y,method=unknown", "method='unknown' is unknown"),
+    ],
+)
+def test_arguments_that_cannot_be(arguments, words):
+    with pytest.raises(common.ConfigError, match=words):
+        folder.get_config(arguments)
+
+
+def test_the_fullest_method_that_the_data_allow():
+    system = lambda arguments: folder.get_config(f"images=x,{arguments}").system
+    assert system("masks=y,labels=z") == "multimix"
+    assert system("masks=y") == "unet"
+    assert system("labels=z") == "enc_ssl"
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({"folder.masks": "absent"}, "--config.folder.masks=absent is no folder"),
+        ({"model.num_classes": 2}, "the model has 2 classes, but the images have 3"),
+        ({"model.mask_channels": 1}, r"finds 1 masks, but folder has 2 \(fruit, stalk\)"),
+        ({"model.in_channels": 1, "seg_data": "folder", "size": 40}, "size=40"),
+    ],
+)
+def test_faults(own, tmp_path, fields, words):
+    with pytest.raises(SystemExit, match=words):
+        launch_main(config_of(own, **fields), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
