@@ -12,7 +12,6 @@ import errno
 import functools
 import json
 import logging
-import os
 import pathlib
 import sys
 from typing import Any
@@ -24,7 +23,8 @@ from ml_collections import ConfigDict, config_flags
 
 import data_pipelines
 from configs import common, grid
-from data_pipelines import fix_list, input_pipeline, run_data
+from data_pipelines import input_pipeline, run_data
+from data_pipelines.of_config import preparation, with_packaged
 from multimix_jax import objectives, optimizer, parallel, report, workdir
 from multimix_jax.errors import UsageError
 from multimix_jax.grid import run_all
@@ -71,7 +71,7 @@ def make_run(c: ConfigDict, path: pathlib.Path) -> Run:
     )
     programs = make_programs(json.dumps(_fields(c, compiled), default=ConfigDict.to_dict))
     load = functools.partial(
-        data_pipelines.load, cache_bytes=int(c.cache_gib * 2**30), **_preparation(c)
+        data_pipelines.load, cache_bytes=int(c.cache_gib * 2**30), **preparation(c)
     )
     data = run_data.open_run(
         programs.objective.streams,
@@ -98,22 +98,12 @@ def make_run(c: ConfigDict, path: pathlib.Path) -> Run:
     )
 
 
-def _preparation(c: ConfigDict) -> dict[str, Any]:
-    """How data sets are prepared, as `data_pipelines.make_builder` takes it."""
-    return dict(
-        channels=c.model.get("in_channels", 1),
-        folder=c.folder.to_dict(),
-        leave_out=fix_list.read(c.leave_out) if c.leave_out else {},
-        **_fields(c, "data_dir prepared_dir size fit"),
-    )
-
-
 def count_classes(c: ConfigDict) -> None:
     """Sets num_classes and mask_channels of 0 to what the training sets have."""
     for key, data_set in (("num_classes", c.cls_data), ("mask_channels", c.seg_data)):
         if c.model.get(key) != 0:
             continue
-        builder = data_pipelines.make_builder(data_set, **_preparation(c))
+        builder = data_pipelines.make_builder(data_set, **preparation(c))
         count = len(builder.class_names) if key == "num_classes" else builder.mask_channels
         if key == "num_classes" and c.model.use_classifier and count < 2:
             raise UsageError(
@@ -205,7 +195,7 @@ def _run() -> int:
 def parse_flags(argv: list[str]) -> list[str]:
     """absl's parser, with one line in place of a traceback."""
     try:
-        argv = flags.FLAGS([argv[0], *_found(argv[1:])])
+        argv = flags.FLAGS([argv[0], *with_packaged(argv[1:])])
         _CONFIG.value.lock()  # a file that cannot be read is noticed only when asked for its value
         return argv
     except RecursionError:  # of absl, which looks for similar names
@@ -213,22 +203,6 @@ def parse_flags(argv: list[str]) -> list[str]:
     except (flags.Error, AttributeError, KeyError, OSError, TypeError, ValueError) as error:
         reason = str(error).strip().splitlines()[-1].strip()
         sys.exit(f"error: {reason} (fields of --config: see configs/common.py; help: --helpshort)")
-
-
-def _found(arguments: list[str]) -> list[str]:
-    """Has a config that is not in the working folder, such as configs/quickstart.py, found here."""
-    found, before = [], ""
-    for argument in arguments:
-        flag = next((f for f in ("--config=", "-config=") if argument.startswith(f)), "")
-        path = argument.removeprefix(flag)
-        if flag or before in ("--config", "-config"):
-            file, colon, rest = path.partition(":")
-            here = pathlib.Path(__file__).parent / file
-            if file.endswith(".py") and not os.path.exists(file) and here.is_file():
-                path = f"{here}{colon}{rest}"
-        found.append(flag + path)
-        before = argument
-    return found
 
 
 def run() -> None:

@@ -30,6 +30,7 @@ import data_pipelines
 from data_pipelines import dicom, fix_list, images
 from data_pipelines.builder import SetBuilder, Source, in_threads
 from data_pipelines.errors import DataError
+from data_pipelines.of_config import preparation, with_packaged
 
 ERROR, WARNING, NOTE = "error", "warning", "note"
 _THUMBNAIL = 32
@@ -328,11 +329,9 @@ def main(argv: list[str]) -> None:
     del argv
     given = flags.FLAGS
     c = given.config
-    where = dict(data_dir=c.data_dir, prepared_dir=c.prepared_dir, size=c.size)
+    how = preparation(c) | {"leave_out": {}}
     try:
-        findings = audit(
-            {name: data_pipelines.make_builder(name, **where) for name in _set_names(c)}
-        )
+        findings = audit({name: data_pipelines.make_builder(name, **how) for name in _set_names(c)})
     except DataError as error:
         sys.exit(f"error: {error}")
     print(table(findings))
@@ -353,7 +352,10 @@ def run() -> None:
     flags.DEFINE_string("json", None, "File to write all findings to.")
     flags.DEFINE_string("fix_list", None, "CSV file to write the examples to leave out to.")
     flags.mark_flag_as_required("config")
-    app.run(main)
+    app.run(
+        main,
+        flags_parser=lambda argv: app.parse_flags_with_usage([argv[0], *with_packaged(argv[1:])]),
+    )
 
 
 if __name__ == "__main__":

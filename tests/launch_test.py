@@ -21,6 +21,7 @@ import data_pipelines
 import launch
 from configs import common, dtml, multimix
 from data_pipelines import input_pipeline
+from data_pipelines.of_config import with_packaged
 from multimix_jax import optimizer, page, stopping
 from multimix_jax.finished_run import read_run
 from multimix_jax.models import MultiMix
@@ -538,11 +539,11 @@ def test_packaged_configs_are_found_from_anywhere(tmp_path, monkeypatch, spellin
     monkeypatch.chdir(tmp_path)
     given = spelling.format("configs/multimix.py:size=64").split(" ")
     there = pathlib.Path(launch.__file__).parent / "configs/multimix.py:size=64"
-    assert launch._found([*given, "--workdir=x"])[: len(given)] == spelling.format(there).split(" ")
+    assert with_packaged([*given, "--workdir=x"])[: len(given)] == spelling.format(there).split(" ")
     (tmp_path / "configs").mkdir()
     (tmp_path / "configs" / "multimix.py").touch()
     for own in (given, ["--config=own.py"], ["--config"], ["--config.size=3"]):
-        assert launch._found(own) == own
+        assert with_packaged(own) == own
 
 
 def test_errors_of_a_process(config, tmp_path):
