@@ -36,10 +36,10 @@ class Noise(ImageSetBuilder):
 
     def example(self, source):
         number = int(source.id[1:])
-        first = number * 65_537 % (self.noise.size - 2 * self.size**2)  # another place each
-        pixels = self.noise[first : first + 2 * self.size**2].reshape(2, -1).copy()
+        first = number * 65_537 % (self.noise.size - 2 * self.canvas.size**2)  # another place each
+        pixels = self.noise[first : first + 2 * self.canvas.size**2].reshape(2, -1).copy()
         pixels[:, : NUMBER.itemsize] = np.array([number], NUMBER).view(np.uint8)
-        image, mask = pixels.reshape(2, self.size, self.size, 1)
+        image, mask = pixels.reshape(2, self.canvas.size, self.canvas.size, 1)
         return {"image": image, "mask": mask, "has_mask": True, "spacing": np.zeros(2, np.float32)}
 
 
@@ -104,7 +104,7 @@ def stream(folder, *, count, size, steps):
 
 @process.on_linux
 def test_a_set_that_is_not_held_in_memory_takes_no_more_of_it(folder):
-    stream(folder, count=2000, size=32, steps=160)
+    stream(folder, count=1000, size=32, steps=80)
 
 
 @process.on_linux

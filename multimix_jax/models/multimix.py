@@ -1,6 +1,7 @@
 """MultiMix: one encoder, a classifier, a saliency bridge and a decoder."""
 
-from collections.abc import Sequence
+import functools
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import chex
@@ -52,6 +53,8 @@ class MultiMix(nn.Module):
       dropout_rate: dropout after each block, on when `dropout_keys` are given.
       initializer: 'torch' (as published) or 'flax'.
       dtype: dtype of the computation, float32 or bfloat16; parameters stay float32.
+      make_encoder: makes another encoder than `Encoder`: (images, dropout_keys) -> features of each
+        level, with `filters` channels.
     """
 
     filters: Sequence[int] = PUBLISHED_FILTERS
@@ -65,6 +68,7 @@ class MultiMix(nn.Module):
     dropout_rate: float = 0.25
     initializer: str = "torch"
     dtype: Any = jnp.float32
+    make_encoder: Callable[[], Any] | None = None
 
     def setup(self) -> None:
         if self.use_bridge and not (self.use_classifier and self.use_decoder):
@@ -73,7 +77,8 @@ class MultiMix(nn.Module):
                 "from one to the other (config.model)"
             )
         common = {"initializer": self.initializer, "dtype": self.dtype}
-        self.encoder = Encoder(self.filters, self.dropout_rate, **common)
+        own = functools.partial(Encoder, self.filters, self.dropout_rate, **common)
+        self.encoder = (self.make_encoder or own)()
         if self.use_classifier:
             self.classifier = ClassifierHead(self.num_classes, **common)
         if self.use_bridge:
