@@ -218,7 +218,7 @@ def _calibration(
     truth = np.concatenate([images.labels > 0 for _, images in tested])
     chosen = [run.calibration(checkpoint) for run, _ in tested]
     ways = [("-", system, [images.probabilities for _, images in tested])]
-    if all(chosen):
+    if all(one is not None and one.temperature != 1 for one in chosen):
         calibrated = [
             np.asarray(one(images.probabilities)) for one, (_, images) in zip(chosen, tested) if one
         ]

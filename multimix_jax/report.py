@@ -30,6 +30,7 @@ Row = Mapping[str, Any]
 # Columns of the printed table, * for any name; results.json has all metrics.
 SEGMENTATION = ("dice", "ssim", "hd", "assd")
 CLASSIFICATION = ("accuracy", "auroc", "f1_*", "ece")
+OVERVIEW = ("dice", "accuracy", "auroc")
 LEGEND = """Mean over seeds, ± standard deviation over seeds where there are several, [95 %
 interval over test images]. Intervals and p take the trained weights as they are: they tell of other
 test images, not of other seeds.
@@ -139,6 +140,39 @@ def markdown(rows: Sequence[Row]) -> str:
             lines.append("")
     if any("*published*" in line for line in lines):
         lines += ["How to read the published rows:", "", *(f"* {n}" for n in published.NOTES), ""]
+    return "\n".join(lines)
+
+
+def overview(rows: Sequence[Row]) -> str:
+    """One table for each checkpoint: systems down, the main metrics of every data set across.
+
+    Args:
+      rows: of `comparison.summarize`.
+    """
+    lines = []
+    rows = [row for row in map(_of_way, rows) if row["metric"] in OVERVIEW]
+    for checkpoint in (BEST, LAST):
+        here = [row for row in rows if row["checkpoint"] in (TRIVIAL, checkpoint)]
+        if not any(row["checkpoint"] == checkpoint for row in here):
+            continue
+        columns = sorted(
+            {(row["data_set"], row["metric"]): row["in_domain"] for row in here}.items(),
+            key=lambda item: (OVERVIEW.index(item[0][1]) > 0, not item[1], item[0][0]),
+        )
+        titles = [f"{data_set} {metric}" for (data_set, metric), _ in columns]
+        lines += [
+            f"### Overview, {checkpoint} checkpoint",
+            "",
+            _line("system", "size", "steps", "labels/masks", "seeds", *titles),
+            "|---" * (5 + len(titles)) + "|",
+        ]
+        for (system, size, steps, labels, masks), cells in _by_system(
+            here, "data_set", "metric"
+        ).items():
+            seeds = ", ".join(map(str, next(iter(cells.values()))["seeds"]))
+            shown = [_mean(cells[key], " ± ") if key in cells else "" for key, _ in columns]
+            lines.append(_line(system, size, steps, _budget(labels, masks), seeds, *shown))
+        lines.append("")
     return "\n".join(lines)
 
 
@@ -298,7 +332,8 @@ def main() -> None:
             return
         groups = comparison.group_runs(finished_run.find_runs(arguments.runs))
         rows, compared = comparison.summarize(groups), comparison.compare(groups)
-        text = "\n".join([LEGEND, markdown(rows), markdown_of_comparisons(compared)])
+        tables = [overview(rows), markdown(rows), markdown_of_comparisons(compared)]
+        text = "\n".join([LEGEND, *tables])
         print(text)
         if arguments.json:
             workdir.write_json(pathlib.Path(arguments.json), rows)

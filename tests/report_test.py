@@ -106,6 +106,24 @@ def test_markdown(runs, monkeypatch, capsys):
     assert any(line.startswith(bridge) for line in lines)
 
 
+def test_overview(runs):
+    """A line for each system and budget, a column for each set and metric, those of masks first."""
+    rows = comparison.summarize(comparison.group_runs(finished_run.find_runs([runs])))
+    text = report.overview(rows)
+    _, best, last = text.split("### Overview, ")
+    assert best.startswith("best checkpoint") and last.startswith("last checkpoint")
+    header, _, *lines = last.strip().splitlines()[2:]
+    assert "| seeds | jsrt dice | chex accuracy | chex auroc |" in header
+    (umtl,) = [line for line in lines if line.startswith("| umtl | 32 ")]
+    (row,) = [
+        row
+        for row in rows
+        if (row["system"], row["checkpoint"], row["metric"]) == ("umtl", "last", "dice")
+    ]
+    assert f"| {row['mean']:.3f} ± {row['std']:.3f} |" in umtl
+    assert any(line.startswith("| trivial | 32 ") for line in lines)
+
+
 def test_everything_is_written(runs, tmp_path, monkeypatch, capsys):
     out = tmp_path / "out"
     run_command(monkeypatch, runs, "--out", out, "--json", tmp_path / "rows.json")
