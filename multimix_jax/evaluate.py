@@ -208,7 +208,8 @@ def _mask_metrics(predictions: Predictions, index: int) -> dict[str, float]:
             found[key] = float(np.mean([c[name] for c in channels]))
         if len(channels) > 1:
             key = f"{prefix}/dice" if prefix else "dice"
-            named = zip(predictions.mask_names, channels, strict=True)
+            names = predictions.mask_names or map(str, range(len(channels)))
+            named = zip(names, channels, strict=True)
             found |= {f"{key}_{name}": metric["dice"] for name, metric in named}
     return found
 

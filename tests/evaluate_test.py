@@ -142,6 +142,9 @@ def test_several_mask_channels_are_averaged():
     )
     _, rows = measure(two, class_names=NAMES)
     assert rows[0]["dice"] == pytest.approx((0.8 + 1) / 2)
+    assert (rows[0]["dice_0"], rows[0]["dice_1"]) == (pytest.approx(0.8), 1)
+    named = dataclasses.replace(two, mask_names=("lung", "heart"))
+    assert measure(named, class_names=NAMES)[1][0]["dice_heart"] == 1
 
 
 def test_every_way_to_the_mask_has_its_figures():

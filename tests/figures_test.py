@@ -126,11 +126,16 @@ def test_overlay_of_nothing_is_the_image(empty):
     np.testing.assert_array_equal(picture, np.repeat(image, 3, axis=-1))
 
 
-def test_overlay_of_channels_outlines_their_union():
+def test_overlay_outlines_every_channel():
     image = np.zeros((8, 8, 1), np.uint8)
     halves = np.concatenate([filled(1, 1, 4, 3), filled(1, 3, 4, 6)], axis=-1)
     green = (figures.overlay(image, truth=halves) == GREEN).all(axis=-1)
-    np.testing.assert_array_equal(green, ring(1, 1, 4, 6))
+    np.testing.assert_array_equal(green, ring(1, 1, 4, 3) | ring(1, 3, 4, 6))
+
+
+def test_overlay_of_a_colour_image_keeps_its_colours():
+    image = np.random.default_rng(0).integers(0, 256, (8, 8, 3)).astype(np.uint8)
+    np.testing.assert_array_equal(figures.overlay(image), image)
 
 
 def test_heat_runs_from_dark_to_bright():

@@ -61,7 +61,7 @@ COUNTS = {
 def experiments():
     """(file, system) of every config; system is '' where the file has but one."""
     for path in pathlib.Path(configs.__file__).parent.glob("*.py"):
-        if path.stem not in ("__init__", "common", "grid"):
+        if path.stem not in ("__init__", "common", "folder", "grid"):  # folder: as the data are
             systems = {"multimix": multimix.SYSTEMS, "dtml": dtml.SYSTEMS}.get(path.stem, ("",))
             yield from ((path.stem, system) for system in systems)
 
