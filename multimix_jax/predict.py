@@ -245,7 +245,7 @@ def find_files(
     found: dict[pathlib.Path, pathlib.Path] = {}  # one that is named twice is taken once
     for path in paths:
         if path.is_dir():
-            for file in files_below([path]):
+            for file in sorted(files_below([path])):
                 if file.name.lower().endswith(tuple(suffixes)):
                     found.setdefault(file, file.relative_to(path))
         elif path.exists():

@@ -21,6 +21,7 @@ from multimix_jax import export, trained_model, workdir
 from multimix_jax.calibration import Calibration
 from multimix_jax.checkpoint import Checkpoints
 from multimix_jax.errors import UsageError
+from multimix_jax.finished_run import FinishedRun, Images
 from multimix_jax.objectives import make_objective
 from multimix_jax.programs import Programs
 from multimix_jax.train_state import TrainState
@@ -219,19 +220,19 @@ def test_the_dtype_is_that_of_the_training_or_another(tmp_path):
         assert ("bf16" in str(jax.make_jaxpr(program.serve)(images))) == there
 
 
-def test_names_of_classes_come_from_the_evaluation(run):
-    evaluated = SimpleNamespace(
-        images={
-            ("best", "seg"): SimpleNamespace(class_names=[]),
-            ("best", "cls"): SimpleNamespace(class_names=["well", "ill"]),
-        }
-    )
-    evaluated.results = {"run": {BEST: {"step": -1}}}
-    evaluated.calibration = lambda which: Calibration(3.0, 0.25)
+def test_names_and_calibration_come_from_the_evaluation(run):
+    of = lambda **columns: Images(("a",), {name: np.ones(1) for name in columns})
+    images = {
+        ("best", "seg"): of(dice=1, dice_lung=1, dice_heart=1),
+        ("best", "cls"): of(label=0, probability_well=1, probability_ill=0),
+    }
+    chosen = {"step": -1, "temperature": 3.0, "threshold": 0.25}
+    evaluated = FinishedRun(run.path, {}, {"run": {BEST: chosen}}, images)
     with mock.patch.object(trained_model, "read_run", return_value=evaluated):
         model = read_model(run.path, BEST)
-        assert (model.class_names, model.calibration) == (["well", "ill"], Calibration())
-        evaluated.results["run"][BEST]["step"] = model.source["step"]
+        assert (model.class_names, model.mask_names) == (["well", "ill"], ["lung", "heart"])
+        assert model.calibration == Calibration()  # of other weights
+        chosen["step"] = model.source["step"]
         assert read_model(run.path, BEST).calibration == Calibration(3.0, 0.25)
 
 

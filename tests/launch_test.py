@@ -461,7 +461,7 @@ def test_an_image_without_a_label_in_the_table(tmp_path):
             r"images are 32x32, .*config\.size or .*config\.model\.filter",
         ),
         ({"model.num_classes": 3}, r"model\.num_classes"),
-        ({"model.in_channels": 3}, r"config\.model\.in_channels"),
+        ({"model.in_channels": 2}, r"config\.model\.in_channels"),
         ({"steps": 0}, r"steps"),
         ({"accumulate": -1}, r"accumulate=-1, .*0 or more"),
         ({"log_every": 0}, r"log_every"),
