@@ -117,7 +117,8 @@ def examine(name: str, builder: SetBuilder, source: Source) -> Facts:
         example = builder.example(source)
     except DataError as error:
         return Facts(name, source, [*problems, ("unreadable", ERROR, str(error))])
-    image = np.asarray(example["image"][..., 0], np.float32)
+    pixels = np.asarray(example["image"])
+    image = pixels.mean(axis=-1, dtype=np.float32)
     if example["has_mask"]:
         share = float((example["mask"] > 0).mean())
         if share in (0.0, 1.0):
@@ -125,7 +126,7 @@ def examine(name: str, builder: SetBuilder, source: Source) -> Facts:
             problems.append((kind, WARNING, f"the mask covers {share:.0%} of the image"))
     if image.max() == image.min():
         problems.append(("constant image", WARNING, f"every pixel is {image.max():g}"))
-    digest = hashlib.blake2b(image.tobytes(), digest_size=16).hexdigest()
+    digest = hashlib.blake2b(pixels.tobytes(), digest_size=16).hexdigest()
     return Facts(name, source, problems, digest, _thumbnail(image))
 
 
