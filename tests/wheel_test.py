@@ -55,4 +55,4 @@ def test_the_wheel_alone(tmp_path):
     assert (home / "program" / "model.stablehlo").stat().st_size > 0
     run(commands / "multimix-report", "run", "--html")
     assert "<svg" in (home / "run" / "report.html").read_text()
-    assert "state_dict" in run(commands / "multimix-convert", "--help")
+    assert "PyTorch" in run(commands / "multimix-convert", "--help")
