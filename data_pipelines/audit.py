@@ -330,8 +330,8 @@ def main(argv: list[str]) -> None:
     del argv
     given = flags.FLAGS
     c = given.config
-    how = preparation(c) | {"leave_out": {}}
     try:
+        how = preparation(c) | {"leave_out": {}}
         findings = audit({name: data_pipelines.make_builder(name, **how) for name in _set_names(c)})
     except DataError as error:
         sys.exit(f"error: {error}")

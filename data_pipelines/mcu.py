@@ -54,5 +54,5 @@ class Mcu(ImageSetBuilder):
 
     def read(self, source: Source) -> tuple[np.ndarray, np.ndarray | None, tuple[float, float]]:
         image, mask, unknown = super().read(source)
-        full_size = image.shape in _OFFICIAL_SHAPES
+        full_size = image.shape[:2] in _OFFICIAL_SHAPES
         return image, mask, (_SPACING, _SPACING) if full_size else unknown

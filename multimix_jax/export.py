@@ -173,7 +173,7 @@ def _readme(program: Program, loading: str) -> str:
     threshold = model.calibration.threshold
     told = (
         ""
-        if threshold is None
+        if threshold is None or not model.class_names
         else "Class probabilities are calibrated; on validation images, "
         f"{threshold:.3f} was the most accurate threshold on that of `{model.class_names[1]}`.\n\n"
     )

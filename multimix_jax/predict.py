@@ -137,7 +137,7 @@ def write_item(item: Item, out: pathlib.Path, style: Style) -> dict[str, Any]:
     if "classes" in item.answer:
         classes = item.answer["classes"]
         class_names = style.class_names or [str(number) for number in range(len(classes))]
-        positive = None if style.threshold is None else classes[1] >= style.threshold
+        positive = None if style.threshold is None else float(classes[1]) >= style.threshold
         row["class"] = class_names[int(classes.argmax() if positive is None else positive)]
         row |= {f"probability_{name}": f"{p:.6f}" for name, p in zip(class_names, classes)}
         if "classes_spread" in item.answer:

@@ -250,8 +250,8 @@ class Run:
                 )
 
     def _calibration(self, variables: PyTree) -> Calibration | None:
-        """Chosen on the validation set that has labels; None without a classifier."""
-        for eval_set in self.validation:
+        """Chosen on the validation set of the classes, the last; None without a classifier."""
+        for eval_set in reversed(self.validation):
             found = self._predict(variables, eval_set)
             known = found.labels >= 0
             if found.classes is not None and known.any():
