@@ -100,10 +100,12 @@ def make_run(c: ConfigDict, path: pathlib.Path) -> Run:
 
 def count_classes(c: ConfigDict) -> None:
     """Sets num_classes and mask_channels of 0 to what the training sets have."""
+    # Looks at every file, so once where both tasks share a set.
+    build = functools.cache(lambda name: data_pipelines.make_builder(name, **preparation(c)))
     for key, data_set in (("num_classes", c.cls_data), ("mask_channels", c.seg_data)):
         if c.model.get(key) != 0:
             continue
-        builder = data_pipelines.make_builder(data_set, **preparation(c))
+        builder = build(data_set)
         count = len(builder.class_names) if key == "num_classes" else builder.mask_channels
         if key == "num_classes" and c.model.use_classifier and count < 2:
             raise UsageError(

@@ -31,6 +31,11 @@ class Calibration:
         if not self.temperature > 0:
             raise ValueError(f"temperature is {self.temperature}, but it must be more than 0")
 
+    @property
+    def cut(self) -> float:
+        """Where `metrics` is to cut the calibrated probability of class 1."""
+        return 0.5 if self.threshold is None else self.threshold
+
     def __call__(self, probabilities: Any) -> jax.Array:
         """Probabilities [...,K] of a softmax -> those of the divided logits."""
         tiny = float(np.finfo(np.float32).tiny)

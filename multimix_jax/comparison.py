@@ -174,11 +174,8 @@ def _resampled(
             resampled |= at(images.probabilities)
             calibration = run.calibration(checkpoint)
             if calibration is not None:
-                threshold = calibration.threshold
-                calibrated = at(
-                    np.asarray(calibration(images.probabilities)),
-                    threshold=0.5 if threshold is None else threshold,
-                )
+                probabilities = np.asarray(calibration(images.probabilities))
+                calibrated = at(probabilities, threshold=calibration.cut)
                 resampled["ece_calibrated"] = calibrated["ece"]
                 resampled["accuracy_at_validation_threshold"] = calibrated["accuracy"]
         for name, values in resampled.items():

@@ -241,12 +241,9 @@ def _class_metrics(
 
     summary = measure_at(probabilities)
     if calibration is not None:
-        threshold = calibration.threshold
-        calibrated = measure_at(
-            np.asarray(calibration(probabilities)), 0.5 if threshold is None else threshold
-        )
+        calibrated = measure_at(np.asarray(calibration(probabilities)), calibration.cut)
         summary["ece_calibrated"] = calibrated["ece"]
-        if threshold is not None:
+        if calibration.threshold is not None:
             summary["accuracy_at_validation_threshold"] = calibrated["accuracy"]
     return summary
 

@@ -86,7 +86,7 @@ def predict_items(
     numbered = enumerate(items)
     while batch := list(itertools.islice(numbered, batch_size)):
         there = [(n, item, item.values) for n, item in batch if item.values is not None]
-        answers: dict[int, dict[str, np.ndarray]] = {}
+        answered: dict[int, Item] = {}
         if there:
             # The last batch is filled up, since another size would be compiled anew.
             fill = [there[i % len(there)] for i in range(batch_size)]
@@ -96,13 +96,11 @@ def predict_items(
             found = jax.device_get(
                 compiled(variables, images, jax.vmap(jax.random.fold_in, (None, 0))(key, places))
             )
-            for row, (n, _, _) in enumerate(there):
-                answers[n] = {name: values[row] for name, values in found.items()}
-        inside = {n: where for (n, *_), (_, where) in zip(there, fitted if there else ())}
+            for row, (n, item, _) in enumerate(there):
+                answer = {name: values[row] for name, values in found.items()}
+                answered[n] = dataclasses.replace(item, answer=answer, inside=fitted[row][1])
         for n, item in batch:
-            if n in answers:
-                item = dataclasses.replace(item, answer=answers[n], inside=inside[n])
-            yield item
+            yield answered.get(n, item)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -16,9 +16,7 @@ CARD = "README.md"  # as model hubs call it
 BEST, LAST, TRIVIAL = "best", "last", "trivial"  # checkpoints, and the answer without a model
 CONVERTED = "converted.json"  # says where weights that were not trained here come from
 # Where things lie and how often they are said may differ between two starts of one run.
-FREE_KEYS = (
-    *("data_dir", "prepared_dir", "folder", "leave_out", "cache_gib", "log_every", "test_data"),
-)
+FREE_KEYS = "data_dir prepared_dir folder leave_out cache_gib log_every test_data".split()
 
 
 def check(
