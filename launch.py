@@ -99,7 +99,8 @@ def make_run(c: ConfigDict, path: pathlib.Path) -> Run:
 
 
 def count_classes(c: ConfigDict) -> None:
-    """Sets num_classes and mask_channels of 0 to what the training sets have."""
+    """Sets num_classes and mask_channels of 0 to what the training sets have, and with the first
+    whether classes exclude each other."""
     # Looks at every file, so once where both tasks share a set.
     build = functools.cache(lambda name: data_pipelines.make_builder(name, **preparation(c)))
     for key, data_set in (("num_classes", c.cls_data), ("mask_channels", c.seg_data)):
@@ -107,12 +108,14 @@ def count_classes(c: ConfigDict) -> None:
             continue
         builder = build(data_set)
         count = len(builder.class_names) if key == "num_classes" else builder.mask_channels
-        if key == "num_classes" and c.model.use_classifier and count < 2:
-            raise UsageError(
-                f"{data_set} has {count} classes ({', '.join(builder.class_names) or 'none'}), but "
-                "a classifier needs two or more; add labels, or classes.txt beside them, or choose "
-                "a method without a classifier"
-            )
+        if key == "num_classes" and c.model.use_classifier:
+            c.objective.exclusive = builder.exclusive
+            if count < 1 + builder.exclusive:
+                raise UsageError(
+                    f"{data_set} has {count} classes ({', '.join(builder.class_names) or 'none'}), "
+                    "but a classifier needs two or more; add labels, or classes.txt beside them, "
+                    "or choose a method without a classifier"
+                )
         c.model[key] = max(count, 1)
 
 

@@ -67,7 +67,7 @@ class Source:
     split: str = ""
     image: Path | None = None
     masks: tuple[Path, ...] = ()
-    label: int = -1
+    label: int = -1  # a class; of independent ones bit k is set for class k; -1 for unknown
 
 
 class SetBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):
@@ -79,6 +79,7 @@ class SetBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):
 
     VERSION = tfds.core.Version("1.1.0")
     class_names: tuple[str, ...] = ()  # in the order of the label values
+    exclusive: bool = True  # whether an image has one class; else any of them, each by itself
     mask_names: tuple[str, ...] = ()  # in the order of the mask's channels, where there are several
     channels: int = 1  # of the images
     url_infos: dict[str, Any] = {}  # nothing is downloaded; TFDS would look for checksums

@@ -14,9 +14,11 @@ class Examples:
     """A prepared set: who its N examples are, and their pixels in any order.
 
     Attributes:
-        name, class_names, mask_names: of the set.
+        name, class_names, exclusive, mask_names: of the set.
         ids, groups, splits: str [N]; the split is "train", "val", "test" or "" for none.
-        labels: int64 [N], an index into class_names, -1 = none.
+        labels: int64 [N], an index into class_names; of independent classes [N, K] of 0 and 1;
+            -1 = unknown.
+        has_label: bool [N].
         has_mask: bool [N].
         extents: int32 [N, dims], sides of each example; those of images are all the same.
         sides: dims numbers that hold every example.
@@ -35,11 +37,16 @@ class Examples:
             rows = list(csv.DictReader(file))
         self.name = builder.name
         self.class_names = builder.class_names
+        self.exclusive = builder.exclusive
         self.mask_names = builder.mask_names
         self.ids = np.array([row["id"] for row in rows])
         self.groups = np.array([row["group"] for row in rows])
         self.splits = np.array([row["split"] for row in rows])
         self.labels = np.array([int(row["label"]) for row in rows], np.int64)
+        self.has_label = self.labels >= 0
+        if not self.exclusive:
+            bits = self.labels[:, None] >> np.arange(len(self.class_names)) & 1
+            self.labels = np.where(self.has_label[:, None], bits, -1)
         self.has_mask = np.array([row["has_mask"] == "1" for row in rows])
         self.extents = np.array([row["shape"].split() for row in rows]).astype(np.int32)
         self.sides: tuple[int, ...] = tuple(self.extents.max(axis=0).tolist())

@@ -1,5 +1,6 @@
 """A folder of one's own images, with masks, with class labels, or with both."""
 
+import dataclasses
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -9,18 +10,39 @@ import numpy as np
 
 from data_pipelines import dicom, images, table
 from data_pipelines.builder import Source, files_below, files_by_name, is_stray
-from data_pipelines.errors import DataError
+from data_pipelines.errors import DataError, shown
 from data_pipelines.image_set import ImageSetBuilder
 
 _SUFFIXES = (".png", ".jpg", ".jpeg", ".gif", ".bmp", ".tif", ".tiff")
 SUFFIXES = (*_SUFFIXES, *dicom.SUFFIXES)  # of images
 _LABEL_COLUMNS = ("image", "label", "patient", "split")
 _SPLITS = ("", "train", "val", "test")
+_DUE = (
+    "its first line must be image,label, or image and a name for each of several independent "
+    "classes (and may go on with patient,split)"
+)
+_MOST_CLASSES = 62  # independent ones, which are kept as the bits of a number
+
+
+@dataclasses.dataclass(frozen=True)
+class _Labels:
+    """A table of labels.
+
+    Attributes:
+        class_names: in the order of the labels.
+        exclusive: whether an image has one of them; else any, each by itself.
+        rows: where each stands, its cells, and its label as in `Source`.
+    """
+
+    class_names: tuple[str, ...] = ()
+    exclusive: bool = True
+    rows: Sequence[tuple[str, Mapping[str, str], int]] = ()
 
 
 class Folder(ImageSetBuilder):
     """images/*, masks/* of the same names, labels.csv (image,label,patient,split), classes.txt.
 
+    In place of `label` the table may have a column of 0 and 1 for each of independent classes.
     Images may be DICOM files. Masks of several classes lie in a folder for each, masks/CLASS/*; an
     image with a mask of one class has nothing of the others whose file is not there.
     """
@@ -61,7 +83,8 @@ class Folder(ImageSetBuilder):
         self.images = at(images, "images")
         self.masks = at(masks, "masks") if masks or not images else None
         self.labels = at(labels, "labels.csv") if labels or not images else None
-        self.class_names = _class_names(self.labels)
+        self.table = _read_labels(self.labels)
+        self.class_names, self.exclusive = self.table.class_names, self.table.exclusive
         self.mask_names = _mask_names(self.masks, self.images)
         name = "folder" if source_dir.name == "folder" else f"folder_{source_dir.name}"
         if images:
@@ -80,11 +103,10 @@ class Folder(ImageSetBuilder):
         if not found:
             raise self.missing(f"no images ({', '.join(SUFFIXES)}) in {self.images}")
         masks = self._masks(found)
-        rows = _read_labels(self.labels)
         by_name = {path.relative_to(self.images).as_posix(): n for n, path in found.items()}
         by_name |= {name: name for name in found}
-        row_of: dict[str, dict[str, str]] = {}
-        for line, row in rows:
+        row_of: dict[str, tuple[Mapping[str, str], int]] = {}
+        for line, row, label in self.table.rows:
             if row["image"] not in by_name:
                 raise DataError(
                     f"{line} names the image {row['image']!r}, which is not in {self.images}; "
@@ -93,10 +115,10 @@ class Folder(ImageSetBuilder):
             name = by_name[row["image"]]
             if name in row_of:
                 raise DataError(f"{line} is a second row for {row['image']!r}; remove one of them")
-            row_of[name] = row
+            row_of[name] = row, label
         sources = []
         for name, path in found.items():
-            row = row_of.get(name, {"label": "", "patient": "", "split": ""})
+            row, label = row_of.get(name, ({"patient": "", "split": ""}, -1))
             sources.append(
                 Source(
                     id=name,
@@ -104,7 +126,7 @@ class Folder(ImageSetBuilder):
                     split=row["split"],
                     image=path,
                     masks=tuple(masks.get(name, ())),
-                    label=self.class_names.index(row["label"]) if row["label"] else -1,
+                    label=label,
                 )
             )
         return sources
@@ -177,31 +199,60 @@ def _classes_file(labels: Path) -> Path:
     return labels.parent / "classes.txt"
 
 
-def _read_labels(path: Path | None) -> list[tuple[str, dict[str, str]]]:
-    """The rows of a table of labels, each with where it stands; [] where there is no such file."""
+def _read_labels(path: Path | None) -> _Labels:
+    """What a table says; nothing where there is no such file."""
     if path is None or not path.exists():
-        return []
-    due = "its first line must be image,label (and may go on with patient,split)"
+        return _Labels()
     rows = []
-    for number, row in table.read_rows(path, ("image", "label"), due):
-        values = {key: row.get(key, "").strip() for key in _LABEL_COLUMNS}
-        rows.append((f"{path}, line {number},", values))
-    for line, values in rows:
-        if values["split"] not in _SPLITS:
-            raise DataError(f"{line} has the split {values['split']!r}; use train, val or test")
-    return rows
-
-
-def _class_names(labels: Path | None) -> tuple[str, ...]:
-    """The names in classes.txt, one a line; without it, the labels of the table, sorted."""
-    rows = _read_labels(labels)
-    if labels is None or not _classes_file(labels).exists():
-        return tuple(sorted({values["label"] for _, values in rows} - {""}))
-    names = tuple(table.read_lines(_classes_file(labels)))
-    for line, values in rows:
-        if values["label"] and values["label"] not in names:
+    for number, cells in table.read_rows(path, ("image",), _DUE):
+        rows.append((f"{path}, line {number},", cells))
+        if cells.get("split", "") not in _SPLITS:
             raise DataError(
-                f"{line} has the label {values['label']!r}, but {_classes_file(labels)} names "
+                f"{rows[-1][0]} has the split {cells['split']!r}; use train, val or test"
+            )
+    columns = list(rows[0][1]) if rows else ["label"]
+    if "label" in columns:
+        names = _class_names(path, rows)
+        label_of = lambda line, cells: names.index(cells["label"]) if cells["label"] else -1
+    else:
+        names = tuple(name for name in columns if name not in _LABEL_COLUMNS)
+        if not 0 < len(names) <= _MOST_CLASSES or "" in names:
+            raise DataError(
+                f"{path} has the columns {shown(', '.join(columns))}; {_DUE}, 1 to {_MOST_CLASSES} "
+                "of them"
+            )
+        label_of = lambda line, cells: _bits(line, {name: cells[name] for name in names})
+    labelled = [
+        (line, {"patient": "", "split": "", **cells}, label_of(line, cells)) for line, cells in rows
+    ]
+    return _Labels(names, "label" in columns, labelled)
+
+
+def _bits(line: str, cells: Mapping[str, str]) -> int:
+    """Bit k is set where the k-th cell says 1; -1 where none says anything."""
+    if not any(cells.values()):
+        return -1
+    label = 0
+    for index, (name, cell) in enumerate(cells.items()):
+        if cell not in ("0", "1", "0.0", "1.0"):
+            raise DataError(
+                f"{line} has {shown(cell)!r} in the column {shown(name)!r}, but independent "
+                "classes need 0 or 1 in each, or nothing in any; for one class an image use the "
+                "columns image,label"
+            )
+        label |= int(float(cell)) << index
+    return label
+
+
+def _class_names(labels: Path, rows: Sequence[tuple[str, Mapping[str, str]]]) -> tuple[str, ...]:
+    """The names in classes.txt, one a line; without it, the labels of the table, sorted."""
+    if not _classes_file(labels).exists():
+        return tuple(sorted({cells["label"] for _, cells in rows} - {""}))
+    names = tuple(table.read_lines(_classes_file(labels)))
+    for line, cells in rows:
+        if cells["label"] and cells["label"] not in names:
+            raise DataError(
+                f"{line} has the label {cells['label']!r}, but {_classes_file(labels)} names "
                 f"{', '.join(names)}; correct the row or add the class"
             )
     return names

@@ -42,6 +42,10 @@ class EvalSet:
         return self.examples.class_names
 
     @property
+    def exclusive(self) -> bool:
+        return self.examples.exclusive
+
+    @property
     def mask_names(self) -> tuple[str, ...]:
         return self.examples.mask_names
 
@@ -110,10 +114,10 @@ class RunData:
             answer["mask"] = np.mean([_fill(m, e) for m, e in zip(masks, extents)], axis=0)
         if "cls/labeled" in self.streams:
             stream = self.streams["cls/labeled"]
-            counts = np.bincount(
-                stream.examples.labels[stream.indices], minlength=len(self.class_names)
-            )
-            answer["classes"] = counts / counts.sum()
+            labels = stream.examples.labels[stream.indices]
+            if stream.examples.exclusive:
+                labels = np.eye(len(self.class_names))[labels]
+            answer["classes"] = labels.mean(axis=0)
         return answer
 
     @property
@@ -205,9 +209,11 @@ def _pools(
     """The labelled and the unlabelled training images of a task."""
     if isinstance(budget, str) and budget.isdigit():
         budget = int(budget)  # config fields that also take "all" hold text
+    # Of independent classes none is sure of an example among few labels.
+    classes = examples.labels if examples.exclusive else examples.has_label - 1
     chosen = splits.choose_labeled(
         examples.ids[train],
-        examples.labels[train] if task == "cls" else None,
+        classes[train] if task == "cls" else None,
         budget,
         seed,
         key=f"{task}_labels",
@@ -221,7 +227,7 @@ def _pools(
 
 
 def _validation(task: str, name: str, examples: Examples, indices: np.ndarray) -> EvalSet:
-    known = examples.has_mask if task == "seg" else examples.labels >= 0
+    known = examples.has_mask if task == "seg" else examples.has_label
     usable = indices[known[indices]]
     if not len(usable):
         raise DataError(

@@ -21,11 +21,14 @@ class Calibration:
       temperature: the logits are divided by it (Guo et al. 2017); more than 1 for a network that is
         too sure of itself.
       threshold: on the probability of class 1 after that, from which it is predicted, in [0, 1]
-        or just above, never; None of other than two classes, where the most probable one is.
+        or just above, never; None of other than two classes, where the most probable one is, and
+        of independent ones, which are predicted from .5 on.
+      exclusive: whether an image has one class; else any of them, each by itself.
     """
 
     temperature: float = 1.0
     threshold: float | None = None
+    exclusive: bool = True
 
     def __post_init__(self) -> None:
         if not self.temperature > 0:
@@ -37,9 +40,12 @@ class Calibration:
         return 0.5 if self.threshold is None else self.threshold
 
     def __call__(self, probabilities: Any) -> jax.Array:
-        """Probabilities [...,K] of a softmax -> those of the divided logits."""
-        tiny = float(np.finfo(np.float32).tiny)
-        return jax.nn.softmax(jnp.log(jnp.maximum(probabilities, tiny)) / self.temperature)
+        """Probabilities [...,K] of a softmax, or of sigmoids -> those of the divided logits."""
+        log = lambda p: jnp.log(jnp.maximum(p, float(np.finfo(np.float32).tiny)))
+        if self.exclusive:
+            return jax.nn.softmax(log(probabilities) / self.temperature)
+        logits = log(probabilities) - log(1 - probabilities)
+        return jax.nn.sigmoid(logits / self.temperature)
 
 
 def fit(probabilities: np.ndarray, labels: np.ndarray) -> Calibration:
@@ -48,8 +54,8 @@ def fit(probabilities: np.ndarray, labels: np.ndarray) -> Calibration:
     Meant for the validation set, whose mix of classes the threshold takes over.
 
     Args:
-      probabilities: [N,K] of a softmax.
-      labels: integers [N] in 0..K-1.
+      probabilities: [N,K] of a softmax, or of sigmoids.
+      labels: integers [N] in 0..K-1; or, of independent classes, [N,K] of 0 and 1.
 
     Raises:
       ValueError: the shapes disagree, there is no image or a label has no class.
@@ -57,6 +63,10 @@ def fit(probabilities: np.ndarray, labels: np.ndarray) -> Calibration:
     probabilities, labels = metrics.check_classification(
         probabilities, labels, np.shape(probabilities)[-1]
     )
+    exclusive = labels.ndim == 1
+    if not exclusive:  # as many images of two classes
+        probabilities = np.stack([1 - probabilities, probabilities], axis=-1).reshape(-1, 2)
+        labels = labels.ravel()
     logits = np.log(np.maximum(probabilities, np.finfo(np.float32).tiny))
 
     def cross_entropy(log_temperature: float) -> float:
@@ -68,8 +78,8 @@ def fit(probabilities: np.ndarray, labels: np.ndarray) -> Calibration:
     # Of the logarithm of the temperature the loss has one valley.
     bounds = (np.log(_COLDEST), np.log(_HOTTEST))
     found = scipy.optimize.minimize_scalar(cross_entropy, bounds=bounds, method="bounded")
-    calibration = Calibration(float(np.exp(found.x)))
-    if logits.shape[1] != 2:
+    calibration = Calibration(float(np.exp(found.x)), exclusive=exclusive)
+    if logits.shape[1] != 2 or not exclusive:
         return calibration
     threshold = metrics.best_threshold(np.asarray(calibration(probabilities)), labels)
     return dataclasses.replace(calibration, threshold=threshold)

@@ -163,7 +163,7 @@ def _resampled(
         resampled = {
             name: metrics.mean_resamples(values[~np.isnan(values)])
             for name, values in images.columns.items()
-            if name != "label" and not name.startswith("probability_")
+            if name != "label" and not name.startswith(("label_", "probability_"))
         }
         if images.class_names:
             at = functools.partial(

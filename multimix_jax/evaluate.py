@@ -24,6 +24,7 @@ class EvalSet(Protocol):
 
     name: str
     class_names: Sequence[str]
+    exclusive: bool  # whether an image has one class; else any, each by itself
     mask_names: Sequence[str]  # of the mask's channels; none where there is one
 
     @property
@@ -44,8 +45,9 @@ class EvalSet(Protocol):
         ...
 
     def batches(self, batch_size: int) -> Iterator[Mapping[str, np.ndarray]]:
-        """`image` uint8 [B,H,W,C]; `mask` [B,H,W,C'] of 0/1, `has_mask` [B]; `label` [B], -1 for
-        none; `valid` [B], False for images that only fill up the last batch."""
+        """`image` uint8 [B,H,W,C]; `mask` [B,H,W,C'] of 0/1, `has_mask` [B]; `label` [B], or of
+        independent classes [B,K], -1 for none; `valid` [B], False for images that only fill up the
+        last batch."""
         ...
 
 
@@ -60,7 +62,7 @@ class Predictions:
       truths: bool, as a mask.
       has_mask: bool [N], whether the truth is known.
       classes: [N,K] probabilities, or None.
-      labels: int [N], -1 where unknown.
+      labels: int [N], or of independent classes [N,K] of 0 and 1; -1 where unknown.
       spacing: [N,2 or 3] mm per pixel, 0 where unknown.
       mask_names: of the masks' channels, where there are several.
       distance: signed distance maps found, float16, if any.
@@ -75,6 +77,11 @@ class Predictions:
     spacing: np.ndarray
     mask_names: Sequence[str] = ()
     distance: Sequence[np.ndarray] | None = None
+
+    @property
+    def has_label(self) -> np.ndarray:
+        """bool [N], whether the classes are known."""
+        return self.labels.reshape(len(self.ids), -1).min(axis=1) >= 0
 
 
 def predict_set(
@@ -175,18 +182,25 @@ def measure(
             for name in names
         }
         summary |= {k: dict(v) for k, v in metrics.summarize(per_image).items()}
-    if predictions.classes is not None and (predictions.labels >= 0).any():
-        known = predictions.labels >= 0
+    known = predictions.has_label
+    if predictions.classes is not None and known.any():
         probabilities, labels = predictions.classes[known], predictions.labels[known]
         summary |= _class_metrics(probabilities, labels, class_names, calibration, intervals)
         for index in np.flatnonzero(known).tolist():
             probability = predictions.classes[index]
-            rows[index] |= {"label": int(predictions.labels[index])}
+            rows[index] |= label_columns(predictions.labels[index], class_names)
             rows[index] |= {
                 f"probability_{name}": float(p)
                 for name, p in zip(class_names, probability, strict=True)
             }
     return summary, rows
+
+
+def label_columns(label: np.ndarray, class_names: Sequence[str]) -> dict[str, float | int | str]:
+    """`label`, of one image's; of independent classes a `label_<name>` of 0 or 1 for each."""
+    if label.ndim == 0:
+        return {"label": int(label)}
+    return {f"label_{name}": int(there) for name, there in zip(class_names, label, strict=True)}
 
 
 def _mask_metrics(predictions: Predictions, index: int) -> dict[str, float]:

@@ -153,6 +153,7 @@ def _described(program: Program) -> dict[str, Any]:
         "inputs": {IMAGES: shown(program.argument) | {"range": [0, 255]}},
         "outputs": {name: shown(leaf) for name, leaf in program.result.items()},
         "class_names": list(program.model.class_names),
+        "exclusive_classes": program.model.exclusive,
         "calibration": dataclasses.asdict(program.model.calibration),
         "mask_names": list(program.model.mask_names),
         "size": program.model.size,

@@ -18,13 +18,13 @@ PREDICTION_COLOR = (255, 96, 32)
 def instructive(rows: Sequence[Row], count: int) -> np.ndarray:
     """Which images to show: evenly from the worst to the best, of those with a Dice if any has one.
 
-    What has none is ordered by the probability of its true class.
+    What has none is ordered by the probability of its true class, or of its least likely one.
     """
     scored = any("dice" in row for row in rows)
     known = [
-        (float(row["dice"] if scored else row[_true_class(row)]), index)
+        (float(row["dice"]) if scored else min(of_truth(row).values()), index)
         for index, row in enumerate(rows)
-        if ("dice" if scored else "label") in row
+        if ("dice" in row if scored else of_truth(row))
     ]
     order = np.array([index for _, index in sorted(known)])
     places = np.linspace(0, len(order) - 1, min(count, len(order))).round().astype(int)
@@ -36,15 +36,27 @@ def caption(row: Row) -> str:
     lines = [str(row["id"]).rpartition("/")[2]]
     if "dice" in row:
         lines.append(f"Dice {float(row['dice']):.3f}")
-    if "label" in row:
-        truth = _true_class(row)
-        lines.append(f"is {truth.removeprefix('probability_')}: {float(row[truth]):.2f}")
+    least_likely = sorted(of_truth(row).items(), key=lambda item: item[1])[:3]
+    lines += [f"is {truth}: {probability:.2f}" for truth, probability in least_likely]
     return "\n".join(lines)
 
 
-def _true_class(row: Row) -> str:
-    """The column with the probability of the class that an image has."""
-    return [name for name in row if name.startswith("probability_")][int(row["label"])]
+def of_truth(row: Row) -> dict[str, float]:
+    """The probability of the class that an image has; of independent ones of each as it is.
+
+    {} where nothing is known of classes.
+    """
+    probabilities = {
+        name.removeprefix("probability_"): float(row[name])
+        for name in row
+        if name.startswith("probability_")
+    }
+    if "label" in row:
+        return dict([list(probabilities.items())[int(row["label"])]])
+    return {
+        name if row[f"label_{name}"] else f"not {name}": p if row[f"label_{name}"] else 1 - p
+        for name, p in probabilities.items()
+    }
 
 
 def slices(volume: np.ndarray) -> list[tuple[str, Any]]:

@@ -46,8 +46,8 @@ class Images:
 
     @property
     def labels(self) -> np.ndarray:
-        """int [n] of the images that have one."""
-        return self.columns["label"][self._labelled].astype(int)
+        """int [n] of the images that have one; [n,K] of 0 and 1 of independent classes."""
+        return self._labels[self._labelled].astype(int)
 
     @property
     def probabilities(self) -> np.ndarray:
@@ -57,14 +57,21 @@ class Images:
 
     @property
     def correct(self) -> np.ndarray:
-        """float [N], 1 where the class is right at .5, NaN without a label."""
+        """float [N], 1 where the class is right at .5, the share of independent classes that are,
+        NaN without a label."""
         correct = np.full(len(self.ids), np.nan)
-        correct[self._labelled] = metrics.predicted_classes(self.probabilities) == self.labels
+        correct[self._labelled] = metrics.share_right(self.probabilities, self.labels)
         return correct
 
     @property
+    def _labels(self) -> np.ndarray:
+        if "label" in self.columns:
+            return self.columns["label"]
+        return np.stack([self.columns[f"label_{name}"] for name in self.class_names], axis=1)
+
+    @property
     def _labelled(self) -> np.ndarray:
-        return ~np.isnan(self.columns["label"])
+        return ~np.isnan(self._labels).reshape(len(self.ids), -1).any(axis=1)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -223,6 +230,7 @@ class FinishedRun:
         return Calibration(
             1.0 if temperature is None else float(temperature),
             None if threshold is None else float(threshold),
+            exclusive=bool(chosen.get("exclusive", True)),
         )
 
     def trained_on(self, data_set: str, task: str) -> bool:

@@ -12,21 +12,48 @@ import optax
 
 
 def cross_entropy(*, logits: jax.Array, label: jax.Array) -> jax.Array:
-    """-log softmax(logits)[label].
+    """-log softmax(logits)[label]; of independent classes the mean of their binary entropies.
 
     Args:
       logits: [B,K].
-      label: [B] integers in 0..K-1.
+      label: [B] integers in 0..K-1; or, of independent classes, [B,K] of 0 and 1.
 
     Returns:
       [B], zero or more.
     """
-    chex.assert_rank([logits, label], [2, 1])
-    return optax.losses.softmax_cross_entropy_with_integer_labels(logits, label)
+    chex.assert_rank([logits, label], [2, {1, 2}])
+    if label.ndim == 1:
+        return optax.losses.softmax_cross_entropy_with_integer_labels(logits, label)
+    chex.assert_equal_shape([logits, label])
+    return optax.losses.sigmoid_binary_cross_entropy(logits, label).mean(axis=-1)
+
+
+def pseudo_labels(
+    logits: jax.Array, *, threshold: float, exclusive: bool = True
+) -> tuple[jax.Array, jax.Array]:
+    """The classes that a network takes to be true, and whether it is confident enough.
+
+    Args:
+      logits: [B,K].
+      threshold: probability in [0, 1] of the answer, from which it counts.
+      exclusive: whether an image has one class; else any of them, each by itself.
+
+    Returns:
+      Labels, integers in 0..K-1 [B], or of independent classes 0 and 1 [B,K]; and bool of that
+      shape.
+    """
+    if exclusive:
+        return logits.argmax(axis=-1), jax.nn.softmax(logits).max(axis=-1) >= threshold
+    # The probability of the likelier of the two answers.
+    return (logits >= 0).astype(jnp.int32), jax.nn.sigmoid(jnp.abs(logits)) >= threshold
 
 
 def pseudo_label_cross_entropy(
-    *, weak_logits: jax.Array, strong_logits: jax.Array, threshold: float
+    *,
+    weak_logits: jax.Array,
+    strong_logits: jax.Array,
+    threshold: float,
+    exclusive: bool = True,
 ) -> jax.Array:
     """1(max softmax(weak) >= threshold) * CE(strong, argmax weak).
 
@@ -37,6 +64,7 @@ def pseudo_label_cross_entropy(
       weak_logits: [B,K], of the weakly augmented view.
       strong_logits: [B,K], of the strongly augmented view.
       threshold: confidence in [0, 1] from which a pseudo-label counts.
+      exclusive: whether an image has one class; else the mean over classes, each by itself.
 
     Returns:
       [B], exactly zero where the weak view is not confident enough.
@@ -44,9 +72,11 @@ def pseudo_label_cross_entropy(
     chex.assert_rank([weak_logits, strong_logits], 2)
     chex.assert_equal_shape([weak_logits, strong_logits])
     weak_logits = jax.lax.stop_gradient(weak_logits)
-    confident = jax.nn.softmax(weak_logits).max(axis=-1) >= threshold
-    loss = cross_entropy(logits=strong_logits, label=weak_logits.argmax(axis=-1))
-    return jnp.where(confident, loss, 0.0)
+    label, confident = pseudo_labels(weak_logits, threshold=threshold, exclusive=exclusive)
+    if exclusive:
+        return jnp.where(confident, cross_entropy(logits=strong_logits, label=label), 0.0)
+    loss = optax.losses.sigmoid_binary_cross_entropy(strong_logits, label)
+    return jnp.where(confident, loss, 0.0).mean(axis=-1)
 
 
 def dice_loss(*, logits: jax.Array, mask: jax.Array, smooth: float = 1.0) -> jax.Array:

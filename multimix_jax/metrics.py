@@ -167,11 +167,14 @@ def classification_metrics(
     sum of precision times increase of recall. Both are NaN where only one class occurs. ece: the
     expected calibration error (Guo et al. 2017) of the class predicted at 0.5, 15 equal bins.
 
+    Independent classes: each is there or not, predicted from the threshold on; figures are the mean
+    over classes of those of two, and auroc_<name> of each class stands beside.
+
     Args:
       probabilities: `[N, K]` in [0, 1].
-      labels: integers `[N]` in 0..K-1.
+      labels: integers `[N]` in 0..K-1; or, of independent classes, `[N, K]` of 0 and 1.
       class_names: K names, for the keys of F1.
-      threshold: on the probability of class 1, read for two classes only.
+      threshold: on the probability of class 1, read for two classes and independent ones only.
 
     Returns:
       accuracy, balanced_accuracy, f1_<name> for each class, auroc, average_precision, ece.
@@ -232,14 +235,16 @@ def check_classification(
 ) -> tuple[np.ndarray, np.ndarray]:
     """The same as arrays; ValueError where they do not belong together."""
     probabilities, labels = np.asarray(probabilities, np.float64), np.asarray(labels)
-    if probabilities.shape != (len(labels), classes) or len(labels) == 0:
+    wanted = (len(labels), classes)
+    if probabilities.shape != wanted or labels.shape not in (wanted[:1], wanted) or not len(labels):
         raise ValueError(
             f"probabilities are {probabilities.shape} for {len(labels)} labels, expected one row "
             f"per label, at least one, and {classes} columns, one per class"
         )
-    if labels.min() < 0 or labels.max() >= classes:
+    largest = classes - 1 if labels.ndim == 1 else 1
+    if labels.min() < 0 or labels.max() > largest:
         raise ValueError(
-            f"labels reach from {labels.min()} to {labels.max()}, expected 0 to {classes - 1}: "
+            f"labels reach from {labels.min()} to {labels.max()}, expected 0 to {largest}: "
             "leave unlabelled images out"
         )
     return probabilities, labels
@@ -272,6 +277,8 @@ def _weighted_metrics(
     """The metrics of R sets at once, `[R]` each; row r counts image n `weights[r, n]` times."""
     classes = len(class_names)
     probabilities, labels = check_classification(probabilities, labels, classes)
+    if labels.ndim == 2:
+        return _independent_metrics(probabilities, labels, weights, class_names, threshold)
     predicted = predicted_classes(probabilities, threshold)
     cells = np.eye(classes * classes)[labels * classes + predicted]
     confusion = (weights @ cells).reshape(-1, classes, classes)
@@ -290,6 +297,39 @@ def _weighted_metrics(
     metrics["average_precision"] = _mean_of_defined(np.stack(precisions, 1))
     metrics["ece"] = _calibration_error(probabilities, labels, weights)
     return metrics
+
+
+def _independent_metrics(
+    probabilities: np.ndarray,
+    labels: np.ndarray,
+    weights: np.ndarray,
+    class_names: Sequence[str],
+    threshold: float,
+) -> dict[str, np.ndarray]:
+    """Of classes that are each there or not: the means over them, and F1 and AUROC of each."""
+    each = {}
+    for k, name in enumerate(class_names):
+        pair = np.stack([1 - probabilities[:, k], probabilities[:, k]], axis=1)
+        each[name] = _weighted_metrics(pair, labels[:, k], weights, ("", name), threshold)
+    together = lambda metric: _mean_of_defined(np.stack([m[metric] for m in each.values()], 1))
+    return {
+        **{metric: together(metric) for metric in ("accuracy", "balanced_accuracy")},
+        **{f"f1_{name}": found[f"f1_{name}"] for name, found in each.items()},
+        **{metric: together(metric) for metric in ("auroc", "average_precision", "ece")},
+        **{f"auroc_{name}": found["auroc"] for name, found in each.items()},
+    }
+
+
+def of_class(labels: np.ndarray, index: int) -> np.ndarray:
+    """bool [N]: which images are of a class, by labels [N], or [N,K] of independent classes."""
+    return labels[:, index] > 0 if labels.ndim == 2 else labels == index
+
+
+def share_right(probabilities: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """float [N]: 1 where the class is right at .5, else 0; the share of independent classes."""
+    if labels.ndim == 2:
+        return ((probabilities >= 0.5) == (labels > 0)).mean(axis=1)
+    return (predicted_classes(probabilities) == labels).astype(float)
 
 
 def predicted_classes(probabilities: np.ndarray, threshold: float = 0.5) -> np.ndarray:

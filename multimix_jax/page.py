@@ -210,12 +210,13 @@ def _class_curves(run: FinishedRun) -> list[Element]:
         calibration: list[Line] = []
         for which in (BEST, LAST):
             images = run.images.get((which, data_set))
-            if images is None or "label" not in images.columns:
+            if images is None or not images.class_names:
                 continue
             for index, name in enumerate(images.class_names):
-                if len(images.class_names) == 2 and index == 0:
+                if len(images.class_names) == 2 and index == 0 and images.labels.ndim == 1:
                     continue  # says the same as the other class
-                scores, positive = images.probabilities[:, index], images.labels == index
+                scores = images.probabilities[:, index]
+                positive = metrics.of_class(images.labels, index)
                 title = f"{which}, {name}"
                 roc.append((title, *metrics.roc_curve(scores, positive)))
                 calibration.append((title, *metrics.reliability_curve(scores, positive)))
@@ -432,7 +433,7 @@ def _gallery(run: FinishedRun) -> list[Element]:
             " and ",
             _e("span", "predicted outline (orange)", class_="predicted"),
             "; saliency is bright where the classifier depends on a pixel. The class error is 1 "
-            "less the probability of the true class.",
+            "less the probability of the true class (of independent classes, the largest of them).",
         ),
         _e(
             "div",
@@ -490,15 +491,13 @@ def _card(data_set: str, place: int, arrays: Mapping[str, np.ndarray], images: I
             facts.append((f"Dice, {way}" if way else "Dice", f"{values[name]:.3f}"))
     if "dice" in values:
         attributes["data_dice"] = f"{values['dice']:.6f}"
-    if "label" in values:
+    truths = figures.of_truth(values)
+    if truths:
         names = images.class_names
-        probabilities = [values[f"probability_{name}"] for name in names]
-        label = int(values["label"])
-        (predicted,) = metrics.predicted_classes(np.array([probabilities]))
-        attributes["data_error"] = f"{1 - probabilities[label]:.6f}"
-        facts.append(("label", names[label]))
-        facts += [(f"probability of {n}", f"{p:.3f}") for n, p in zip(names, probabilities)]
-        facts.append(("class at 0.5", "right" if predicted == label else "wrong"))
+        attributes["data_error"] = f"{1 - min(truths.values()):.6f}"
+        facts.append(("label", ", ".join(truths)))
+        facts += [(f"probability of {n}", f"{values[f'probability_{n}']:.3f}") for n in names]
+        facts.append(("class at 0.5", "right" if images.correct[row] == 1 else "wrong"))
     return _e(
         "li",
         _e("h3", _e("button", title, type="button", aria_haspopup="dialog")),

@@ -109,14 +109,26 @@ class Style:
 
     Attributes:
       class_names, mask_names: in the order of the probabilities; where there are none, numbers.
-      threshold: on the probability of class 1 of two; None: the most probable class is named.
+      threshold: on the probability of class 1 of two, or of each independent class; None: the most
+        probable class is named, or each from .5 on.
+      exclusive: whether an image has one class; else any, each by itself.
       largest_component: whether only the largest part of each mask is kept.
     """
 
     class_names: Sequence[str] = ()
     mask_names: Sequence[str] = ()
     threshold: float | None = None
+    exclusive: bool = True
     largest_component: bool = False
+
+    def name_class(self, probabilities: np.ndarray, names: Sequence[str]) -> str:
+        """The class of an image; of independent ones those that are there, joined by "|"."""
+        if not self.exclusive:
+            cut = 0.5 if self.threshold is None else self.threshold
+            return "|".join(name for name, p in zip(names, probabilities) if float(p) >= cut)
+        if self.threshold is None:
+            return names[int(probabilities.argmax())]
+        return names[int(float(probabilities[1]) >= self.threshold)]
 
 
 def write_item(item: Item, out: pathlib.Path, style: Style) -> dict[str, Any]:
@@ -135,8 +147,7 @@ def write_item(item: Item, out: pathlib.Path, style: Style) -> dict[str, Any]:
     if "classes" in item.answer:
         classes = item.answer["classes"]
         class_names = style.class_names or [str(number) for number in range(len(classes))]
-        positive = None if style.threshold is None else float(classes[1]) >= style.threshold
-        row["class"] = class_names[int(classes.argmax() if positive is None else positive)]
+        row["class"] = style.name_class(classes, class_names)
         row |= {f"probability_{name}": f"{p:.6f}" for name, p in zip(class_names, classes)}
         if "classes_spread" in item.answer:
             for name, value in zip(class_names, item.answer["classes_spread"], strict=True):
@@ -209,7 +220,7 @@ def read_models(paths: Sequence[pathlib.Path], which: str) -> list[TrainedModel]
     first = models[0]
     kinds = lambda model: (
         *(model.size, model.fit, model.channels, list(model.class_names)),
-        *(list(model.mask_names), _parts(model)),
+        *(list(model.mask_names), _parts(model), model.exclusive),
     )
     for path, model in zip(paths[1:], models[1:]):
         if kinds(model) != kinds(first):
@@ -340,6 +351,7 @@ def run(arguments: argparse.Namespace) -> int:
         class_names=models[0].class_names,
         mask_names=models[0].mask_names,
         threshold=threshold,
+        exclusive=models[0].exclusive,
         largest_component=models[0].largest_component,
     )
     unreadable = write_predictions(arguments.out, progress, style)
@@ -347,7 +359,8 @@ def run(arguments: argparse.Namespace) -> int:
         print(f"not read: {item.error}", file=sys.stderr)
     done = len(files) - len(unreadable)
     if threshold is not None:
-        print(f"the second class is named from a probability of {threshold:.3f} on")
+        named = "the second class" if models[0].exclusive else "each class"
+        print(f"{named} is named from a probability of {threshold:.3f} on")
     print(
         f"{arguments.out}: {done} of {len(files)} images in {time.monotonic() - begun:.1f} s, "
         f"by {', '.join(_told(model) for model in models)}"
@@ -356,17 +369,18 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _threshold(models: Sequence[TrainedModel], asked: float | None) -> float | None:
-    """On the probability of class 1: what was asked for, or the mean of the networks' own.
+    """Of `Style`: what was asked for, or the mean of the networks' own.
 
     Raises:
-      UsageError: one is asked for, but there are not two classes.
+      UsageError: one is asked for, but one class of more than two is to be named.
     """
     own = [model.calibration.threshold for model in models]
     if asked is None:
         known = [threshold for threshold in own if threshold is not None]
         return float(np.mean(known)) if len(known) == len(models) else None
-    if _parts(models[0]).get("classes") != (2,):
-        raise UsageError("--threshold is for networks of two classes; leave it out")
+    classes = _parts(models[0]).get("classes")
+    if classes is None or (models[0].exclusive and classes != (2,)):
+        raise UsageError("--threshold is for two classes, or independent ones; leave it out")
     return asked
 
 
@@ -408,8 +422,9 @@ def main() -> None:
     parser.add_argument(
         "--threshold",
         type=_share,
-        help="probability from which the second class is named (default: the most accurate one "
-        "on validation, which is as often pathological as the images that it was chosen on)",
+        help="probability from which the second class of two, or each independent one, is named "
+        "(default: the most accurate one on validation, which is as often pathological as the "
+        "images that it was chosen on; for independent classes .5)",
     )
     parser.add_argument(
         "--seed", type=_count, default=0, help="of dropout and noise (default: %(default)s)"

@@ -46,13 +46,11 @@ def make_predictor(
       of each answer's mask with the mask of all.
     """
     views = (False, True) if flips else (False,)
-    calibrations = calibrations or [Calibration()] * len(objectives)
 
     def predict(variables: Sequence[PyTree], images: jax.Array, keys: jax.Array) -> Answer:
         answers: list[Answer] = []  # each with an axis of draws before that of images
         maps = []
-        networks = zip(objectives, variables, calibrations, strict=True)
-        for index, (objective, held, calibration) in enumerate(networks):
+        for index, (objective, held) in enumerate(zip(objectives, variables, strict=True)):
             for mirrored in views:
                 own = jax.vmap(jax.random.fold_in, (0, None))(keys, 2 * index + mirrored)
                 seen = images[:, :, ::-1] if mirrored else images
@@ -60,8 +58,8 @@ def make_predictor(
                 shown = _saliency(objective, held, seen, own, saliency_kind)
                 if mirrored and "mask" in found:
                     found["mask"] = found["mask"][..., ::-1, :]
-                if "classes" in found:
-                    found["classes"] = calibration(found["classes"])
+                if "classes" in found and calibrations:
+                    found["classes"] = calibrations[index](found["classes"])
                 answers.append({k: v for k, v in found.items() if k in ("mask", "classes")})
                 if shown is not None:
                     maps.append(shown[:, :, ::-1] if mirrored else shown)

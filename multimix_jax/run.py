@@ -242,6 +242,14 @@ class Run:
                 f"the model has {count} classes, but the images have {len(self.class_names)} "
                 f"({', '.join(self.class_names)}); set config.model.num_classes"
             )
+        exclusive = self.config["objective"].get("exclusive", True)
+        for eval_set in (*self.validation, *self.tests):
+            if eval_set.class_names and eval_set.exclusive != exclusive:
+                held = "one class" if eval_set.exclusive else "any number of classes"
+                raise UsageError(
+                    f"each image of {eval_set.name} has {held}; set config.objective.exclusive to "
+                    f"{eval_set.exclusive}, or use other data"
+                )
         for eval_set in self.tests:
             if len(eval_set.class_names) not in (0, count):
                 raise UsageError(
@@ -253,7 +261,7 @@ class Run:
         """Chosen on the validation set of the classes, the last; None without a classifier."""
         for eval_set in reversed(self.validation):
             found = self._predict(variables, eval_set)
-            known = found.labels >= 0
+            known = found.has_label
             if found.classes is not None and known.any():
                 return calibration.fit(found.classes[known], found.labels[known])
         return None

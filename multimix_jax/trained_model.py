@@ -32,6 +32,7 @@ class TrainedModel:
       fit: how these were fitted to it, 'squash' or 'pad'.
       channels: of the images.
       class_names: in the order of the probabilities; [] where the run has not been evaluated.
+      exclusive: whether an image has one of them; else any, each by itself.
       mask_names: of the masks' channels, where there are several and the run has been evaluated.
       largest_component: whether only the largest part of each mask is to be kept.
       calibration: of the class probabilities; one that changes nothing where there is none.
@@ -44,6 +45,7 @@ class TrainedModel:
     fit: str
     channels: int
     class_names: Sequence[str]
+    exclusive: bool
     mask_names: Sequence[str]
     largest_component: bool
     calibration: Calibration
@@ -68,6 +70,7 @@ def read_model(source: pathlib.Path, which: str, dtype: str | None = None) -> Tr
         )
         size, windows = int(c["size"]), c["window"]["patch"]
         described = {"system": str(c["system"]), "method": c["method"]}
+        exclusive = bool(c["objective"].get("exclusive", True))
     except (KeyError, TypeError) as error:
         raise UsageError(
             f"{source / workdir.CONFIG} lacks or misspells a field ({error}); restore it"
@@ -92,9 +95,10 @@ def read_model(source: pathlib.Path, which: str, dtype: str | None = None) -> Tr
         fit=str(c.get("fit", "squash")),
         channels=channels,
         class_names=[] if run is None else run.class_names,
+        exclusive=exclusive,
         mask_names=[] if run is None else run.mask_names,
         largest_component=bool(c.get("largest_component", False)),
-        calibration=_calibration(run, which, step),
+        calibration=_calibration(run, which, step) or Calibration(exclusive=exclusive),
         source={"run": source.resolve().name, "checkpoint": which, "step": step, **described},
     )
 
@@ -130,9 +134,8 @@ def _evaluated(source: pathlib.Path) -> FinishedRun | None:
         return None
 
 
-def _calibration(run: FinishedRun | None, which: str, step: int) -> Calibration:
+def _calibration(run: FinishedRun | None, which: str, step: int) -> Calibration | None:
     """What was chosen on validation for these very weights."""
-    none = Calibration()
     if run is None or run.results["run"].get(which, {}).get("step") != step:
-        return none
-    return run.calibration(which) or none
+        return None
+    return run.calibration(which)

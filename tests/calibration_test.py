@@ -59,6 +59,18 @@ def test_the_threshold_is_of_calibrated_probabilities():
     assert found.threshold == pytest.approx(wanted, abs=0.01)
 
 
+def test_independent_classes():
+    logits = np.random.default_rng(0).normal(0, 1.5, (2000, 3))
+    labels = (np.random.default_rng(1).random((2000, 3)) < scipy.special.expit(logits)).astype(int)
+    found = calibration.fit(scipy.special.expit(3 * logits), labels)
+    assert found.temperature == pytest.approx(3, rel=0.1)
+    assert found.threshold is None and not found.exclusive
+    got = found(scipy.special.expit(3 * logits))
+    np.testing.assert_allclose(got, scipy.special.expit(3 * logits / found.temperature), atol=1e-5)
+    at = lambda t: log_loss(labels.ravel(), scipy.special.expit(3 * logits / t).ravel())
+    assert at(found.temperature) <= min(map(at, np.linspace(2.5, 3.5, 101))) + 1e-6
+
+
 def test_labels_that_are_no_classes():
     with pytest.raises(ValueError, match="leave unlabelled images out"):
         calibration.fit(np.full((2, 2), 0.5), np.array([0, -1]))

@@ -50,6 +50,24 @@ def test_labels(folder):
     assert examples.splits.tolist()[:4] == ["train", "val", "", ""]
 
 
+def test_independent_classes(folder):
+    columns = ("image", "effusion", "patient", "mass")
+    rows = [("i0", "0", "p", "0"), ("i1", "1.0", "p", "0.0"), ("i2", "", "", ""), ("i3", 1, "", 1)]
+    write_labels(folder, *rows, columns=columns)
+    examples = load_folder(folder)
+    assert examples.class_names == ("effusion", "mass") and not examples.exclusive
+    unknown = [-1, -1]
+    assert examples.labels.tolist() == [[0, 0], [1, 0], unknown, [1, 1], *[unknown] * 3]
+    assert examples.has_label.tolist() == [True, True, False, True, *[False] * 3]
+
+
+@pytest.mark.parametrize("cell", ["", "-1", "yes"])
+def test_independent_classes_that_are_not_told(folder, cell):
+    write_labels(folder, ("i0", "1", cell), columns=("image", "effusion", "mass"))
+    with pytest.raises(DataError, match=f"line 2, has '{cell}' in the column 'mass', but .*0 or 1"):
+        load_folder(folder)
+
+
 def test_classes_file_gives_the_order(folder):
     write_labels(folder, ("i0", "well"), ("i1", "ill"))
     (folder / "classes.txt").write_text("well\nill\nunseen\n")
@@ -161,6 +179,12 @@ def test_split_that_is_none(folder):
 def test_columns_that_are_missing(folder):
     write_labels(folder, ("i0", "ill"), columns=("file", "class"))
     with pytest.raises(DataError, match=r"labels\.csv has the columns file, class; .*image,label"):
+        load_folder(folder)
+
+
+def test_columns_without_a_class(folder):
+    write_labels(folder, ("i0", "p"), columns=("image", "patient"))
+    with pytest.raises(DataError, match=r"labels\.csv has the columns image, patient; .*1 to 62"):
         load_folder(folder)
 
 

@@ -36,7 +36,16 @@ class CrossEntropyTest(parameterized.TestCase):
         with pytest.raises(AssertionError):
             losses.cross_entropy(logits=jnp.zeros(3), label=jnp.zeros(3, int))
         with pytest.raises(AssertionError):
-            losses.cross_entropy(logits=jnp.zeros((3, 2)), label=jnp.zeros((3, 2), int))
+            losses.cross_entropy(logits=jnp.zeros((3, 2)), label=jnp.zeros((3, 3), int))
+
+    def test_independent_classes(self):
+        """The mean of the entropies of the classes, each with the logit of a sigmoid."""
+        logits = special.logit(np.array([[0.8, 0.3, 0.5], [0.9, 0.1, 0.2]]))
+        got = losses.cross_entropy(
+            logits=jnp.asarray(logits), label=jnp.array([[1, 0, 1], [0, 0, 0]])
+        )
+        want = [-np.log([0.8, 0.7, 0.5]).mean(), -np.log([0.1, 0.9, 0.8]).mean()]
+        np.testing.assert_allclose(got, want, rtol=1e-5)
 
 
 class PseudoLabelTest(parameterized.TestCase):
@@ -52,6 +61,19 @@ class PseudoLabelTest(parameterized.TestCase):
     def test_by_hand(self):
         want = [-np.log(0.8), -np.log(0.2), 0, 0]
         np.testing.assert_allclose(self.loss(self.weak, self.strong), want, rtol=1e-5)
+
+    def test_independent_classes(self):
+        """Sure that the first is there and the second is not; unsure of the third."""
+        weak, strong = (
+            jnp.asarray(special.logit(np.array([p])), jnp.float32)
+            for p in ([0.9, 0.2, 0.6], [0.8, 0.4, 0.3])
+        )
+        label, confident = losses.pseudo_labels(weak, threshold=0.7, exclusive=False)
+        assert (label.tolist(), confident.tolist()) == ([[1, 0, 1]], [[True, True, False]])
+        got = losses.pseudo_label_cross_entropy(
+            weak_logits=weak, strong_logits=strong, threshold=0.7, exclusive=False
+        )
+        np.testing.assert_allclose(got, [-(np.log(0.8) + np.log(0.6)) / 3], rtol=1e-5)
 
     def test_unsure_is_exactly_zero(self):
         loss, gradient = jax.vmap(

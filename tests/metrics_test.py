@@ -206,6 +206,26 @@ class ClassificationTest(parameterized.TestCase):
         )
         self.check(got, sklearn_classification(probabilities, labels, threshold))
 
+    def test_independent_classes(self):
+        """Each as scikit-learn sees it by itself, and their means."""
+        rng = np.random.default_rng(3)
+        probabilities, labels = rng.random((50, 3)), rng.integers(0, 2, (50, 3))
+        each = [
+            sklearn_classification(np.stack([1 - p, p], 1), label, 0.4)
+            for p, label in zip(probabilities.T, labels.T, strict=True)
+        ]
+        mean = lambda key: np.mean([one[key] for one in each])
+        want = {key: mean(key) for key in ("accuracy", "balanced_accuracy")}
+        want |= {f"f1_{k}": one["f1_1"] for k, one in enumerate(each)}
+        want |= {key: mean(key) for key in ("auroc", "average_precision", "ece")}
+        want |= {f"auroc_{k}": one["auroc"] for k, one in enumerate(each)}
+        got = metrics.classification_metrics(
+            probabilities, labels, class_names=names(3), threshold=0.4
+        )
+        self.check(got, want)
+        right = ((probabilities >= 0.5) == labels).mean(1)
+        np.testing.assert_array_equal(metrics.share_right(probabilities, labels), right)
+
     def test_a_class_that_never_occurs(self):
         probabilities, labels = random_classes(60, 3, 0, 2)
         labels = np.where(labels == 2, 0, labels)

@@ -10,7 +10,8 @@ import pytest
 from PIL import Image
 
 from configs import common, folder
-from multimix_jax import predict
+from multimix_jax import page, predict
+from multimix_jax.finished_run import read_run
 from multimix_jax.trained_model import read_model
 from multimix_jax.workdir import BEST
 from tests.official_formats import box, write_csv, write_image
@@ -45,12 +46,14 @@ def own(tmp_path_factory):
         if n < 24:
             rows.append((f"p{n:02d}", ("red", "green", "blue")[kind]))
     write_csv(root / "kinds.csv", ("image", "label"), rows)
+    facts = [(name, int(kind == "red"), int(n % 2)) for n, (name, kind) in enumerate(rows)]
+    write_csv(root / "facts.csv", ("image", "red", "odd"), facts)
     return root
 
 
-def config_of(own, **fields):
+def config_of(own, table="kinds", **fields):
     c = folder.get_config(
-        f"images={own}/pictures,masks={own}/outlines,labels={own}/kinds.csv,size=32,fit=pad,"
+        f"images={own}/pictures,masks={own}/outlines,labels={own}/{table}.csv,size=32,fit=pad,"
         "channels=3"
     )
     c.prepared_dir = str(own / "prepared")
@@ -81,19 +84,56 @@ def test_started_again_it_is_finished(own, run, capsys):
     assert "is finished" in capsys.readouterr().out
 
 
-def test_predictions_have_the_size_of_the_image(own, run, tmp_path):
-    model = read_model(run, BEST)
-    assert (model.fit, model.channels) == ("pad", 3)
-    assert (model.class_names, model.mask_names) == (["blue", "green", "red"], ["fruit", "stalk"])
-    image, out = own / "pictures" / "p29.png", tmp_path / "out"
+def predicted(run, image, out, *flags):
+    """The row of the table of one image."""
     with (
-        mock.patch.object(sys, "argv", ["predict", str(run), str(image), "--out", str(out)]),
+        mock.patch.object(
+            sys, "argv", ["predict", str(run), str(image), "--out", str(out), *flags]
+        ),
         pytest.raises(SystemExit) as stop,
     ):
         predict.main()
     assert stop.value.code == 0
     with (out / "predictions.csv").open(newline="") as file:
         (row,) = csv.DictReader(file)
+    return row
+
+
+def test_independent_classes(own, tmp_path):
+    run = tmp_path / "run"
+    launch_main(config_of(own, "facts"), run)
+    config = json.loads((run / "config.json").read_text())
+    assert config["model"]["num_classes"] == 2 and not config["objective"]["exclusive"]
+    results = json.loads((run / "results.json").read_text())
+    best = results["best"]["folder"]
+    assert {"accuracy", "auroc", "auroc_red", "auroc_odd", "f1_red", "ece_calibrated"} < set(best)
+    assert "accuracy_at_validation_threshold" not in best
+    assert best["auroc"]["mean"] == pytest.approx(
+        (best["auroc_red"]["mean"] + best["auroc_odd"]["mean"]) / 2
+    )
+    held = read_run(run)
+    tested = held.images[BEST, "folder"]
+    assert tested.labels.shape == tested.probabilities.shape and tested.labels.shape[1] == 2
+    assert np.nanmean(tested.correct) == pytest.approx(best["accuracy"]["mean"])
+    assert not np.allclose(tested.probabilities.sum(1), 1)  # each by itself
+    page.write(held, run / "page.html")
+    text = (run / "page.html").read_text()
+    assert "best, odd" in text and "not odd" in text  # a curve; the label of a card
+
+    image = own / "pictures" / "p29.png"
+    row = predicted(run, image, tmp_path / "all", "--threshold=0")
+    assert row["class"] == "red|odd"
+    assert predicted(run, image, tmp_path / "none", "--threshold=1")["class"] == ""
+    model = read_model(run, BEST)
+    assert not model.exclusive and not model.calibration.exclusive
+
+
+def test_predictions_have_the_size_of_the_image(own, run, tmp_path):
+    model = read_model(run, BEST)
+    assert (model.fit, model.channels) == ("pad", 3)
+    assert (model.class_names, model.mask_names) == (["blue", "green", "red"], ["fruit", "stalk"])
+    image, out = own / "pictures" / "p29.png", tmp_path / "out"
+    row = predicted(run, image, out)
     assert row["class"] in model.class_names
     assert {"area_fraction_fruit", "area_fraction_stalk"} < set(row)
     for name in model.mask_names:
@@ -129,6 +169,10 @@ def test_the_fullest_method_that_the_data_allow():
     ("fields", "words"),
     [
         ({"folder.masks": "absent"}, "--config.folder.masks=absent is no folder"),
+        (
+            {"objective.exclusive": False, "model.num_classes": 3},
+            "folder has one class; set config",
+        ),
         ({"model.num_classes": 2}, "the model has 2 classes, but the images have 3"),
         ({"model.mask_channels": 1}, r"finds 1 masks, but folder has 2 \(fruit, stalk\)"),
         ({"model.in_channels": 1, "seg_data": "folder", "size": 40}, "size=40"),

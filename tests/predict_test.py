@@ -117,7 +117,7 @@ def test_calibrated(folder, tmp_path, capsys):
     assert asked["probability_1"] == plain["probability_1"]
     assert command(folder / "a", image, "--out", tmp_path / "x", "--threshold", "2") == 2
     assert command(folder / "unet", image, "--out", tmp_path / "y", "--threshold", "0.5") == 1
-    assert "for networks of two classes" in capsys.readouterr().err
+    assert "for two classes, or independent ones" in capsys.readouterr().err
     assert not (tmp_path / "y").exists()
 
 

@@ -56,6 +56,14 @@ class Listed:
         return self.size, self.size
 
     @property
+    def exclusive(self) -> bool:
+        return True
+
+    @property
+    def has_label(self) -> np.ndarray:
+        return self.labels >= 0
+
+    @property
     def extents(self) -> np.ndarray:
         return np.full((len(self.ids), 2), self.size, np.int32)
 

@@ -35,6 +35,8 @@ class MultiMixObjective:
       kl_weight: beta; couples image i of the labelled with image i of the unlabelled stream.
       pseudo_label_weight: lambda.
       threshold: confidence from which a pseudo-label counts.
+      exclusive: whether an image has one class; else any of them, each by itself, and `label` is
+        [B,K] of 0 and 1.
     """
 
     model: MultiMix
@@ -42,6 +44,7 @@ class MultiMixObjective:
     kl_weight: float = 0.01
     pseudo_label_weight: float = 0.25
     threshold: float = 0.7
+    exclusive: bool = True
 
     @property
     def streams(self) -> tuple[str, ...]:
@@ -86,8 +89,8 @@ class MultiMixObjective:
         """Loss of one batch: scalar, (terms and other metrics, batch statistics).
 
         Streams hold `image` [B,H,W,C] of 0..255, `mask` [B,H,W,mask_channels] of 0/1 in
-        seg/labeled, `label` [B] in cls/labeled. In cls/unlabeled a `label` is read by a metric
-        only; -1 means unknown.
+        seg/labeled, `label` [B] (or, not exclusive, [B,K]) in cls/labeled. In cls/unlabeled a
+        `label` is read by a metric only; -1 means unknown.
         """
         streams = {name: _at(batch, name) for name in self.streams}
         views = {name: normalize(view) for name, view in self._views(streams, keys).items()}
@@ -119,11 +122,14 @@ class MultiMixObjective:
             labeled, strong = logits[: len(labels)], logits[len(labels) :]
             entropy = losses.cross_entropy(logits=labeled, label=labels)
             terms["cls/cross_entropy"] = entropy.mean()
-            monitors["cls/train_accuracy"] = (labeled.argmax(-1) == labels).mean()
+            monitors["cls/train_accuracy"] = (self._pseudo_labels(labeled)[0] == labels).mean()
             if self.pseudo_label_weight:
                 weak = self._weak_logits(params, streams[CLS_UNLABELED], keys)
                 pseudo = losses.pseudo_label_cross_entropy(
-                    weak_logits=weak, strong_logits=strong, threshold=self.threshold
+                    weak_logits=weak,
+                    strong_logits=strong,
+                    threshold=self.threshold,
+                    exclusive=self.exclusive,
                 )
                 terms["cls/pseudo_label"] = self.pseudo_label_weight * pseudo.mean()
                 monitors |= self._pseudo_label_monitors(weak, streams[CLS_UNLABELED])
@@ -138,7 +144,8 @@ class MultiMixObjective:
         if output.mask_logits is not None:
             probabilities["mask"] = jax.nn.sigmoid(output.mask_logits)
         if output.class_logits is not None:
-            probabilities["classes"] = jax.nn.softmax(output.class_logits)
+            squashed = jax.nn.softmax if self.exclusive else jax.nn.sigmoid
+            probabilities["classes"] = squashed(output.class_logits)
         return probabilities
 
     def saliency(self, variables: PyTree, images: jax.Array) -> jax.Array | None:
@@ -201,12 +208,15 @@ class MultiMixObjective:
         return self._apply(params, features, method="classify")
 
     def _pseudo_label_monitors(self, weak_logits: jax.Array, stream: Batch) -> Metrics:
-        accepted = jax.nn.softmax(weak_logits).max(-1) >= self.threshold
+        guessed, accepted = self._pseudo_labels(weak_logits)
         monitors = {"cls/accepted": accepted.mean()}
         if "label" in stream:
-            correct = accepted & (weak_logits.argmax(-1) == stream["label"])
+            correct = accepted & (guessed == stream["label"])
             monitors["cls/accepted_and_correct"] = correct.mean()
         return monitors
+
+    def _pseudo_labels(self, logits: jax.Array) -> tuple[jax.Array, jax.Array]:
+        return losses.pseudo_labels(logits, threshold=self.threshold, exclusive=self.exclusive)
 
     def _dropout_keys(self, part: str, views: Batch, keys: ExampleKeys) -> jax.Array:
         return jnp.concatenate([keys(f"{name}/{part}", len(view)) for name, view in views.items()])
