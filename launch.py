@@ -100,7 +100,7 @@ def make_run(c: ConfigDict, path: pathlib.Path) -> Run:
 
 def count_classes(c: ConfigDict) -> None:
     """Sets num_classes and mask_channels of 0 to what the training sets have, and with the first
-    whether classes exclude each other."""
+    whether classes exclude each other; and own_files."""
     # Looks at every file, so once where both tasks share a set.
     build = functools.cache(lambda name: data_pipelines.make_builder(name, **preparation(c)))
     for key, data_set in (("num_classes", c.cls_data), ("mask_channels", c.seg_data)):
@@ -117,6 +117,8 @@ def count_classes(c: ConfigDict) -> None:
                     "or choose a method without a classifier"
                 )
         c.model[key] = max(count, 1)
+    own = dict.fromkeys(n for n in (c.seg_data, c.cls_data) if n.partition(":")[0] == "folder")
+    c.own_files = ",".join(build(name).contents() for name in own)
 
 
 def _fields(c: ConfigDict, names: str) -> dict[str, Any]:

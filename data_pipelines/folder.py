@@ -1,6 +1,7 @@
 """A folder of one's own images, with masks, with class labels, or with both."""
 
 import dataclasses
+import hashlib
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -92,10 +93,23 @@ class Folder(ImageSetBuilder):
         super().__init__(source_dir=source_dir, name=re.sub(r"\W", "_", name), **how)
 
     def fingerprint(self) -> str:
-        tables = [] if self.labels is None else [self.labels, _classes_file(self.labels)]
-        tables = [path for path in tables if path.is_file()]
         roots = [root for root in (self.images, self.masks) if root is not None]
-        return self.digest([*files_below(roots), *tables])
+        return self.digest([*files_below(roots), *self._tables()])
+
+    def _tables(self) -> list[Path]:
+        tables = [] if self.labels is None else [self.labels, _classes_file(self.labels)]
+        return [path for path in tables if path.is_file()]
+
+    def contents(self) -> str:
+        """Of the names and sizes of all files and of what the tables say, wherever they lie."""
+        digest = hashlib.sha256()
+        for root in (self.images, self.masks):
+            for path in files_below([] if root is None else [root]):
+                digest.update(f"{path.relative_to(root)}\0{path.stat().st_size}\n".encode())
+            digest.update(b"\n")
+        for path in self._tables():
+            digest.update(path.read_bytes())
+        return digest.hexdigest()[:12]
 
     def find(self, roots: Sequence[Path]) -> list[Source]:
         del roots

@@ -83,8 +83,8 @@ def group_runs(runs: Iterable[FinishedRun]) -> list[Group]:
         for run in members[1:]:
             differing = [
                 name
-                for name in sorted(set(first.config) | set(run.config))
-                if name not in _FREE and first.config.get(name) != run.config.get(name)
+                for name, _, _ in workdir.differences(first.config, run.config)
+                if name.partition(".")[0] not in _FREE
             ]
             if differing or run.config["seed"] == first.config["seed"]:
                 raise UsageError(
@@ -233,7 +233,7 @@ def comparable(one: Group, other: Group) -> bool:
     """Whether two systems differ in their parts alone, on the same budgets of common tasks."""
     budgets = zip(one.budget, other.budget)
     same = all(a is None or b is None or a == b for a, b in budgets)
-    return same and _settings(one) == _settings(other)
+    return same and not workdir.differences(_settings(one), _settings(other))
 
 
 def _settings(group: Group) -> dict[str, Any]:

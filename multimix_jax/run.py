@@ -27,7 +27,7 @@ from multimix_jax.metric_writer import MetricWriter
 from multimix_jax.model_card import model_card
 from multimix_jax.programs import Programs
 from multimix_jax.stopping import Stopping
-from multimix_jax.train import Progress, restore, train
+from multimix_jax.train import Progress, check_data, restore, train
 from multimix_jax.train_state import TrainState
 from multimix_jax.workdir import BEST, LAST, TRIVIAL
 
@@ -131,7 +131,7 @@ class Run:
         card `README.md` and, of volumes, `predictions/`, and returns what is in the first.
 
         Raises:
-          UsageError: there is no checkpoint.
+          UsageError: there is no checkpoint, or it was trained on other images.
         """
         results: dict[str, Any] = {"run": {}}
         rows: list[dict[str, Any]] = []
@@ -150,6 +150,8 @@ class Run:
                 if restored is None:
                     continue  # converted weights are not the best of any
                 step, variables, meta = restored
+                if meta["data"]:  # not of converted weights
+                    check_data(meta["data"], self.data_digest)
                 calibrated = self._calibration(variables)
                 if not results["run"]:  # one checkpoint is enough to look at
                     gallery["checkpoint"] = np.array(which)

@@ -53,12 +53,18 @@ def restore(
         return state, progress
     state, meta = restored
     found = Progress(**meta)
-    if found.data != progress.data:
-        raise UsageError(
-            "the images of this run have changed since its last checkpoint, so it cannot be "
-            "continued; restore the data (the ids are in ids.json) or use another --workdir"
-        )
+    check_data(found.data, progress.data)
     return state, found
+
+
+def check_data(trained: str, here: str) -> None:
+    """Raises UsageError unless `Progress.data` of a checkpoint is that of the data at hand."""
+    if trained != here:
+        raise UsageError(
+            "the images of this run have changed since its last checkpoint, so it can be neither "
+            "continued nor evaluated; restore the data (the ids are in ids.json) or use another "
+            "--workdir"
+        )
 
 
 def train(

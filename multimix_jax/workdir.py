@@ -17,6 +17,9 @@ BEST, LAST, TRIVIAL = "best", "last", "trivial"  # checkpoints, and the answer w
 CONVERTED = "converted.json"  # says where weights that were not trained here come from
 # Where things lie and how often they are said may differ between two starts of one run.
 FREE_KEYS = "data_dir prepared_dir folder leave_out cache_gib log_every test_data".split()
+FILES = "own_files"  # what folders of one's own hold, wherever they lie; "" where nothing is known
+# Fields that configs have had from some day on, and what runs without them did.
+ADDED = {"fit": "squash", "largest_component": False, "max_skipped": 20, FILES: ""}
 
 
 def check(
@@ -48,15 +51,22 @@ def check(
             raise UsageError(
                 f"{file} is damaged ({error}); restore it or use another --workdir"
             ) from error
-        differing = [
-            f"{key} ({old!r} there, {new!r} here)"
-            for key, old, new in _differences(held, json.loads(json.dumps(config)))
+        differing = {
+            key: f"{key} ({old!r} there, {new!r} here)"
+            for key, old, new in differences(held, json.loads(json.dumps(config)))
             if key.partition(".")[0] not in FREE_KEYS
-        ]
-        if differing:
+        }
+        if list(differing) == [FILES]:
             raise UsageError(
-                f"--workdir={path} holds the run of another config: {', '.join(differing[:5])}; "
-                "use another --workdir, or the config of that run"
+                f"--workdir={path} holds a run of other files than those of config.folder: "
+                f"{differing[FILES]}; use another --workdir, or the images, masks and labels of "
+                "that run as they were"
+            )
+        if differing:
+            told = ", ".join(list(differing.values())[:5])
+            raise UsageError(
+                f"--workdir={path} holds the run of another config: {told}; use another "
+                "--workdir, or the config of that run"
             )
     elif not begin and (path / CONVERTED).exists():
         return path
@@ -127,11 +137,17 @@ def write_arrays(path: pathlib.Path, arrays: Mapping[str, np.ndarray]) -> None:
         np.savez_compressed(file, **arrays)  # type: ignore[arg-type]
 
 
-def _differences(old: Any, new: Any, key: str = "") -> list[tuple[str, Any, Any]]:
+def differences(old: Any, new: Any, key: str = "") -> list[tuple[str, Any, Any]]:
+    """The fields in which two configs differ, nested ones with dots, and their values.
+
+    One that is missing has the value of ADDED; FILES that are not known differ from none.
+    """
     if not (isinstance(old, dict) and isinstance(new, dict)):
-        return [] if old == new else [(key, old, new)]
+        unknown = key == FILES and not (old and new)
+        return [] if old == new or unknown else [(key, old, new)]
     found = []
     for name in sorted(set(old) | set(new)):
         inner = f"{key}.{name}" if key else name
-        found += _differences(old.get(name), new.get(name), inner)
+        one, other = (config.get(name, ADDED.get(inner)) for config in (old, new))
+        found += differences(one, other, inner)
     return found

@@ -213,6 +213,36 @@ def test_runs_that_differ_in_more_than_the_seed_are_not_averaged(tmp_path):
         groups_of(tmp_path)
 
 
+def without(path, *names):
+    """Takes fields out of the config of a run, as of one begun before they were there."""
+    config = json.loads((path / "config.json").read_text())
+    (path / "config.json").write_text(
+        json.dumps({k: v for k, v in config.items() if k not in names})
+    )
+
+
+def test_runs_begun_before_a_field_was_there_are_taken_together(tmp_path):
+    for method in ("umtl", "umtl_s"):
+        without(write_run(tmp_path, method, 0), "fit", "folder", "own_files")
+    write_run(tmp_path, "umtl", 1, own_files="abc")
+    groups = groups_of(tmp_path)
+    assert [len(group.runs) for group in groups] == [2, 1]
+    assert comparison.comparable(*groups)
+    write_run(tmp_path, "umtl", 2, fit="pad")
+    with pytest.raises(UsageError, match="umtl_0 and .*umtl_2 are both .* differ in fit"):
+        groups_of(tmp_path)
+
+
+def test_runs_on_other_own_files_are_not_averaged(tmp_path):
+    where = {"folder.images": "a", "own_files": "abc"}
+    write_run(tmp_path, "umtl", 0, **where)
+    write_run(tmp_path, "umtl", 1, **where | {"folder.images": "moved"})
+    assert len(groups_of(tmp_path)) == 1
+    write_run(tmp_path, "umtl", 2, **where | {"own_files": "def"})
+    with pytest.raises(UsageError, match="umtl_0 and .*umtl_2 are both .* differ in own_files"):
+        groups_of(tmp_path)
+
+
 def test_the_same_run_twice(tmp_path):
     path = write_run(tmp_path, "umtl", 0)
     with pytest.raises(UsageError, match="differ in nothing"):

@@ -1,9 +1,11 @@
 """Tests of data_pipelines.folder."""
 
+import shutil
+
 import numpy as np
 import pytest
 
-from data_pipelines import load
+from data_pipelines import load, make_builder
 from data_pipelines.errors import DataError
 from tests.official_formats import box, write_csv, write_image
 
@@ -207,3 +209,17 @@ def test_no_images(folder):
         path.unlink()
     with pytest.raises(DataError, match=r"folder: no images .*labels\.csv"):
         load_folder(folder)
+
+
+def test_contents_tell_what_lies_there_and_not_where(folder, tmp_path):
+    write_labels(folder, ("i0", "well"), ("i1", "ill"))
+    at = lambda root: make_builder("folder", data_dir=root, prepared_dir="", size=16).contents()
+    before = at(tmp_path)
+    shutil.copytree(folder, tmp_path / "moved" / "folder")  # at another time, too
+    assert at(tmp_path / "moved") == before
+    write_labels(tmp_path / "moved" / "folder", ("i0", "ill"), ("i1", "well"))
+    swapped = at(tmp_path / "moved")
+    write_image(folder / "masks" / "i2.png", box(24, 20, slice(0, 3), slice(0, 5)))
+    masked = at(tmp_path)
+    (folder / "images" / "i5.tif").rename(folder / "images" / "i7.tif")
+    assert len({before, swapped, masked, at(tmp_path)}) == 4

@@ -520,6 +520,15 @@ def test_changed_data_are_not_trained_on(whole, config, tmp_path):
     assert contents(workdir) == before  # ids.json still says which images they were
 
 
+def test_other_data_are_not_evaluated(whole, config):
+    before = contents(whole)
+    choose_other = lambda ids, *args, **kwargs: np.arange(10)
+    with mock.patch("data_pipelines.splits.choose_labeled", choose_other):
+        message = refusal(config, whole, mode="eval")
+    assert_matches(message, r"images of this run have changed .*ids\.json.* --workdir")
+    assert contents(whole) == before
+
+
 def test_damaged_checkpoint(whole, config, tmp_path):
     workdir = copy_unfinished(whole, tmp_path / "run")
     (last,) = (workdir / "checkpoints" / LAST).iterdir()

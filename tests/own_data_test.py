@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shutil
 import sys
 from unittest import mock
 
@@ -82,6 +83,19 @@ def test_classes_and_masks_are_counted(run):
 def test_started_again_it_is_finished(own, run, capsys):
     launch_main(config_of(own), run)
     assert "is finished" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("mode", ["train", "eval"])
+def test_other_files_are_noticed_and_moved_ones_are_not(own, run, tmp_path, mode, capsys):
+    shutil.copytree(own / "outlines", tmp_path / "outlines")
+    masks = {"folder.masks": str(tmp_path / "outlines")}
+    if mode == "train":
+        launch_main(config_of(own, **masks), run)
+        assert "is finished" in capsys.readouterr().out
+    stalk = box(HEIGHT, WIDTH, slice(1, 7), slice(3, 22))  # by another hand
+    write_image(tmp_path / "outlines" / "stalk" / "p00.png", stalk)
+    with pytest.raises(SystemExit, match="run of other files than those of config.folder"):
+        launch_main(config_of(own, **masks), run, mode)
 
 
 def predicted(run, image, out, *flags):

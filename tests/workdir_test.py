@@ -70,6 +70,30 @@ def test_what_does_not_change_the_run_may_differ(run, key):
     assert workdir.check(run, CONFIG | {key: {"nested": "other"}}) == run
 
 
+@pytest.mark.parametrize("key", workdir.ADDED)
+def test_a_field_that_is_new_has_the_value_that_changes_nothing(run, key):
+    assert workdir.check(run, CONFIG | {key: workdir.ADDED[key]}) == run
+
+
+def test_a_run_begun_before_images_could_be_padded_is_not_continued_so(run):
+    with pytest.raises(UsageError, match=r": fit \('squash' there, 'pad' here\)"):
+        workdir.check(run, CONFIG | {"fit": "pad"})
+
+
+def test_other_own_files_are_refused_wherever_they_lie(tmp_path):
+    config = CONFIG | {"own_files": "abc", "folder": {"images": "there"}}
+    workdir.claim(tmp_path, config, IDS)
+    moved = config | {"folder": {"images": "elsewhere"}}
+    for begin in (True, False):
+        assert workdir.check(tmp_path, moved, begin=begin) == tmp_path
+        with pytest.raises(UsageError, match="of other files than .*'abc' there, 'def' here.*as"):
+            workdir.check(tmp_path, config | {"own_files": "def"}, begin=begin)
+
+
+def test_of_an_older_run_own_files_are_not_known(run):
+    assert workdir.check(run, CONFIG | {"own_files": "abc"}) == run
+
+
 def test_a_folder_of_something_else_is_refused(tmp_path):
     (tmp_path / "thesis.txt").write_text("chapter 1")
     with pytest.raises(UsageError, match=r"is not empty and holds no run .*another --workdir"):
