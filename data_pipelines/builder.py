@@ -12,6 +12,7 @@ import itertools
 import logging
 import lzma
 import os
+import re
 import shutil
 import stat
 import struct
@@ -34,10 +35,12 @@ from data_pipelines.errors import DataError
 
 SPLIT = "examples"  # the one TFDS split; its name for all splits, "all", is reserved
 INDEX_FILE = "examples.csv"
+PLACES_FILE = "places.txt"  # where the files were that were prepared
 INDEX_COLUMNS = (
     *("id", "group", "split", "label", "has_mask"),
     *("shape", "spacing_mm", "affine", "source"),
 )
+_DIGITS = 12  # of a fingerprint
 _SHARD_BYTES = 2**27  # TFDS holds one shard in memory while it writes it
 _THREADS = min(8, os.cpu_count() or 1)  # each may hold a film of 20 megapixels
 
@@ -115,7 +118,9 @@ class SetBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):
             self.name = name
         left_out = "\n".join(sorted(self.leave_out)).encode()
         mark = f"_without{hashlib.sha256(left_out).hexdigest()[:6]}" if left_out else ""
-        config = tfds.core.BuilderConfig(name=f"{variant}_{self.fingerprint()}{mark}")
+        name = f"{variant}_{self.fingerprint()}{mark}"
+        self._alike = re.compile(f"{re.escape(variant)}_[0-9a-f]{{{_DIGITS}}}{mark}")
+        config = tfds.core.BuilderConfig(name=name)
         with _quiet():
             super().__init__(
                 data_dir=prepared_dir or None, config=config, file_format="array_record"
@@ -147,14 +152,20 @@ class SetBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):
         """Changes when a file below the source folder does: its path, size or time."""
         return self.digest(files_below([self.source_dir]))
 
-    def digest(self, files: Iterable[Path]) -> str:
-        """Of the paths, sizes and times of files."""
+    def places(self) -> str:
+        """Where the files lie: a set prepared from the same places was prepared earlier."""
+        return str(self.source_dir.resolve())
+
+    def digest(self, files: Iterable[Path], words: Iterable[str] = ()) -> str:
+        """Of the paths, sizes and times of files, and of what else matters."""
         digest = hashlib.sha256(str(self.VERSION).encode())
         for path in files:
             stat = path.stat()
             name = str(path).removeprefix(str(self.source_dir))
             digest.update(f"{name}\0{stat.st_size}\0{stat.st_mtime_ns}\n".encode())
-        return digest.hexdigest()[:12]
+        for word in words:
+            digest.update(f"{word}\n".encode())
+        return digest.hexdigest()[:_DIGITS]
 
     def missing(self, what: str) -> DataError:
         """The error for files that are not there; says where to get them."""
@@ -185,6 +196,7 @@ class SetBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):
             self.info.read_from_directory(self.data_dir)
             return
         if index.parent.exists():  # stopped between the records and their table
+            self._write_places()
             _write_index(index, self._index_from_records())
             return
         with contextlib.ExitStack() as stack:
@@ -200,7 +212,12 @@ class SetBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):
                     download_dir=scratch,
                     download_config=tfds.download.DownloadConfig(try_download_gcs=False),
                 )
+        self._write_places()
         _write_index(index, rows)
+
+    def _write_places(self) -> None:
+        text = self.places().encode(errors="surrogateescape")
+        self.index_path.with_name(PLACES_FILE).write_bytes(text)
 
     @property
     def index_path(self) -> Path:
@@ -265,13 +282,14 @@ class SetBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):
                 self.complete,
             )
         path = Path(self.data_dir).parent
-        older = sorted(p for p in path.parent.glob(f"{self.variant}_*") if p != path)
+        alike = [p for p in path.parent.glob("*") if p != path and self._alike.fullmatch(p.name)]
+        older = [p for p in alike if _places(p / str(self.VERSION)) == self.places()]
         if older:
             _logger.warning(
                 "the files in %s have changed since %s was prepared; preparing again "
                 "(the older preparation can be deleted)",
                 self.source_dir,
-                older[-1],
+                max(older, key=lambda p: p.stat().st_mtime),
             )
 
     def _index_from_records(self) -> list[dict[str, Any]]:
@@ -424,6 +442,14 @@ def _row(example: dict[str, Any], source: str) -> dict[str, Any]:
 
 def _numbers(values: Any) -> str:
     return " ".join(map(str, np.asarray(values).ravel().tolist()))
+
+
+def _places(prepared: Path) -> str:
+    """What `places` was when a set was prepared; '' where that is not known."""
+    try:
+        return (prepared / PLACES_FILE).read_bytes().decode(errors="surrogateescape")
+    except OSError:
+        return ""
 
 
 def _text(value: Any) -> Any:

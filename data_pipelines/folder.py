@@ -86,7 +86,9 @@ class Folder(ImageSetBuilder):
         self.labels = at(labels, "labels.csv") if labels or not images else None
         self.table = _read_labels(self.labels)
         self.class_names, self.exclusive = self.table.class_names, self.table.exclusive
+        self.masks_within = _masks_within(self.masks, self.images)
         self.mask_names = _mask_names(self.masks, self.images)
+        self.images_named = images != ""
         name = "folder" if source_dir.name == "folder" else f"folder_{source_dir.name}"
         if images:
             name = f"folder_{self.images.resolve().parent.name}_{self.images.name}"
@@ -94,7 +96,16 @@ class Folder(ImageSetBuilder):
 
     def fingerprint(self) -> str:
         roots = [root for root in (self.images, self.masks) if root is not None]
-        return self.digest([*files_below(roots), *self._tables()])
+        words = (self.masks_within, *self.mask_names)
+        return self.digest([*files_below(roots), *self._tables()], filter(None, words))
+
+    def places(self) -> str:
+        return "\n".join(str(p and p.resolve()) for p in (self.images, self.masks, self.labels))
+
+    def missing(self, what: str) -> DataError:
+        if not self.images_named:
+            return super().missing(what)
+        return DataError(f"{what}; set --config.folder.images to the folder that has them")
 
     def _tables(self) -> list[Path]:
         tables = [] if self.labels is None else [self.labels, _classes_file(self.labels)]
@@ -103,9 +114,10 @@ class Folder(ImageSetBuilder):
     def contents(self) -> str:
         """Of the names and sizes of all files and of what the tables say, wherever they lie."""
         digest = hashlib.sha256()
-        for root in (self.images, self.masks):
-            for path in files_below([] if root is None else [root]):
-                digest.update(f"{path.relative_to(root)}\0{path.stat().st_size}\n".encode())
+        for root in filter(None, (self.images, self.masks)):
+            for path in files_below([root]):
+                name = str(path.relative_to(root)).encode(errors="surrogateescape")
+                digest.update(name + f"\0{path.stat().st_size}\n".encode())
             digest.update(b"\n")
         for path in self._tables():
             digest.update(path.read_bytes())
@@ -114,6 +126,8 @@ class Folder(ImageSetBuilder):
     def find(self, roots: Sequence[Path]) -> list[Source]:
         del roots
         found = files_by_name(self.images, SUFFIXES)
+        if self.masks_within:
+            found = {n: p for n, p in found.items() if not n.startswith(self.masks_within)}
         if not found:
             raise self.missing(f"no images ({', '.join(SUFFIXES)}) in {self.images}")
         masks = self._masks(found)
@@ -189,6 +203,19 @@ def _is_dicom(path: Path) -> bool:
     return path.suffix.lower() in dicom.SUFFIXES
 
 
+def _masks_within(masks: Path | None, images: Path) -> str:
+    """How names below `images` begin that are masks: 'masks/', or '' where these lie elsewhere."""
+    if masks is None or not masks.is_dir():
+        return ""
+    inner, outer = masks.resolve(), images.resolve()
+    if outer.is_relative_to(inner):
+        raise DataError(
+            f"the images ({images}) lie in the folder of the masks ({masks}), and would be taken "
+            "for masks; move one of them, and set --config.folder.images or --config.folder.masks"
+        )
+    return f"{inner.relative_to(outer).as_posix()}/" if inner.is_relative_to(outer) else ""
+
+
 def _mask_names(masks: Path | None, images: Path) -> tuple[str, ...]:
     """The folders of masks that are no folders of images; () where masks are of one class."""
     if masks is None or not masks.is_dir():
@@ -200,6 +227,13 @@ def _mask_names(masks: Path | None, images: Path) -> tuple[str, ...]:
             f"{masks} has folders that images has ({below[0].name}, ...) and others "
             f"({', '.join(names)}); put all masks into a folder for each class, "
             "masks/CLASS/..., or name the folders like those of the images"
+        )
+    has_masks = lambda folder: any(p.name.lower().endswith(SUFFIXES) for p in files_below([folder]))
+    empty = [str(masks / name) for name in names if not has_masks(masks / name)]
+    if empty:
+        raise DataError(
+            f"{', '.join(empty)}: a folder in {masks} is a class of masks, but there are no masks "
+            f"({', '.join(_SUFFIXES)}) in it; add some, or remove it"
         )
     stray = next((p for p in files_below([masks]) if names and p.parent == masks), None)
     if stray is not None:

@@ -142,6 +142,23 @@ def test_changed_files_are_prepared_again(source, change, caplog):
     )
 
 
+def test_other_preparations_are_not_older_ones(source, caplog):
+    """Another size or fit, other examples left out, or files of another place."""
+    prepared = str(source.parent / "new" / "prepared")
+    at = dict(source_dir=source, prepared_dir=prepared)
+    moved = shutil.copytree(source, source.parent / "moved")
+    Flat(**at, size=16).prepare()
+    write_image(source / "c1.png", np.full((8, 8), 7, np.uint8))
+    with caplog.at_level(logging.WARNING):
+        Flat(**at, size=16, fit="pad").prepare()
+        Flat(**at, size=32).prepare()
+        Flat(**at, size=16, leave_out=["a1"]).prepare()
+        Flat(**at | {"source_dir": moved}, size=16).prepare()
+        assert not caplog.text
+        Flat(**at, size=16).prepare()
+    assert "have changed since" in caplog.text
+
+
 def test_hidden_files_do_not_count(source, caplog):
     build(source).prepare()
     (source / ".DS_Store").write_bytes(b"x")

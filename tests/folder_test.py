@@ -211,6 +211,58 @@ def test_no_images(folder):
         load_folder(folder)
 
 
+def test_a_class_without_masks(folder):
+    (folder / "masks" / "i2.png").unlink()
+    write_image(folder / "masks" / "lung" / "i2.png", box(24, 20, slice(9), slice(9)))
+    for name in ("heart", "liver"):
+        (folder / "masks" / name / "empty").mkdir(parents=True)
+    (folder / "masks" / "liver" / "notes.txt").write_text("to be drawn")
+    with pytest.raises(DataError, match=r"masks/heart, \S*masks/liver: a folder .* class of masks"):
+        load_folder(folder)
+
+
+def test_the_classes_of_masks_are_part_of_the_fingerprint(folder):
+    (folder / "masks" / "i2.png").unlink()
+    write_image(folder / "masks" / "ward" / "i2.png", box(24, 20, slice(9), slice(9)))
+    at = lambda: make_builder("folder", data_dir=folder.parent, prepared_dir="", size=16)
+    before = at()
+    (folder / "images" / "ward").mkdir()  # makes a folder of images of the class
+    assert (before.mask_names, at().mask_names) == (("ward",), ())
+    assert before.index_path != at().index_path
+
+
+@pytest.mark.parametrize("spelled", ["masks", "../images/masks"])
+def test_masks_and_labels_among_the_images(folder, tmp_path, spelled):
+    images = folder / "images"
+    (folder / "masks").rename(images / "masks")
+    (images / "masks" / "ward").mkdir()
+    table = write_csv(images / "labels.csv", ("image", "label"), [("i0", "well")])
+    where = dict(images=str(images), masks=str(images / spelled), labels=str(table))
+    options = dict(data_dir="", prepared_dir=str(tmp_path / "p"), size=16)
+    (images / "masks" / "ward").rmdir()
+    examples = load("folder", folder=where, **options)
+    assert examples.ids.tolist() == [f"i{n}" for n in range(7)]
+    assert examples.has_mask.tolist() == [n == 2 for n in range(7)]
+    without = load("folder", folder={"images": str(images)}, **options)  # another set
+    assert len(without) == 8
+
+
+@pytest.mark.parametrize("masks", ["images", ""])
+def test_images_among_the_masks(folder, masks):
+    where = dict(images=str(folder / "images"), masks=str(folder / masks))
+    with pytest.raises(DataError, match=r"lie in the folder of the masks .*; move one of them"):
+        load("folder", data_dir="", prepared_dir="", size=16, folder=where)
+
+
+def test_a_named_folder_without_images(tmp_path):
+    (tmp_path / "scans").mkdir()
+    where = {"images": str(tmp_path / "scans")}
+    message = r"no images \(.*\) in \S*scans; set --config\.folder\.images to the folder that"
+    with pytest.raises(DataError, match=message) as error:
+        load("folder", data_dir="", prepared_dir=str(tmp_path / "p"), size=16, folder=where)
+    assert "data_dir" not in str(error.value)
+
+
 def test_contents_tell_what_lies_there_and_not_where(folder, tmp_path):
     write_labels(folder, ("i0", "well"), ("i1", "ill"))
     at = lambda root: make_builder("folder", data_dir=root, prepared_dir="", size=16).contents()
