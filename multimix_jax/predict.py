@@ -136,8 +136,8 @@ def write_item(item: Item, out: pathlib.Path, style: Style) -> dict[str, Any]:
 
     Args:
       item: with its answer.
-      out: folder; `masks/NAME.png` (255 inside; of several masks NAME_MASK.png), `overlays/`,
-        `saliency/` and `disagreement/` are written below it.
+      out: folder; `masks/NAME.png` (255 inside; of several masks `masks/MASK/NAME.png`),
+        `overlays/`, `saliency/` and `disagreement/` are written below it.
       style: how.
     """
     assert item.values is not None
@@ -160,7 +160,9 @@ def write_item(item: Item, out: pathlib.Path, style: Style) -> dict[str, Any]:
         for channel in range(count):
             named = style.mask_names[channel] if style.mask_names else str(channel)
             mark = f"_{named}" if count > 1 else ""
-            _write(out / "masks" / f"{item.name}{mark}.png", mask[..., channel] * np.uint8(255))
+            # A folder for each, as for training: image a_b, and mask b of image a, lie apart.
+            folder = out / "masks" / (named if count > 1 else "")
+            _write(folder / f"{item.name}.png", mask[..., channel] * np.uint8(255))
             row[f"area_fraction{mark}"] = f"{mask[..., channel].mean():.6f}"
             if "mask_disagreement" in item.answer:
                 row[f"disagreement{mark}"] = f"{item.answer['mask_disagreement'][channel]:.6f}"

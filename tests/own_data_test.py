@@ -151,7 +151,7 @@ def test_predictions_have_the_size_of_the_image(own, run, tmp_path):
     assert row["class"] in model.class_names
     assert {"area_fraction_fruit", "area_fraction_stalk"} < set(row)
     for name in model.mask_names:
-        with Image.open(out / "masks" / f"p29_{name}.png") as mask:
+        with Image.open(out / "masks" / name / "p29.png") as mask:
             assert mask.size == (WIDTH, HEIGHT)
     with Image.open(out / "overlays" / "p29.png") as overlay:
         assert len(set(np.asarray(overlay)[12, 20].tolist())) > 1  # in colour

@@ -2,6 +2,7 @@
 
 import csv
 import os
+import pathlib
 import re
 import subprocess
 import sys
@@ -217,6 +218,21 @@ def test_a_folder(folder, tmp_path, capsys):
         assert (np.asarray(picture) > 0).mean() == pytest.approx(
             (np.asarray(stretched) >= 0.5).mean(), abs=2 / 1200
         )
+
+
+def test_masks_of_several_classes_lie_apart(tmp_path):
+    """Mask b of the image `a`, and the image `a_b`."""
+    masks = np.zeros((4, 6, 2), np.float32)
+    masks[:2, :, 0] = 1
+    rows = []
+    for name, mask in (("a", masks), ("a_b", masks[::-1]), ("b/a", masks[..., ::-1])):
+        item = predict.Item(name, pathlib.Path(f"{name}.png"), np.zeros((4, 6)), {"mask": mask})
+        rows.append(predict.write_item(item, tmp_path, predict.Style(mask_names=("b", "c"))))
+    assert rows[0]["area_fraction_b"] == "0.500000" and rows[0]["area_fraction_c"] == "0.000000"
+    for written, upper, lower in (("b/a", 255, 0), ("b/a_b", 0, 255), ("c/b/a", 255, 0)):
+        with Image.open(tmp_path / "masks" / f"{written}.png") as picture:
+            assert np.asarray(picture)[[0, -1], 0].tolist() == [upper, lower]
+    assert len(list((tmp_path / "masks").rglob("*.png"))) == 6
 
 
 def test_several_networks(folder, tmp_path):
