@@ -50,6 +50,11 @@ class EvalSet:
         return self.examples.mask_names
 
     @property
+    def has_mask(self) -> np.ndarray:
+        """bool [N], whether the mask is known."""
+        return self.examples.has_mask[self.indices]
+
+    @property
     def ids(self) -> list[str]:
         return self.examples.ids[self.indices].tolist()
 
@@ -122,10 +127,14 @@ class RunData:
 
     @property
     def ids(self) -> dict[str, Any]:
-        """Every id used, by purpose, for the record."""
+        """Every id used, by purpose, for the record; both tasks may be validated on one set."""
+        tasks = dict.fromkeys(name.partition("/")[0] for name in self.streams)
         return {
             "train": {name: stream.ids for name, stream in self.streams.items()},
-            "validation": {eval_set.name: eval_set.ids for eval_set in self.validation},
+            "validation": {
+                f"{task}/{eval_set.name}": eval_set.ids
+                for task, eval_set in zip(tasks, self.validation, strict=True)
+            },
             "test": {eval_set.name: eval_set.ids for eval_set in self.tests},
         }
 

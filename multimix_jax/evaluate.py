@@ -31,6 +31,11 @@ class EvalSet(Protocol):
     def ids(self) -> Sequence[str]: ...
 
     @property
+    def has_mask(self) -> np.ndarray:
+        """bool [N], whether the mask is known."""
+        ...
+
+    @property
     def spacing(self) -> np.ndarray:
         """float32 [N,2 or 3], mm per pixel along each axis, 0 where unknown."""
         ...

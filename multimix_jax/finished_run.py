@@ -153,11 +153,16 @@ class FinishedRun:
     @property
     def class_names(self) -> list[str]:
         """In the order of the probabilities; [] without a classifier."""
+        if "class_names" in self.results["run"]:
+            return self.results["run"]["class_names"]
+        # Of older runs, as far as the test images tell.
         return next((i.class_names for i in self.images.values() if i.class_names), [])
 
     @property
     def mask_names(self) -> list[str]:
-        """Of the masks' channels; [] where there is one, or none."""
+        """Of the masks' channels; [] where they have none."""
+        if "mask_names" in self.results["run"]:
+            return self.results["run"]["mask_names"]
         columns = dict.fromkeys(name for images in self.images.values() for name in images.columns)
         return [name.removeprefix("dice_") for name in columns if name.startswith("dice_")]
 
@@ -280,8 +285,9 @@ def read_run(path: pathlib.Path) -> FinishedRun:
         )
         images = _read_images(path / workdir.PER_IMAGE)
         run = FinishedRun(path, config, results, images)
-        if not all(isinstance(part, str) for part in run.parts):
-            raise ValueError("its parts have no names")
+        names = *run.parts, *run.class_names, *run.mask_names
+        if not all(isinstance(name, str) for name in names):
+            raise ValueError("its parts, classes or masks have no names")
         for which in (BEST, LAST):
             run.calibration(which)
         if workdir.finished(path, config["steps"]) is None:

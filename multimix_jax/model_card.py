@@ -56,7 +56,6 @@ def model_card(
     config: Mapping[str, Any],
     results: Mapping[str, Any],
     ids: Mapping[str, Any],
-    class_names: Sequence[str],
 ) -> str:
     """The card of a run (Mitchell et al. 2019) as Markdown, with what model hubs read before it.
 
@@ -64,7 +63,6 @@ def model_card(
       config: of the run, as JSON values.
       results: of `Run.evaluate`.
       ids: of the images used, by purpose and by set.
-      class_names: in the order of the labels; none without a classifier.
     """
     run, system = results["run"], config["system"]
     tags = ["jax", "flax", "medical-imaging", "semi-supervised", system]
@@ -89,7 +87,7 @@ def model_card(
             for name, held in sets.items()
         ),
         results="\n".join(_results(results)),
-        calibration="\n".join(_calibration(run, class_names)),
+        calibration="\n".join(_calibration(run, run["class_names"])),
     )
 
 

@@ -187,14 +187,22 @@ class Run:
             "seconds": meta["seconds"],
             "tests": [eval_set.name for eval_set in self.tests],
             "parts": list(self.programs.objective.parts),
+            "class_names": list(self.class_names),
+            "mask_names": self._mask_names,
         }
         report.write_per_image(self.path / workdir.PER_IMAGE, rows)
         workdir.write_arrays(self.path / workdir.EXAMPLES, examples)
         workdir.write_arrays(self.path / workdir.GALLERY, gallery)
-        card = model_card(self.config, results, self.ids, self.class_names)
+        card = model_card(self.config, results, self.ids)
         workdir.write_text(self.path / workdir.CARD, card)
         workdir.write_json(self.path / workdir.RESULTS, results)
         return results
+
+    @property
+    def _mask_names(self) -> list[str]:
+        """Of the channels of the masks that are trained on, whose set comes first; [] if none."""
+        segments = "decoder" in self.programs.objective.parts
+        return list(self.validation[0].mask_names) if segments else []
 
     def _initial_state(self) -> TrainState:
         return self.programs.initial_state(self.seed, self.size)
@@ -219,22 +227,31 @@ class Run:
                     f"{eval_set.name} holds {held}, but config.objective.patch is for {wanted}; "
                     "set that, or use other data"
                 )
+            held_channels = eval_set.images(np.zeros(1, int))[0].shape[-1]
+            if held_channels != shape[-1]:
+                raise UsageError(
+                    f"the model takes images of {shape[-1]} channels, but those of "
+                    f"{eval_set.name} have {held_channels}; set config.model.in_channels, or use "
+                    "other data"
+                )
         images = self.validation[0].images(np.zeros(1, int))
-        if images[0].shape[-1] != shape[-1]:
-            raise UsageError(
-                f"the model takes images of {shape[-1]} channels, but those of "
-                f"{self.validation[0].name} have {images[0].shape[-1]}; set "
-                "config.model.in_channels"
-            )
         shown = images if wanted == "images" else np.zeros((1, *shape))
         predicted = jax.eval_shape(self.programs.objective.predict, variables, shown)
-        for eval_set in (*self.validation, *self.tests) if "mask" in predicted else ():
-            channels, marked = predicted["mask"].shape[-1], max(1, len(eval_set.mask_names))
-            if channels != marked:
+        for eval_set in (*self.validation, *self.tests):
+            if "mask" not in predicted or not eval_set.has_mask.any():
+                continue
+            channels, names = predicted["mask"].shape[-1], eval_set.mask_names
+            if channels != max(1, len(names)):
                 raise UsageError(
-                    f"the model finds {channels} masks, but {eval_set.name} has {marked} "
-                    f"({', '.join(eval_set.mask_names)}); set config.model.mask_channels, or other "
-                    "data"
+                    f"the model finds {channels} masks, but {eval_set.name} has "
+                    f"{max(1, len(names))} ({', '.join(names)}); set config.model.mask_channels, "
+                    "or other data"
+                )
+            if names and self._mask_names and list(names) != self._mask_names:
+                raise UsageError(
+                    f"the model finds masks of {', '.join(self._mask_names)}, but "
+                    f"{eval_set.name} has those of {', '.join(names)}; name the folders of the "
+                    "masks alike, or use other data"
                 )
         if "classes" not in predicted:
             return

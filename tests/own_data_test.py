@@ -16,7 +16,7 @@ from multimix_jax.finished_run import read_run
 from multimix_jax.trained_model import read_model
 from multimix_jax.workdir import BEST
 from tests.official_formats import box, write_csv, write_image
-from tests.small_runs import NETWORK, kept_programs, launch_main
+from tests.small_runs import NETWORK, kept_programs, launch_main, prepare_phantoms
 
 HEIGHT, WIDTH = 24, 40
 
@@ -49,6 +49,12 @@ def own(tmp_path_factory):
     write_csv(root / "kinds.csv", ("image", "label"), rows)
     facts = [(name, int(kind == "red"), int(n % 2)) for n, (name, kind) in enumerate(rows)]
     write_csv(root / "facts.csv", ("image", "red", "odd"), facts)
+    for name in ("labelled", "leafy"):
+        (root / name).mkdir()
+        (root / name / "images").symlink_to(root / "pictures")
+    shutil.copy(root / "kinds.csv", root / "labelled" / "labels.csv")
+    shutil.copytree(root / "outlines" / "fruit", root / "leafy" / "masks" / "fruit")
+    shutil.copytree(root / "outlines" / "stalk", root / "leafy" / "masks" / "leaf")
     return root
 
 
@@ -57,7 +63,7 @@ def config_of(own, table="kinds", **fields):
         f"images={own}/pictures,masks={own}/outlines,labels={own}/{table}.csv,size=32,fit=pad,"
         "channels=3"
     )
-    c.prepared_dir = str(own / "prepared")
+    c.prepared_dir, c.data_dir = str(own / "prepared"), str(own)
     c.steps = c.eval_every = c.checkpoint_every = 4
     c.batch_size, c.eval_batch_size = 4, 4
     c.model.filters = NETWORK
@@ -83,6 +89,25 @@ def test_classes_and_masks_are_counted(run):
 def test_started_again_it_is_finished(own, run, capsys):
     launch_main(config_of(own), run)
     assert "is finished" in capsys.readouterr().out
+
+
+def test_names_and_ids_are_kept(run):
+    results = json.loads((run / "results.json").read_text())["run"]
+    assert results["class_names"] == ["blue", "green", "red"]
+    assert results["mask_names"] == ["fruit", "stalk"]
+    ids = json.loads((run / "ids.json").read_text())["validation"]
+    assert list(ids) == ["seg/folder", "cls/folder"]
+    card = (run / "README.md").read_text()
+    for name, held in ids.items():
+        assert held and f"| validation, {name} | {len(held)} |" in card
+
+
+def test_classes_from_a_set_without_masks(own, tmp_path):
+    sets = dict(cls_data="folder:labelled", test_data="folder=test,folder:labelled=test")
+    launch_main(config_of(own, **sets), tmp_path)
+    results = json.loads((tmp_path / "results.json").read_text())["best"]
+    assert "dice_stalk" in results["folder"] and "dice" not in results["folder_labelled"]
+    assert "f1_red" in results["folder_labelled"]
 
 
 @pytest.mark.parametrize("mode", ["train", "eval"])
@@ -190,9 +215,19 @@ def test_the_fullest_method_that_the_data_allow():
         ({"model.num_classes": 2}, "the model has 2 classes, but the images have 3"),
         ({"model.mask_channels": 1}, r"finds 1 masks, but folder has 2 \(fruit, stalk\)"),
         ({"model.in_channels": 1, "seg_data": "folder", "size": 40}, "size=40"),
+        (
+            {"test_data": "folder=test,folder:leafy=all"},
+            "masks of fruit, stalk, but folder_leafy has those of fruit, leaf; name the folders",
+        ),
+        (
+            {"test_data": "folder=test,phantom_seg_b=all"},
+            "takes images of 3 channels, but those of phantom_seg_b have 1; set config.model.in_ch",
+        ),
     ],
 )
 def test_faults(own, tmp_path, fields, words):
+    if "phantom" in str(fields):
+        prepare_phantoms(own / "prepared")
     with pytest.raises(SystemExit, match=words):
         launch_main(config_of(own, **fields), tmp_path / "run")
     assert not (tmp_path / "run").exists()

@@ -103,7 +103,8 @@ def test_the_split_seed_divides_what_has_no_official_split():
     options = dict(seg_data="folder:both", cls_data="folder:unsplit", test_data={})
     ours, again, theirs = (run_data(**options, split_seed=seed) for seed in (0, 0, 1))
     assert ours.ids == again.ids
-    assert ours.ids["validation"]["folder:unsplit"] != theirs.ids["validation"]["folder:unsplit"]
+    ids, other_ids = (data.ids["validation"]["cls/folder:unsplit"] for data in (ours, theirs))
+    assert ids != other_ids
     used = [pool(ours, f"cls/{kind}") for kind in ("labeled", "unlabeled")]
     val = ours.validation[1].indices
     assert len(set(used[0]) | set(used[1]) | set(val.tolist())) == 16  # a fifth is for the test
@@ -144,10 +145,20 @@ def test_ids_by_purpose():
     assert sorted(data.ids) == ["test", "train", "validation"]
     assert data.ids["train"]["seg/labeled"] == [f"i{n:02d}" for n in pool(data, "seg/labeled")]
     assert data.ids["validation"] == {
-        "folder:seg": ["i14", "i15"],
-        "folder:cls": ["i12", "i13", "i14"],
+        "seg/folder:seg": ["i14", "i15"],
+        "cls/folder:cls": ["i12", "i13", "i14"],
     }
     assert data.ids["test"] == {"folder:seg": ["i16", "i17", "i18", "i19"]}
+
+
+def test_both_tasks_may_be_validated_on_one_set():
+    labels = [n % 2 if n % 5 else -1 for n in range(20)]
+    shared = listed(20, split=SPLIT, labels=labels, has_mask=[n != 12 for n in range(20)])
+    data = run_data(load=lambda name: shared, cls_data="folder:seg")
+    assert data.ids["validation"] == {
+        "seg/folder:seg": ["i13", "i14", "i15"],
+        "cls/folder:seg": ["i12", "i13", "i14"],
+    }
 
 
 def test_the_digest_is_that_of_the_pools():
