@@ -26,6 +26,7 @@ from configs import common, grid
 from data_pipelines import input_pipeline, run_data
 from data_pipelines.of_config import preparation, with_packaged
 from multimix_jax import objectives, optimizer, parallel, report, workdir
+from multimix_jax.command import ends_quietly
 from multimix_jax.errors import UsageError
 from multimix_jax.grid import run_all
 from multimix_jax.programs import Programs
@@ -205,6 +206,8 @@ def parse_flags(argv: list[str]) -> list[str]:
         argv = flags.FLAGS([argv[0], *with_packaged(argv[1:])])
         _CONFIG.value.lock()  # a file that cannot be read is noticed only when asked for its value
         return argv
+    except BrokenPipeError:  # of --help
+        raise
     except RecursionError:  # of absl, which looks for similar names
         sys.exit("error: an argument is far too long or too deeply nested; shorten it")
     except (flags.Error, AttributeError, KeyError, OSError, TypeError, ValueError) as error:
@@ -212,6 +215,7 @@ def parse_flags(argv: list[str]) -> list[str]:
         sys.exit(f"error: {reason} (fields of --config: see configs/common.py; help: --helpshort)")
 
 
+@ends_quietly()
 def run() -> None:
     """The command, as `python launch.py` or `multimix-train`."""
     sys.modules["__main__"].__doc__ = __doc__  # what --help shows

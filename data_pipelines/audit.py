@@ -13,6 +13,7 @@ import functools
 import hashlib
 import itertools
 import json
+import signal
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -349,6 +350,7 @@ def main(argv: list[str]) -> None:
 def run() -> None:
     """The command, as `python -m data_pipelines.audit` or `multimix-audit`."""
     sys.modules["__main__"].__doc__ = __doc__  # what --help shows
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # into `head` it ends quietly
     config_flags.DEFINE_config_file("config", None, "Config file, as for launch.py.")
     flags.DEFINE_string("json", None, "File to write all findings to.")
     flags.DEFINE_string("fix_list", None, "CSV file to write the examples to leave out to.")

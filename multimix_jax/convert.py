@@ -22,6 +22,7 @@ import optax
 
 from multimix_jax import workdir
 from multimix_jax.checkpoint import Checkpoints, read_variables
+from multimix_jax.command import ends_quietly
 from multimix_jax.errors import UsageError
 from multimix_jax.train import Progress
 from multimix_jax.train_state import TrainState
@@ -228,11 +229,13 @@ def to_torch_file(source: pathlib.Path, which: str, target: pathlib.Path) -> Non
     write_torch(target, to_torch(variables["params"]))
 
 
+@ends_quietly()
 def main() -> None:
     """Command line, see the top of the file."""
     parser = argparse.ArgumentParser(
         prog="python -m multimix_jax.convert",
         description="Weights from and to the PyTorch format of the authors' released code.",
+        epilog="example: python -m multimix_jax.convert state_dict.pth OUT",
     )
     parser.add_argument("source", type=pathlib.Path, help="PyTorch state dict, or folder of a run")
     parser.add_argument("target", type=pathlib.Path, help="new folder, or PyTorch file to write")

@@ -3,7 +3,8 @@
     python -m multimix_jax.export runs/quickstart OUT                    # StableHLO, for JAX
     python -m multimix_jax.export runs/quickstart OUT --format=onnx --which=last
 
-The program takes 8-bit grey images of any number and any sides, and does the resizing itself.
+The program takes 8-bit images, grey or in colour as in training, of any number and any sides, and
+does the resizing, or the padding, itself.
 """
 
 import argparse
@@ -28,6 +29,7 @@ from jax.interpreters import partial_eval
 
 from multimix_jax import __version__, workdir
 from multimix_jax.calibration import Calibration
+from multimix_jax.command import ends_quietly
 from multimix_jax.errors import UsageError
 from multimix_jax.objectives import Objective
 from multimix_jax.trained_model import TrainedModel, add_which, read_model
@@ -308,6 +310,7 @@ FORMATS: dict[str, tuple[Callable[[Program, pathlib.Path], Written], str]] = {
 }
 
 
+@ends_quietly()
 def main() -> None:
     """Command line, see the top of the file."""
     parser = argparse.ArgumentParser(

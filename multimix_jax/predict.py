@@ -25,6 +25,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from multimix_jax import figures, geometry, parallel, workdir
+from multimix_jax.command import ends_quietly
 from multimix_jax.errors import UsageError
 from multimix_jax.predictor import SALIENCY, Predict, make_predictor
 from multimix_jax.trained_model import TrainedModel, add_which, read_model
@@ -390,6 +391,7 @@ def _told(model: TrainedModel) -> str:
     return "the {checkpoint} weights of {run} (step {step})".format(**model.source)
 
 
+@ends_quietly()
 def main() -> None:
     """Command line, see the top of the file."""
     parser = argparse.ArgumentParser(

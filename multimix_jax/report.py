@@ -21,6 +21,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from multimix_jax import comparison, finished_run, page, plots, published, workdir
+from multimix_jax.command import ends_quietly
 from multimix_jax.errors import UsageError
 from multimix_jax.workdir import BEST, LAST, TRIVIAL
 
@@ -316,10 +317,13 @@ def write_pages(runs: Sequence[finished_run.FinishedRun], out: str | None) -> No
         print(path)
 
 
+@ends_quietly()
 def main() -> None:
     """Command line, see the top of the file."""
     parser = argparse.ArgumentParser(
-        prog="python -m multimix_jax.report", description="Results as tables and figures."
+        prog="python -m multimix_jax.report",
+        description="Results as tables and figures.",
+        epilog="example: python -m multimix_jax.report runs/grid --out tables",
     )
     parser.add_argument("runs", nargs="+", metavar="RUN", help="folder of a run, or of a grid")
     parser.add_argument("--out", metavar="DIR", help="write all tables and figures there")
@@ -347,6 +351,8 @@ def main() -> None:
                 workdir.write_text(out / f"results_{checkpoint}.tex", latex(rows, checkpoint))
             workdir.write_text(out / "results.md", text)
             plots.draw_all(groups, out / "figures")
+    except BrokenPipeError:
+        raise
     except (UsageError, OSError) as error:
         parser.exit(1, f"error: {error}\n")
 

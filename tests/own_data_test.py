@@ -106,8 +106,8 @@ def test_classes_from_a_set_without_masks(own, tmp_path):
     sets = dict(cls_data="folder:labelled", test_data="folder=test,folder:labelled=test")
     launch_main(config_of(own, **sets), tmp_path)
     results = json.loads((tmp_path / "results.json").read_text())["best"]
-    assert "dice_stalk" in results["folder"] and "dice" not in results["folder_labelled"]
-    assert "f1_red" in results["folder_labelled"]
+    assert "dice_stalk" in results["folder"] and "dice" not in results["folder:labelled"]
+    assert "f1_red" in results["folder:labelled"]
 
 
 @pytest.mark.parametrize("mode", ["train", "eval"])
@@ -217,7 +217,7 @@ def test_the_fullest_method_that_the_data_allow():
         ({"model.in_channels": 1, "seg_data": "folder", "size": 40}, "size=40"),
         (
             {"test_data": "folder=test,folder:leafy=all"},
-            "masks of fruit, stalk, but folder_leafy has those of fruit, leaf; name the folders",
+            "masks of fruit, stalk, but folder:leafy has those of fruit, leaf; name the folders",
         ),
         (
             {"test_data": "folder=test,phantom_seg_b=all"},
