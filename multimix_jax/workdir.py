@@ -19,7 +19,13 @@ CONVERTED = "converted.json"  # says where weights that were not trained here co
 FREE_KEYS = "data_dir prepared_dir folder leave_out cache_gib log_every test_data".split()
 FILES = "own_files"  # what folders of one's own hold, wherever they lie; "" where nothing is known
 # Fields that configs have had from some day on, and what runs without them did.
-ADDED = {"fit": "squash", "largest_component": False, "max_skipped": 20, FILES: ""}
+ADDED = {
+    "fit": "squash",
+    "largest_component": False,
+    "max_skipped": 20,
+    "objective.exclusive": True,
+    FILES: "",
+}
 
 
 def check(
