@@ -119,7 +119,9 @@ def count_classes(c: ConfigDict) -> None:
                 )
         c.model[key] = max(count, 1)
     own = dict.fromkeys(n for n in (c.seg_data, c.cls_data) if n.partition(":")[0] == "folder")
-    c.own_files = ",".join(build(name).contents() for name in own)
+    held = [build(name).contents() for name in own]
+    for key in c.own_files:
+        c.own_files[key] = ",".join(contents[key] for contents in held if contents[key])
 
 
 def _fields(c: ConfigDict, names: str) -> dict[str, Any]:

@@ -22,7 +22,8 @@ def get_config() -> ml_collections.ConfigDict:
     # Where the set "folder" lies: folders of images and masks, table of labels; "" is
     # data_dir/folder with images/, masks/ and labels.csv.
     c.folder = ml_collections.ConfigDict(dict(images="", masks="", labels=""))
-    c.own_files = ""  # what own folders that are trained on hold; launch.py sets it
+    # What own folders that are trained on hold, whose paths may change; launch.py sets it.
+    c.own_files = ml_collections.ConfigDict(dict(images="", masks="", labels=""))
     c.prepared_dir = ""  # prepared sets; "" is TFDS' own, ~/tensorflow_datasets
     c.leave_out = ""  # list of examples not to use, from python -m data_pipelines.audit --fix_list
     c.cache_gib = 4.0  # a set up to this size is held in memory, a larger one read as needed

@@ -111,17 +111,18 @@ class Folder(ImageSetBuilder):
         tables = [] if self.labels is None else [self.labels, _classes_file(self.labels)]
         return [path for path in tables if path.is_file()]
 
-    def contents(self) -> str:
-        """Of the names and sizes of all files and of what the tables say, wherever they lie."""
-        digest = hashlib.sha256()
-        for root in filter(None, (self.images, self.masks)):
-            for path in files_below([root]):
-                name = str(path.relative_to(root)).encode(errors="surrogateescape")
-                digest.update(name + f"\0{path.stat().st_size}\n".encode())
-            digest.update(b"\n")
-        for path in self._tables():
-            digest.update(path.read_bytes())
-        return digest.hexdigest()[:12]
+    def contents(self) -> dict[str, str]:
+        """Digests that tell images, masks and labels from others, wherever they lie: of the names
+        and sizes of the files, and of all that the tables say; '' of what there is none."""
+        listed = lambda root: b"".join(
+            str(path.relative_to(root)).encode(errors="surrogateescape")
+            + f"\0{path.stat().st_size}\n".encode()
+            for path in files_below([] if root is None else [root])
+        )
+        said = dict(images=listed(self.images), masks=listed(self.masks))
+        said["labels"] = b"".join(path.read_bytes() for path in self._tables())
+        digest = lambda text: hashlib.sha256(text).hexdigest()[:12] if text else ""
+        return {key: digest(text) for key, text in said.items()}
 
     def find(self, roots: Sequence[Path]) -> list[Source]:
         del roots

@@ -145,6 +145,7 @@ class Run:
 
         with Checkpoints(self.path, alone=True) as checkpoints:
             like = self._initial_state().eval_variables
+            self._check(like)  # tested on what may be other sets than when it was trained
             for which in (BEST, LAST):
                 restored = checkpoints.restore_variables(which, like)
                 if restored is None:

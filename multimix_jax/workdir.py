@@ -17,7 +17,7 @@ BEST, LAST, TRIVIAL = "best", "last", "trivial"  # checkpoints, and the answer w
 CONVERTED = "converted.json"  # says where weights that were not trained here come from
 # Where things lie and how often they are said may differ between two starts of one run.
 FREE_KEYS = "data_dir prepared_dir folder leave_out cache_gib log_every test_data".split()
-FILES = "own_files"  # what folders of one's own hold, wherever they lie; "" where nothing is known
+FILES = "own_files"  # what folders of one's own hold, wherever they lie; "" for nothing known
 # Fields that configs have had from some day on, and what runs without them did.
 ADDED = {
     "fit": "squash",
@@ -62,14 +62,13 @@ def check(
             for key, old, new in differences(held, json.loads(json.dumps(config)))
             if key.partition(".")[0] not in FREE_KEYS
         }
-        if list(differing) == [FILES]:
+        told = ", ".join(list(differing.values())[:5])
+        if differing and {key.partition(".")[0] for key in differing} == {FILES}:
             raise UsageError(
-                f"--workdir={path} holds a run of other files than those of config.folder: "
-                f"{differing[FILES]}; use another --workdir, or the images, masks and labels of "
-                "that run as they were"
+                f"--workdir={path} holds a run of other files than those of config.folder: {told}; "
+                "use another --workdir, or the images, masks and labels of that run as they were"
             )
         if differing:
-            told = ", ".join(list(differing.values())[:5])
             raise UsageError(
                 f"--workdir={path} holds the run of another config: {told}; use another "
                 "--workdir, or the config of that run"
@@ -149,7 +148,7 @@ def differences(old: Any, new: Any, key: str = "") -> list[tuple[str, Any, Any]]
     One that is missing has the value of ADDED; FILES that are not known differ from none.
     """
     if not (isinstance(old, dict) and isinstance(new, dict)):
-        unknown = key == FILES and not (old and new)
+        unknown = key.partition(".")[0] == FILES and not (old and new)
         return [] if old == new or unknown else [(key, old, new)]
     found = []
     for name in sorted(set(old) | set(new)):

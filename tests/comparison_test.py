@@ -224,7 +224,7 @@ def without(path, *names):
 def test_runs_begun_before_a_field_was_there_are_taken_together(tmp_path):
     for method in ("umtl", "umtl_s"):
         without(write_run(tmp_path, method, 0), "fit", "folder", "own_files")
-    path = write_run(tmp_path, "umtl", 1, own_files="abc")
+    path = write_run(tmp_path, "umtl", 1, **{"own_files.images": "abc"})
     config = json.loads((path / "config.json").read_text())
     assert config["objective"].pop("exclusive")
     (path / "config.json").write_text(json.dumps(config))
@@ -237,13 +237,23 @@ def test_runs_begun_before_a_field_was_there_are_taken_together(tmp_path):
 
 
 def test_runs_on_other_own_files_are_not_averaged(tmp_path):
-    where = {"folder.images": "a", "own_files": "abc"}
+    where = {"folder.images": "a", "own_files.images": "abc"}
     write_run(tmp_path, "umtl", 0, **where)
     write_run(tmp_path, "umtl", 1, **where | {"folder.images": "moved"})
     assert len(groups_of(tmp_path)) == 1
-    write_run(tmp_path, "umtl", 2, **where | {"own_files": "def"})
-    with pytest.raises(UsageError, match="umtl_0 and .*umtl_2 are both .* differ in own_files"):
+    write_run(tmp_path, "umtl", 2, **where | {"own_files.images": "def"})
+    with pytest.raises(UsageError, match=r"umtl_0 and .*umtl_2 are .* differ in own_files\.images"):
         groups_of(tmp_path)
+
+
+def test_systems_are_compared_on_the_same_own_files_as_far_as_they_have_them(tmp_path):
+    held = {"own_files.images": "abc", "own_files.masks": "def"}
+    write_run(tmp_path, "unet", 0, **held)
+    write_run(tmp_path, "umtl", 0, **held, **{"own_files.labels": "ghi"})
+    assert comparison.comparable(*groups_of(tmp_path))
+    write_run(tmp_path, "enc", 0, **held | {"own_files.masks": "other"})
+    groups = {group.system: group for group in groups_of(tmp_path)}
+    assert not comparison.comparable(groups["enc"], groups["umtl"])
 
 
 def test_the_same_run_twice(tmp_path):

@@ -267,11 +267,15 @@ def test_contents_tell_what_lies_there_and_not_where(folder, tmp_path):
     write_labels(folder, ("i0", "well"), ("i1", "ill"))
     at = lambda root: make_builder("folder", data_dir=root, prepared_dir="", size=16).contents()
     before = at(tmp_path)
+    assert all(before.values())
     shutil.copytree(folder, tmp_path / "moved" / "folder")  # at another time, too
     assert at(tmp_path / "moved") == before
     write_labels(tmp_path / "moved" / "folder", ("i0", "ill"), ("i1", "well"))
-    swapped = at(tmp_path / "moved")
+    changed = lambda root: [key for key, value in at(root).items() if value != before[key]]
+    assert changed(tmp_path / "moved") == ["labels"]
     write_image(folder / "masks" / "i2.png", box(24, 20, slice(0, 3), slice(0, 5)))
-    masked = at(tmp_path)
+    assert changed(tmp_path) == ["masks"]
     (folder / "images" / "i5.tif").rename(folder / "images" / "i7.tif")
-    assert len({before, swapped, masked, at(tmp_path)}) == 4
+    assert changed(tmp_path) == ["images", "masks"]
+    shutil.rmtree(folder / "masks")
+    assert at(tmp_path)["masks"] == ""

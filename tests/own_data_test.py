@@ -110,6 +110,12 @@ def test_classes_from_a_set_without_masks(own, tmp_path):
     assert "f1_red" in results["folder:labelled"]
 
 
+def test_other_masks_are_not_evaluated(own, run):
+    tests = "folder=test,folder:leafy=all"
+    with pytest.raises(SystemExit, match="finds masks of fruit, stalk, but folder:leafy has"):
+        launch_main(config_of(own, test_data=tests), run, "eval")
+
+
 @pytest.mark.parametrize("mode", ["train", "eval"])
 def test_other_files_are_noticed_and_moved_ones_are_not(own, run, tmp_path, mode, capsys):
     shutil.copytree(own / "outlines", tmp_path / "outlines")

@@ -81,17 +81,17 @@ def test_a_run_begun_before_images_could_be_padded_is_not_continued_so(run):
 
 
 def test_other_own_files_are_refused_wherever_they_lie(tmp_path):
-    config = CONFIG | {"own_files": "abc", "folder": {"images": "there"}}
+    config = CONFIG | {"own_files": {"masks": "abc"}, "folder": {"images": "there"}}
     workdir.claim(tmp_path, config, IDS)
     moved = config | {"folder": {"images": "elsewhere"}}
     for begin in (True, False):
         assert workdir.check(tmp_path, moved, begin=begin) == tmp_path
         with pytest.raises(UsageError, match="of other files than .*'abc' there, 'def' here.*as"):
-            workdir.check(tmp_path, config | {"own_files": "def"}, begin=begin)
+            workdir.check(tmp_path, config | {"own_files": {"masks": "def"}}, begin=begin)
 
 
 def test_of_an_older_run_own_files_are_not_known(run):
-    assert workdir.check(run, CONFIG | {"own_files": "abc"}) == run
+    assert workdir.check(run, CONFIG | {"own_files": {"masks": "abc"}}) == run
 
 
 def test_a_folder_of_something_else_is_refused(tmp_path):
