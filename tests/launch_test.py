@@ -89,8 +89,8 @@ def test_a_run_keeps_what_was_asked_for_and_which_images_it_used(whole, config):
     }
     assert {name: len(found) for name, found in ids["test"].items()} == TESTS
     trained = {f"seg/{i}" for kind in ("labeled", "unlabeled") for i in ids["train"][f"seg/{kind}"]}
-    for part in ("validation", "test"):
-        assert not trained & {f"seg/{i}" for i in ids[part]["phantom_seg_a"]}
+    for held in (ids["validation"]["seg/phantom_seg_a"], ids["test"]["phantom_seg_a"]):
+        assert held and not trained & {f"seg/{i}" for i in held}
 
 
 def test_a_run_logs_every_step(whole):
