@@ -120,9 +120,11 @@ def predict_set(
         for key, value in row.items():
             columns.setdefault(key, []).append(value[batch["valid"]])
     joined = {key: _join(parts) for key, parts in columns.items()}
+    # JAX sorts names; an average comes after what it is of.
+    ways = sorted(joined, key=lambda name: name.endswith("_average"))
     return Predictions(
         ids=eval_set.ids,
-        masks={name: joined[name] for name in joined if name.startswith("mask")},
+        masks={name: joined[name] for name in ways if name.startswith("mask")},
         distance=joined.get("distance"),
         truths=joined["truth"],
         has_mask=joined["has_mask"],
