@@ -12,7 +12,10 @@ VERSION = re.search(
 assert VERSION is not None
 
 TEST = [
+    "ipykernel>=7.4",
     "mypy>=1.15",
+    "nbclient>=0.11",
+    "nbformat>=5.11",
     "pytest>=8.3",
     "ruff>=0.9",
     "scikit-learn>=1.6",
