@@ -22,7 +22,11 @@ from nbclient import NotebookClient
 ROOT = pathlib.Path(__file__).parent.parent
 NOTEBOOK = ROOT / "docs" / "learn.ipynb"
 LIMIT = 400_000  # bytes, of a file that every clone has
-SHORTER = {"STEPS = 150": "STEPS = 60", "SIZE = 48": "SIZE = 32"}
+# The network is smaller, for compiling takes most of the time.
+SHORTER = {
+    "SIZE = 48": "SIZE = 32",
+    "FILTERS = (16, 32, 64, 128, 256)": "FILTERS = (8, 16, 32, 32, 32)",
+}
 
 
 def read(file: pathlib.Path = NOTEBOOK) -> nbformat.NotebookNode:
@@ -74,8 +78,8 @@ def check_results(notebook: nbformat.NotebookNode) -> None:
         for metric in metrics
         for hospital in "ab"
     }
-    for row in (("phantom_seg_a", "dice"), ("phantom_cls_a", "auroc")):
-        assert found[row]["MultiMix"] > found[row]["trivial"] + 0.02, row
+    for row, gain in ((("phantom_seg_a", "dice"), 0.0), (("phantom_cls_a", "auroc"), 0.05)):
+        assert found[row]["MultiMix"] > found[row]["trivial"] + gain, row
 
 
 def test_runs(tmp_path):
@@ -86,9 +90,9 @@ def test_runs(tmp_path):
         parameters.source = parameters.source.replace(old, new)
     for cell in code(notebook):
         cell.outputs = []
-    # As a user starts it: with one device, and all that compiling can do for its speed.
     file = tmp_path / NOTEBOOK.name
     nbformat.write(notebook, file)
+    # With one device and optimised programs, as a user starts it.
     env = {"PYTHONPATH": str(ROOT), "XLA_FLAGS": "", "XDG_CACHE_HOME": str(tmp_path / "cache")}
     # In a process of its own, since nbclient leaves sockets to the garbage collection.
     command = [sys.executable, "-m", "tests.notebook_test", str(file)]
