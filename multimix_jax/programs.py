@@ -44,11 +44,16 @@ class Programs:
     windows: Windows | None = None
 
     def __post_init__(self) -> None:
-        """Raises UsageError where the method needs an average that is not kept."""
+        """Raises UsageError where the method needs an average, or cannot use one."""
         if self.objective.uses_average and not self.ema_decay:
             raise UsageError(
                 "the method has a teacher, the moving average of the weights, but none is kept; "
                 "set config.ema_decay, to 0.99 for instance"
+            )
+        if self.ema_decay and not self.objective.can_average:
+            raise UsageError(
+                "batch norm's statistics are not those of averaged weights; set "
+                "config.ema_decay=0, or config.model.norm='group' or 'instance'"
             )
 
     @functools.cached_property

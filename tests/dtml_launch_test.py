@@ -180,6 +180,7 @@ FAULTS = {
     "network": ({"model.network": "vgg"}, r"model\.network='vgg' is unknown; use one of vnet"),
     "detach": ({"objective.detach": "both"}, r"detach='both' is unknown; use one of none"),
     "teacher": ({"objective.teacher_weight": 1.0}, r"has a teacher, .*config\.ema_decay"),
+    "average": ({"ema_decay": 0.9}, r"not those of averaged weights; set config\.ema_decay=0, or"),
 }
 
 

@@ -145,6 +145,34 @@ class LossTest(parameterized.TestCase):
             lambda ours, theirs: np.testing.assert_allclose(ours, theirs, atol=1e-5), gradient, want
         )
 
+    def test_the_teacher_predicts_with_running_statistics_of_its_own(self):
+        """They converge to what its own features are; the pupil's are others."""
+        both = dataclasses.replace(OBJECTIVE, teacher_weight=0.5, teacher_noise=0.0, turn=False)
+        state = first_state(both)
+        far = jax.tree.map(lambda x: -1.5 * x + 0.3, state.params)  # of unlike features
+        state = dataclasses.replace(state, ema_params=far)
+        for _ in range(80):
+            (_, (_, stats)), _ = loss_and_gradient(both, state, batch())
+            state = dataclasses.replace(state, batch_stats=stats)
+        images = batch()["seg"]["unlabeled"]["image"]
+        got = both.predict(state.eval_variables, images)
+
+        def answers(name, net):
+            """By the statistics of the images, of the teacher and of the pupil."""
+            say = lambda held, **train: net.apply({"params": far[name], **held}, images, **train)
+            (want,) = say({"batch_stats": stats[name]}, train=True, mutable="batch_stats")[
+                0
+            ].values()
+            return want, *(
+                say({"batch_stats": of[name]})[net.heads[0]] for of in (stats["teacher"], stats)
+            )
+
+        for name, net, key in (("seg", both.seg, "mask"), ("sdf", both.sdf, "distance")):
+            want, teacher, pupil = answers(name, net)
+            self.assertLess(jnp.abs(teacher - want).max(), 0.3 * jnp.abs(pupil - want).max())
+            teacher = jax.nn.sigmoid(teacher) if key == "mask" else teacher
+            np.testing.assert_allclose(got[key], teacher, atol=1e-6)
+
     def test_unet_in_two_dimensions(self):
         """Both networks may be U-Nets; whole images, neither turned nor mirrored."""
         unet = functools.partial(UNet, filters=(4, 8), dropout_rate=0.0)

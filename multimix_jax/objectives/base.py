@@ -31,6 +31,14 @@ class Objective(Protocol):
         """Whether the loss reads the moving average of the weights."""
         ...
 
+    @property
+    def can_average(self) -> bool:
+        """Whether a moving average of the weights, where one is kept, can be predicted with.
+
+        Not by running statistics of batch norm, which are those of the weights themselves.
+        """
+        ...
+
     def input_shape(self, size: int) -> tuple[int, ...]:
         """Of one image as the network sees it, where images are prepared at `size` x `size`."""
         ...

@@ -21,6 +21,7 @@ Network = VNet | UNet
 
 LABELED, UNLABELED = "seg/labeled", "seg/unlabeled"
 NETWORKS: dict[str, type[Network]] = {"vnet": VNet, "unet": UNet}
+_TEACHER = "teacher"  # beside the networks' statistics
 _STAIRS = 40  # of the ramp-up
 _NOISE_BOUND = 2.0  # standard deviations
 
@@ -41,7 +42,8 @@ class DtmlObjective:
     Without `sdf` it is supervised learning, or with `teacher_weight` mean teacher (Tarvainen &
     Valpola 2017; in 3D Yu et al. 2019 without uncertainty): L = L_seg + teacher_weight w(step) mean
     (sigmoid(seg) - sigmoid(teacher))^2 on unlabelled images, both with dropout of their own and the
-    teacher's images with noise; the teacher is the moving average of the weights.
+    teacher's images with noise; the teacher is the moving average of the weights, with running
+    statistics of its own where there are any, and it is the teacher that predicts.
 
     Attributes:
       seg: network of the masks.
@@ -95,6 +97,11 @@ class DtmlObjective:
         return self.teacher_weight > 0
 
     @property
+    def can_average(self) -> bool:
+        """Batch norm needs statistics of the average, which only a teacher collects."""
+        return self.uses_average or getattr(self.seg, "norm", "") != "batch"
+
+    @property
     def _mutual(self) -> bool:
         return self.sdf is not None and self.mutual_weight > 0
 
@@ -110,6 +117,8 @@ class DtmlObjective:
             variables = net.init(jax.random.fold_in(key, index), images)
             for collection, values in variables.items():
                 found.setdefault(collection, {})[name] = values
+        if self.teacher_weight and "batch_stats" in found:
+            found["batch_stats"][_TEACHER] = dict(found["batch_stats"])
         return found
 
     def __call__(
@@ -128,7 +137,7 @@ class DtmlObjective:
         for name in self._networks():
             dropout = [keys(f"{at}/{name}", len(views[at]["image"])) for at in self.streams]
             outputs[name], stats[name] = self._train(
-                name, params, state, images, jnp.concatenate(dropout)
+                name, params, state.batch_stats, images, jnp.concatenate(dropout)
             )
 
         logits = outputs["seg"]
@@ -149,7 +158,7 @@ class DtmlObjective:
             disagreement = self._disagreement(inside, jax.nn.sigmoid(logits), len(masks))
             terms["mutual"] = self.mutual_weight * monitors["ramp_up"] * disagreement
         if self.teacher_weight:
-            taught = self._teacher(state, views[UNLABELED]["image"], keys)
+            taught, stats[_TEACHER] = self._teacher(state, views[UNLABELED]["image"], keys)
             error = jnp.square(jax.nn.sigmoid(logits[len(masks) :]) - taught).mean()
             terms["teacher"] = self.teacher_weight * monitors["ramp_up"] * error
         return jnp.asarray(sum(terms.values())), ({**terms, **monitors}, stats)
@@ -159,12 +168,15 @@ class DtmlObjective:
     ) -> dict[str, jax.Array]:
         """Images [B,(D,)H,W,1] -> probabilities `mask`, which is what `seg` says.
 
-        Of two networks also `mask_sdf`, `mask_average` and the map itself, `distance`.
+        Of two networks also `mask_sdf`, `mask_average` and the map itself, `distance`. With a
+        teacher the weights are meant to be its own: its running statistics go with them.
         """
         images = as_float(images)
+        stats = variables.get("batch_stats", {})
+        stats = stats.get(_TEACHER, stats)
         found = {}
         for name, net in self._networks().items():
-            held = {kind: values[name] for kind, values in variables.items() if name in values}
+            held = {"params": variables["params"][name], "batch_stats": stats.get(name, {})}
             output: Any = net.apply(held, images, dropout_keys)
             (found[name],) = output.values()
         answer = {"mask": jax.nn.sigmoid(found["seg"])}
@@ -203,11 +215,11 @@ class DtmlObjective:
         return views
 
     def _train(
-        self, name: str, params: Any, state: TrainState, images: jax.Array, dropout: jax.Array
+        self, name: str, params: Any, stats: Any, images: jax.Array, dropout: jax.Array
     ) -> tuple[jax.Array, Any]:
         """What a network says in training, and its new statistics."""
         output, updated = self._networks()[name].apply(
-            {"params": params[name], "batch_stats": state.batch_stats.get(name, {})},
+            {"params": params[name], "batch_stats": stats.get(name, {})},
             images,
             dropout,
             train=True,
@@ -215,16 +227,25 @@ class DtmlObjective:
         )
         return next(iter(output.values())), updated.get("batch_stats", {})
 
-    def _teacher(self, state: TrainState, images: jax.Array, keys: ExampleKeys) -> jax.Array:
-        """Probabilities by the moving average of the weights, for images with noise."""
+    def _teacher(
+        self, state: TrainState, images: jax.Array, keys: ExampleKeys
+    ) -> tuple[jax.Array, Any]:
+        """What the moving average of the weights says of images with noise, and its statistics.
+
+        Probabilities by `seg`; `sdf` teaches nothing, but is predicted with as well.
+        """
         draw = lambda key: jax.random.truncated_normal(
             key, -_NOISE_BOUND, _NOISE_BOUND, images.shape[1:]
         )
         noise = jax.vmap(draw)(keys("teacher/noise", len(images)))
+        images += self.teacher_noise * noise
         dropout = keys("teacher/dropout", len(images))
         params = jax.lax.stop_gradient(state.ema_params)
-        logits, _ = self._train("seg", params, state, images + self.teacher_noise * noise, dropout)
-        return jax.nn.sigmoid(logits)
+        old = state.batch_stats.get(_TEACHER, {})
+        logits, stats = {}, {}
+        for name in self._networks():
+            logits[name], stats[name] = self._train(name, params, old, images, dropout)
+        return jax.nn.sigmoid(logits["seg"]), stats
 
     def _disagreement(self, of_sdf: jax.Array, of_seg: jax.Array, labeled: int) -> jax.Array:
         if self.detach == "sdf":

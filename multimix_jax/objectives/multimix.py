@@ -75,6 +75,11 @@ class MultiMixObjective:
         """Its loss does not."""
         return False
 
+    @property
+    def can_average(self) -> bool:
+        """It has no running statistics."""
+        return True
+
     def input_shape(self, size: int) -> tuple[int, ...]:
         """Of one image."""
         return size, size, self.model.in_channels
