@@ -3,10 +3,10 @@
     python launch.py --config=configs/grid.py:systems=umtl+enc,budgets=100/10+all/all,seeds=0+1
     python launch.py --config=configs/grid.py:experiment=dtml,data=la,budgets=16+8,seeds=0+1+2
 
-Arguments: experiment, multimix or dtml; systems, names of its file or "all" (the published ones);
-budgets, class labels/masks, numbers or "all", or masks alone; seeds; each a list joined by "+"; and
-what the experiment takes (size, data, ...). Fields set with --config.FIELD=VALUE hold for all runs,
-but for those that these arguments set.
+Arguments: experiment, multimix, dtml or best; systems, names of its file or "all" (the published
+ones); budgets, class labels/masks, numbers or "all", or masks alone; seeds; each a list joined by
+"+"; and what the experiment takes (size, data, ...). Fields set with --config.FIELD=VALUE hold for
+all runs, but for those that these arguments set.
 """
 
 import itertools
@@ -14,9 +14,9 @@ from types import ModuleType
 
 import ml_collections
 
-from configs import common, dtml, multimix
+from configs import best, common, dtml, multimix
 
-EXPERIMENTS: dict[str, ModuleType] = {"multimix": multimix, "dtml": dtml}
+EXPERIMENTS: dict[str, ModuleType] = {"multimix": multimix, "dtml": dtml, "best": best}
 LISTS = dict(experiment="multimix", systems="all", budgets="100/10", seeds="0+1+2")
 
 

@@ -7,7 +7,7 @@ import jax
 from absl.testing import absltest, parameterized
 
 import configs
-from configs import dtml, multimix
+from configs import best, dtml, multimix
 from multimix_jax import objectives
 
 
@@ -58,11 +58,18 @@ COUNTS = {
 }
 
 
+COUNTS |= {("best", system): ENCODER + CLASSIFIER + DECODER for system in best.SYSTEMS}
+COUNTS |= {("best", system): ENCODER + DECODER for system in ("best_masks", "unet_augmented")}
+COUNTS |= {("best", system): ENCODER + CLASSIFIER for system in ("best_classes", "enc_augmented")}
+COUNTS["best", "best_bridge"] = PUBLISHED
+SYSTEMS = {"multimix": multimix.SYSTEMS, "dtml": dtml.SYSTEMS, "best": best.SYSTEMS}
+
+
 def experiments():
     """(file, system) of every config; system is '' where the file has but one."""
     for path in pathlib.Path(configs.__file__).parent.glob("*.py"):
         if path.stem not in ("__init__", "common", "folder", "grid"):  # folder: as the data are
-            systems = {"multimix": multimix.SYSTEMS, "dtml": dtml.SYSTEMS}.get(path.stem, ("",))
+            systems = SYSTEMS.get(path.stem, ("",))
             yield from ((path.stem, system) for system in systems)
 
 

@@ -6,12 +6,24 @@ from typing import Any
 from multimix_jax import parallel
 from multimix_jax.errors import UsageError
 from multimix_jax.objectives.base import Objective
+from multimix_jax.objectives.consistency import ConsistencyObjective, make_consistency
 from multimix_jax.objectives.dtml import DtmlObjective, make_dtml
 from multimix_jax.objectives.multimix import MultiMixObjective, make_multimix
 
-METHODS: dict[str, Callable[..., Objective]] = {"multimix": make_multimix, "dtml": make_dtml}
+METHODS: dict[str, Callable[..., Objective]] = {
+    "multimix": make_multimix,
+    "dtml": make_dtml,
+    "consistency": make_consistency,
+}
 
-__all__ = ["METHODS", "DtmlObjective", "MultiMixObjective", "Objective", "make_objective"]
+__all__ = [
+    "METHODS",
+    "ConsistencyObjective",
+    "DtmlObjective",
+    "MultiMixObjective",
+    "Objective",
+    "make_objective",
+]
 
 
 def make_objective(

@@ -10,17 +10,21 @@ import jax.numpy as jnp
 from multimix_jax import augment, losses
 from multimix_jax.keys import ExampleKeys
 from multimix_jax.models.multimix import MultiMix, normalize
-from multimix_jax.objectives.base import Batch, Metrics, PyTree
+from multimix_jax.objectives.base import Batch, Metrics
+from multimix_jax.objectives.joint import (
+    CLS_LABELED,
+    CLS_UNLABELED,
+    SEG_LABELED,
+    SEG_UNLABELED,
+    JointObjective,
+    at,
+    dropout_keys,
+)
 from multimix_jax.train_state import TrainState
-
-SEG_LABELED = "seg/labeled"
-SEG_UNLABELED = "seg/unlabeled"
-CLS_LABELED = "cls/labeled"
-CLS_UNLABELED = "cls/unlabeled"
 
 
 @dataclasses.dataclass(frozen=True)
-class MultiMixObjective:
+class MultiMixObjective(JointObjective):
     """L = L_cls + L_seg (Haque et al. 2021, equations 1 to 5).
 
     L_cls = CE(weak(x), c) + pseudo_label_weight * pseudo-label CE(weak(u), strong(u))
@@ -30,21 +34,16 @@ class MultiMixObjective:
     takes its terms with it.
 
     Attributes:
-      model: which parts it has decides which tasks are trained.
       dice_weight: alpha.
       kl_weight: beta; couples image i of the labelled with image i of the unlabelled stream.
       pseudo_label_weight: lambda.
       threshold: confidence from which a pseudo-label counts.
-      exclusive: whether an image has one class; else any of them, each by itself, and `label` is
-        [B,K] of 0 and 1.
     """
 
-    model: MultiMix
     dice_weight: float = 5.0
     kl_weight: float = 0.01
     pseudo_label_weight: float = 0.25
     threshold: float = 0.7
-    exclusive: bool = True
 
     @property
     def streams(self) -> tuple[str, ...]:
@@ -75,19 +74,6 @@ class MultiMixObjective:
         """Its loss does not."""
         return False
 
-    @property
-    def can_average(self) -> bool:
-        """It has no running statistics."""
-        return True
-
-    def input_shape(self, size: int) -> tuple[int, ...]:
-        """Of one image."""
-        return size, size, self.model.in_channels
-
-    def init(self, key: jax.Array, size: int) -> PyTree:
-        """Variables for images of `size` x `size`."""
-        return self.model.init(key, jnp.zeros((1, *self.input_shape(size))))
-
     def __call__(
         self, params: Any, state: TrainState, batch: Batch, keys: ExampleKeys
     ) -> tuple[jax.Array, tuple[Metrics, Any]]:
@@ -97,28 +83,23 @@ class MultiMixObjective:
         seg/labeled, `label` [B] (or, not exclusive, [B,K]) in cls/labeled. In cls/unlabeled a
         `label` is read by a metric only; -1 means unknown.
         """
-        streams = {name: _at(batch, name) for name in self.streams}
+        streams = {name: at(batch, name) for name in self.streams}
         views = {name: normalize(view) for name, view in self._views(streams, keys).items()}
         images = jnp.concatenate(list(views.values()))
         # One call of the encoder for all images that carry a gradient: segmentation, then classes.
         features = self._apply(
-            params, images, self._dropout_keys("encoder", views, keys), method="encode"
+            params, images, dropout_keys(keys, "encoder", views), method="encode"
         )
         split = sum(len(view) for name, view in views.items() if name.startswith("seg/"))
 
         terms: Metrics = {}
         monitors: Metrics = {}
         if self.model.use_decoder:
-            saliency = None
-            if self.model.use_bridge:
-                saliency = self._apply(params, images[:split], method="saliency")
-            mask_logits = self._apply(
+            mask_logits = self._segment(
                 params,
                 images[:split],
                 [level[:split] for level in features],
-                saliency,
-                self._dropout_keys("decoder", views, keys)[:split],
-                method="segment",
+                dropout_keys(keys, "decoder", views)[:split],
             )
             terms |= self._segmentation_terms(mask_logits, streams)
         if self.model.use_classifier:
@@ -140,35 +121,9 @@ class MultiMixObjective:
                 monitors |= self._pseudo_label_monitors(weak, streams[CLS_UNLABELED])
         return jnp.asarray(sum(terms.values())), ({**terms, **monitors}, state.batch_stats)
 
-    def predict(
-        self, variables: PyTree, images: jax.Array, dropout_keys: jax.Array | None = None
-    ) -> dict[str, jax.Array]:
-        """8-bit images [B,H,W,C] -> probabilities `mask` [B,H,W,C'], `classes` [B,K], if any."""
-        output: Any = self.model.apply(variables, normalize(images), dropout_keys)
-        probabilities = {}
-        if output.mask_logits is not None:
-            probabilities["mask"] = jax.nn.sigmoid(output.mask_logits)
-        if output.class_logits is not None:
-            squashed = jax.nn.softmax if self.exclusive else jax.nn.sigmoid
-            probabilities["classes"] = squashed(output.class_logits)
-        return probabilities
-
-    def saliency(self, variables: PyTree, images: jax.Array) -> jax.Array | None:
-        """8-bit images -> saliency [B,H,W,1], or None without a classifier."""
-        if not self.model.use_classifier:
-            return None
-        return self._apply(variables["params"], normalize(images), method="saliency")
-
-    def class_logits(self, variables: PyTree, images: jax.Array) -> jax.Array | None:
-        """Images of 0..255 -> class logits [B,K], or None without a classifier."""
-        if not self.model.use_classifier:
-            return None
-        features = self._apply(variables["params"], normalize(images), method="encode")
-        return self._apply(variables["params"], features, method="classify")
-
     def views(self, batch: Batch, keys: ExampleKeys) -> dict[str, jax.Array]:
         """The 8-bit images that the network sees of `batch`, by stream and view, to look at."""
-        streams = {name: _at(batch, name) for name in self.streams}
+        streams = {name: at(batch, name) for name in self.streams}
         views = {name: stream["image"] for name, stream in streams.items()}
         seen = self._views(streams, keys)
         if CLS_LABELED in streams:
@@ -222,18 +177,6 @@ class MultiMixObjective:
 
     def _pseudo_labels(self, logits: jax.Array) -> tuple[jax.Array, jax.Array]:
         return losses.pseudo_labels(logits, threshold=self.threshold, exclusive=self.exclusive)
-
-    def _dropout_keys(self, part: str, views: Batch, keys: ExampleKeys) -> jax.Array:
-        return jnp.concatenate([keys(f"{name}/{part}", len(view)) for name, view in views.items()])
-
-    def _apply(self, params: Any, *args: Any, method: str) -> Any:
-        return self.model.apply({"params": params}, *args, method=method)
-
-
-def _at(batch: Batch, name: str) -> Batch:
-    """`batch['seg']['labeled']` for 'seg/labeled'."""
-    task, kind = name.split("/")
-    return batch[task][kind]
 
 
 def make_multimix(

@@ -1,0 +1,85 @@
+"""The recommended recipe: ten masks and a hundred labels of chest X-rays, and what each part adds.
+
+    python launch.py --config=configs/best.py:size=64 --config.data_dir=DIR --workdir=runs/best
+
+Arguments: method (one of SYSTEMS), seg_labels, cls_labels (a number or "all"), size, steps, seed.
+
+Poses and looks drawn anew for every image, with its mask; a moving average of the weights as the
+teacher of soft masks and of aligned pseudo-labels; classes weighted to equal shares; AdamW. The
+network is the published one without the bridge. docs/experiments.md has what was tried.
+"""
+
+import ml_collections
+
+from configs import common
+
+# What a system changes, by field of the config.
+SYSTEMS: dict[str, dict[str, bool | float]] = {
+    "best": {},
+    # One task alone, with its unlabelled images, and supervised.
+    "best_masks": {"model.use_classifier": False},
+    "best_classes": {"model.use_decoder": False},
+    "unet_augmented": {"model.use_classifier": False, "objective.soft_mask_weight": 0.0},
+    "enc_augmented": {"model.use_decoder": False, "objective.pseudo_label_weight": 0.0},
+    # Ablations: one part taken out.
+    "best_no_pose": {"objective.pose": 0.0},
+    "best_no_appearance": {"objective.appearance": False},
+    "best_no_soft_masks": {"objective.soft_mask_weight": 0.0},
+    "best_no_pseudo_labels": {"objective.pseudo_label_weight": 0.0},
+    "best_no_alignment": {"objective.align": False},
+    "best_no_balance": {"objective.balance": False},
+    # The published bridge put back.
+    "best_bridge": {"model.use_bridge": True},
+}
+PUBLISHED = tuple(SYSTEMS)  # what a grid of systems=all runs
+FULL = "best"
+
+
+def get_config(arguments: str | None = None) -> ml_collections.ConfigDict:
+    args = common.parse_arguments(
+        arguments,
+        **dict(method=FULL, seg_labels="10", cls_labels="100"),
+        **dict(size=256, steps=1500, seed=0),
+    )
+    c = common.get_config()
+    c.method = "consistency"
+    c.seed, c.size, c.steps = args["seed"], args["size"], args["steps"]
+    c.seg_labels, c.cls_labels = args["seg_labels"], args["cls_labels"]
+    c.seg_data, c.cls_data = "jsrt", "chex"
+    c.test_data = "jsrt=test,mcu=all,chex=test,nihx=all"
+    c.ema_decay = 0.99
+    c.model.use_bridge = False
+    c.objective = ml_collections.ConfigDict(
+        dict(
+            soft_mask_weight=1.0,
+            pseudo_label_weight=1.0,
+            threshold=0.95,
+            align=True,
+            balance=True,
+            ramp_up=c.steps // 5,
+            shares_decay=0.99,
+            pose=1.0,
+            weak_pose=0.3,
+            appearance=True,
+            exclusive=True,
+        )
+    )
+    c.optimizer.update(name="adamw", weight_decay=1e-2)
+    c.schedule.warmup_steps = c.steps // 30
+    use_system(c, args["method"])
+    return c
+
+
+def use_system(c: ml_collections.ConfigDict, method: str | int) -> None:
+    """Takes out the parts that a system lacks."""
+    if method not in SYSTEMS:
+        raise common.ConfigError(
+            f"--config argument method={method!r} is unknown; use one of {', '.join(SYSTEMS)}"
+        )
+    c.system = str(method)
+    c.update_from_flattened_dict(SYSTEMS[str(method)])
+
+
+def tasks(c: ml_collections.ConfigDict) -> tuple[bool, bool]:
+    """Whether a system classifies, and whether it segments."""
+    return c.model.use_classifier, c.model.use_decoder

@@ -1,0 +1,206 @@
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from absl.testing import absltest, parameterized
+
+from configs import best
+from multimix_jax.models import normalize
+from multimix_jax.objectives import ConsistencyObjective, make_objective
+from multimix_jax.objectives.consistency import _GUESSES, _LABELS, _SHARES
+from tests import tiny
+
+SEG, SEG_U = "seg/labeled", "seg/unlabeled"
+CLS, CLS_U = "cls/labeled", "cls/unlabeled"
+MASKS = {"seg/cross_entropy", "seg/dice"}
+CLASSES = {"cls/cross_entropy"}
+SYSTEMS = {
+    "best": ((SEG, SEG_U, CLS, CLS_U), {*MASKS, *CLASSES, "seg/soft_mask", "cls/pseudo_label"}),
+    "best_masks": ((SEG, SEG_U), {*MASKS, "seg/soft_mask"}),
+    "best_classes": ((CLS, CLS_U), {*CLASSES, "cls/pseudo_label"}),
+    "unet_augmented": ((SEG,), MASKS),
+    "enc_augmented": ((CLS,), CLASSES),
+    "best_no_soft_masks": ((SEG, CLS, CLS_U), {*MASKS, *CLASSES, "cls/pseudo_label"}),
+    "best_no_pseudo_labels": ((SEG, SEG_U, CLS), {*MASKS, *CLASSES, "seg/soft_mask"}),
+}
+MODEL = tiny.model(use_bridge=False, dropout_rate=0.0)
+# As the images are, so that the loss can be put together from its parts.
+STILL = ConsistencyObjective(MODEL, pose=0.0, appearance=False, threshold=0.5, ramp_up=100)
+MOVING = dataclasses.replace(STILL, pose=1.0, appearance=True)
+STEP = 25  # a quarter of the ramp-up
+
+
+def state_of(objective, step=STEP, teacher=1):
+    """A state whose teacher has weights of its own."""
+    start = objective.init(jax.random.key(0), tiny.SIDE)
+    state = tiny.train_state(objective, keep_average=True)
+    shares = {_LABELS: jnp.asarray([0.3, 0.7]), _GUESSES: jnp.asarray([0.6, 0.4])}
+    stats = {_SHARES: shares} if "batch_stats" in start else {}
+    return dataclasses.replace(
+        state,
+        step=jnp.asarray(step),
+        ema_params=tiny.variables(objective.model, seed=teacher)["params"],
+        batch_stats=stats,
+    )
+
+
+def evaluate(objective, batch=None, step=STEP):
+    """((loss, (metrics, stats)), gradient)."""
+    state = state_of(objective, step)
+    run = jax.jit(jax.value_and_grad(objective, has_aux=True))
+    return run(state.params, state, batch or tiny.batch(), tiny.keys())
+
+
+def sigmoid(x):
+    return 1 / (1 + np.exp(-x))
+
+
+def log_softmax(x):
+    return x - np.log(np.exp(x).sum(-1, keepdims=True))
+
+
+def entropy(logits, mask):
+    p = sigmoid(logits)
+    return -(mask * np.log(p) + (1 - mask) * np.log(1 - p)).mean()
+
+
+class SystemsTest(parameterized.TestCase):
+    @parameterized.parameters(*SYSTEMS)
+    def test_streams_and_terms(self, system):
+        streams, terms = SYSTEMS[system]
+        c = best.get_config(f"method={system}")
+        built = make_objective(c.method, model=c.model, dtype=c.dtype, terms=c.objective)
+        self.assertEqual(built.streams, streams)
+        self.assertEqual(built.uses_average, bool({SEG_U, CLS_U} & set(streams)))
+        small = dataclasses.replace(
+            built, model=dataclasses.replace(built.model, filters=(4, 8), parent=None)
+        )
+        state = state_of(small)
+        loss, (metrics, _) = jax.eval_shape(small, state.params, state, tiny.batch(), tiny.keys())
+        self.assertEqual((loss.shape, loss.dtype), ((), jnp.float32))
+        everything = SYSTEMS["best"][1]
+        self.assertEqual(set(metrics) & everything, terms)
+
+    def test_every_system_differs_from_the_others(self):
+        parts = []
+        for system in best.SYSTEMS:
+            c = best.get_config(f"method={system}")
+            self.assertEqual(c.system, system)
+            built = make_objective(c.method, model=c.model, dtype=c.dtype, terms=c.objective)
+            parts.append(built.parts)
+        self.assertLen(set(parts), len(best.SYSTEMS))
+
+
+class LossTest(parameterized.TestCase):
+    def test_equals_its_parts(self):
+        """NumPy's formulas, the network apart."""
+        batch = tiny.batch()
+        (loss, (metrics, stats)), _ = evaluate(STILL, batch)
+        say = jax.jit(lambda params, x: MODEL.apply({"params": params}, normalize(x)))
+        state = state_of(STILL)
+        student = lambda task, kind: say(state.params, batch[task][kind]["image"])
+        teacher = lambda task, kind: say(state.ema_params, batch[task][kind]["image"])
+        arrays = lambda x: np.asarray(x, np.float64)
+
+        mask = arrays(batch["seg"]["labeled"]["mask"])
+        logits = arrays(student("seg", "labeled").mask_logits)
+        p = sigmoid(logits)
+        sums = lambda x: x.sum(axis=(1, 2, 3))
+        dice = 1 - (2 * sums(p * mask) + 1) / (sums(p) + sums(mask) + 1)
+        soft = sigmoid(arrays(teacher("seg", "unlabeled").mask_logits))
+        labels = batch["cls"]["labeled"]["label"]
+        shares = 0.99 * np.array([0.3, 0.7]) + 0.01 * np.eye(2)[labels].mean(0)
+        weights = 1 / (2 * shares)
+        said = arrays(student("cls", "labeled").class_logits)
+        own = -log_softmax(said)[np.arange(len(labels)), labels]
+        taught = np.exp(log_softmax(arrays(teacher("cls", "unlabeled").class_logits)))
+        guesses = 0.99 * np.array([0.6, 0.4]) + 0.01 * taught.mean(0)
+        aligned = taught * shares / guesses
+        aligned /= aligned.sum(-1, keepdims=True)
+        guess = aligned.argmax(-1)
+        strong = -log_softmax(arrays(student("cls", "unlabeled").class_logits))
+        pseudo = weights[guess] * strong[np.arange(len(guess)), guess]
+        want = {
+            "seg/cross_entropy": entropy(logits, mask),
+            "seg/dice": dice.mean(),
+            "seg/soft_mask": 0.25 * entropy(arrays(student("seg", "unlabeled").mask_logits), soft),
+            "cls/cross_entropy": (weights[labels] * own).mean(),
+            "cls/pseudo_label": 0.25 * pseudo.mean(),
+        }
+        for name, value in want.items():
+            self.assertGreater(value, 0, name)
+            np.testing.assert_allclose(metrics[name], value, rtol=1e-4, err_msg=name)
+        np.testing.assert_allclose(loss, sum(want.values()), rtol=1e-4)
+        np.testing.assert_allclose(stats[_SHARES][_LABELS], shares, rtol=1e-5)
+        np.testing.assert_allclose(stats[_SHARES][_GUESSES], guesses, rtol=1e-5)
+        self.assertEqual(metrics["cls/accepted"], 1)
+        correct = (guess == batch["cls"]["unlabeled"]["label"]).mean()
+        np.testing.assert_allclose(metrics["cls/accepted_and_correct"], correct)
+
+    def test_unsure_pseudo_labels_give_exactly_nothing(self):
+        unsure = dataclasses.replace(STILL, threshold=1.1, soft_mask_weight=0.0)
+        (_, (metrics, _)), _ = evaluate(unsure)
+        self.assertEqual(metrics["cls/pseudo_label"], 0)
+        self.assertEqual(metrics["cls/accepted"], 0)
+
+    def test_the_teacher_teaches_nothing_at_first(self):
+        (_, (metrics, _)), _ = evaluate(STILL, step=0)
+        self.assertEqual(metrics["seg/soft_mask"], 0)
+        self.assertEqual(metrics["cls/pseudo_label"], 0)
+
+    def test_no_gradient_to_the_teacher(self):
+        state = state_of(MOVING)
+        of_teacher = lambda params: MOVING(
+            state.params, dataclasses.replace(state, ema_params=params), tiny.batch(), tiny.keys()
+        )[0]
+        gradient = jax.jit(jax.grad(of_teacher))(state.ema_params)
+        self.assertEqual(max(np.abs(leaf).max() for leaf in tiny.leaves(gradient)), 0)
+
+    def test_independent_classes(self):
+        """Neither aligned nor balanced: plain FixMatch, class by class."""
+        objective = dataclasses.replace(STILL, exclusive=False)
+        batch = tiny.batch()
+        both = np.eye(2, dtype=np.int32)[batch["cls"]["labeled"]["label"]]
+        batch["cls"]["labeled"]["label"] = both
+        batch["cls"]["unlabeled"]["label"] = both
+        (_, (metrics, stats)), _ = evaluate(objective, batch)
+        self.assertEqual(stats, {})
+        say = lambda x: MODEL.apply({"params": state_of(objective).params}, normalize(x))
+        logits = np.asarray(say(batch["cls"]["labeled"]["image"]).class_logits, np.float64)
+        np.testing.assert_allclose(metrics["cls/cross_entropy"], entropy(logits, both), rtol=1e-4)
+        predicted = objective.predict(
+            {"params": state_of(objective).params}, batch["cls"]["labeled"]["image"]
+        )
+        np.testing.assert_allclose(predicted["classes"], sigmoid(logits), rtol=1e-4)
+
+
+class ViewsTest(parameterized.TestCase):
+    def test_student_and_teacher_see_one_pose(self):
+        """What differs between the two views of an unlabelled image to segment is the look."""
+        posed = dataclasses.replace(MOVING, appearance=False)
+        seen = jax.jit(posed.views)(tiny.batch(), tiny.keys())
+        student, teacher = (seen[f"{SEG_U}, {who}"] for who in ("view", "teacher's view"))
+        np.testing.assert_array_equal(student, teacher)
+        weak, strong = (seen[f"{CLS_U}, {who}"] for who in ("teacher's view", "view"))
+        self.assertGreater(np.abs(np.int32(weak) - np.int32(strong)).max(), 50)
+
+    def test_masks_move_with_their_images(self):
+        """A mask that is the image: after any pose it still is."""
+        posed = dataclasses.replace(MOVING, appearance=False)
+        batch = tiny.batch()
+        mask = batch["seg"]["labeled"]["mask"]
+        batch["seg"]["labeled"]["image"] = 255 * mask
+        views, _, moved = jax.jit(posed._views)(batch, tiny.keys())
+        np.testing.assert_allclose(views[SEG], 255 * np.asarray(moved), atol=1e-2)
+        self.assertGreater(np.abs(np.asarray(moved) - mask).max(), 0.5)
+
+    def test_without_poses_and_looks_nothing_moves(self):
+        batch = tiny.batch()
+        seen = jax.jit(STILL.views)(batch, tiny.keys())
+        for name in (SEG, SEG_U, CLS, CLS_U):
+            np.testing.assert_array_equal(seen[f"{name}, view"], seen[name])
+
+
+if __name__ == "__main__":
+    absltest.main()
