@@ -39,6 +39,11 @@ def shown(sides: Sequence[int]) -> str:
     return "x".join(map(str, sides))
 
 
+def released_stride(patch: Sequence[int]) -> tuple[int, ...]:
+    """18x18x4 voxels for the published patch of 112x112x80."""
+    return tuple(max(side * n // of, 1) for side, n, of in zip(patch, (18, 18, 1), (112, 112, 20)))
+
+
 def variables_of(objective: DtmlObjective) -> Any:
     """Weights of both networks; statistics of batches as after a while."""
     variables = jax.jit(objective.init, static_argnums=1)(jax.random.key(0), 0)
@@ -83,7 +88,7 @@ def predictions(objective: DtmlObjective, volume: Sequence[int], rounds: int) ->
     variables = variables_of(alone)
     image = np.random.default_rng(0).normal(size=(*volume, 1)).astype(np.float32)
     patch = objective.patch
-    released = (max(patch[0] * 18 // 112, 1), max(patch[1] * 18 // 112, 1), max(patch[2] // 20, 1))
+    released = released_stride(patch)
     half = tuple(side // 2 for side in patch)
     same = make_sliding_window(alone.predict, Windows(patch, released, 4, "uniform"))
     fewer = make_sliding_window(alone.predict, Windows(patch, half, 4, "gaussian"))
