@@ -3,12 +3,14 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 from absl.testing import absltest, parameterized
 
 from configs import best
 from multimix_jax.models import normalize
 from multimix_jax.objectives import ConsistencyObjective, make_objective
 from multimix_jax.objectives.consistency import _GUESSES, _LABELS, _SHARES
+from multimix_jax.train_step import make_train_step
 from tests import tiny
 
 SEG, SEG_U = "seg/labeled", "seg/unlabeled"
@@ -110,12 +112,11 @@ class LossTest(parameterized.TestCase):
         dice = 1 - (2 * sums(p * mask) + 1) / (sums(p) + sums(mask) + 1)
         soft = sigmoid(arrays(teacher("seg", "unlabeled").mask_logits))
         labels = batch["cls"]["labeled"]["label"]
-        shares = 0.99 * np.array([0.3, 0.7]) + 0.01 * np.eye(2)[labels].mean(0)
+        shares, guesses = np.array([0.3, 0.7]), np.array([0.6, 0.4])
         weights = 1 / (2 * shares)
         said = arrays(student("cls", "labeled").class_logits)
         own = -log_softmax(said)[np.arange(len(labels)), labels]
         taught = np.exp(log_softmax(arrays(teacher("cls", "unlabeled").class_logits)))
-        guesses = 0.99 * np.array([0.6, 0.4]) + 0.01 * taught.mean(0)
         aligned = taught * shares / guesses
         aligned /= aligned.sum(-1, keepdims=True)
         guess = aligned.argmax(-1)
@@ -132,11 +133,22 @@ class LossTest(parameterized.TestCase):
             self.assertGreater(value, 0, name)
             np.testing.assert_allclose(metrics[name], value, rtol=1e-4, err_msg=name)
         np.testing.assert_allclose(loss, sum(want.values()), rtol=1e-4)
-        np.testing.assert_allclose(stats[_SHARES][_LABELS], shares, rtol=1e-5)
-        np.testing.assert_allclose(stats[_SHARES][_GUESSES], guesses, rtol=1e-5)
+        new = 0.99 * shares + 0.01 * np.eye(2)[labels].mean(0)
+        np.testing.assert_allclose(stats[_SHARES][_LABELS], new, rtol=1e-5)
+        new = 0.99 * guesses + 0.01 * taught.mean(0)
+        np.testing.assert_allclose(stats[_SHARES][_GUESSES], new, rtol=1e-5)
         self.assertEqual(metrics["cls/accepted"], 1)
         correct = (guess == batch["cls"]["unlabeled"]["label"]).mean()
         np.testing.assert_allclose(metrics["cls/accepted_and_correct"], correct)
+
+    def test_two_parts_are_one_batch(self):
+        """Balance and alignment do not depend on how a batch is spread."""
+        step = lambda parts: jax.jit(
+            make_train_step(STILL, optax.sgd(0.1), ema_decay=0.99, accumulate=parts)
+        )
+        whole, halves = (step(parts)(state_of(STILL), tiny.batch())[0] for parts in (1, 2))
+        self.assertLess(tiny.largest_difference(whole.params, halves.params), 1e-5)
+        self.assertLess(tiny.largest_difference(whole.batch_stats, halves.batch_stats), 1e-6)
 
     def test_unsure_pseudo_labels_give_exactly_nothing(self):
         unsure = dataclasses.replace(STILL, threshold=1.1, soft_mask_weight=0.0)

@@ -74,14 +74,9 @@ class ConsistencyObjective(JointObjective):
     appearance: bool = True
 
     @property
-    def streams(self) -> tuple[str, ...]:
-        """Names of the streams that a batch must hold: `batch['seg']['labeled']`, ..."""
-        names = []
-        if self.model.use_decoder:
-            names += [SEG_LABELED, SEG_UNLABELED] if self.soft_mask_weight else [SEG_LABELED]
-        if self.model.use_classifier:
-            names += [CLS_LABELED, CLS_UNLABELED] if self.pseudo_label_weight else [CLS_LABELED]
-        return tuple(names)
+    def unlabeled(self) -> tuple[bool, bool]:
+        """By soft masks, and by pseudo-labels."""
+        return self.soft_mask_weight > 0, self.pseudo_label_weight > 0
 
     @property
     def parts(self) -> tuple[str, ...]:
@@ -141,8 +136,9 @@ class ConsistencyObjective(JointObjective):
             metrics |= self._mask_terms(logits, mask, masks_taught, ramp_up)
         if self.model.use_classifier:
             logits = self._apply(params, [level[split:] for level in features], method="classify")
-            stats = self._new_shares(stats, at(batch, CLS_LABELED)["label"], logits_taught)
+            # By the shares before this batch, which are the same on all devices.
             metrics |= self._class_terms(logits, batch, logits_taught, stats, ramp_up)
+            stats = self._new_shares(stats, at(batch, CLS_LABELED)["label"], logits_taught)
         loss = sum(value for name, value in metrics.items() if name in _TERMS)
         return jnp.asarray(loss), (metrics, stats)
 

@@ -30,6 +30,22 @@ class JointObjective:
     exclusive: bool = True
 
     @property
+    def unlabeled(self) -> tuple[bool, bool]:
+        """Whether unlabelled images teach to segment, and whether they teach to classify."""
+        raise NotImplementedError
+
+    @property
+    def streams(self) -> tuple[str, ...]:
+        """Names of the streams that a batch must hold: `batch['seg']['labeled']`, ..."""
+        model, names = self.model, []
+        seg, cls = self.unlabeled
+        if model.use_decoder:
+            names += [SEG_LABELED, SEG_UNLABELED] if seg else [SEG_LABELED]
+        if model.use_classifier:
+            names += [CLS_LABELED, CLS_UNLABELED] if cls else [CLS_LABELED]
+        return tuple(names)
+
+    @property
     def can_average(self) -> bool:
         """It has no running statistics of batch norm."""
         return True

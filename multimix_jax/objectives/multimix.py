@@ -46,14 +46,9 @@ class MultiMixObjective(JointObjective):
     threshold: float = 0.7
 
     @property
-    def streams(self) -> tuple[str, ...]:
-        """Names of the streams that a batch must hold: `batch['seg']['labeled']`, ..."""
-        names = []
-        if self.model.use_decoder:
-            names += [SEG_LABELED, SEG_UNLABELED] if self.kl_weight else [SEG_LABELED]
-        if self.model.use_classifier:
-            names += [CLS_LABELED, CLS_UNLABELED] if self.pseudo_label_weight else [CLS_LABELED]
-        return tuple(names)
+    def unlabeled(self) -> tuple[bool, bool]:
+        """By the KL term, and by pseudo-labels."""
+        return self.kl_weight > 0, self.pseudo_label_weight > 0
 
     @property
     def parts(self) -> tuple[str, ...]:
