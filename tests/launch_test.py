@@ -19,13 +19,13 @@ from PIL import Image
 
 import data_pipelines
 import launch
-from configs import common, dtml, multimix
+from configs import best, common, dtml, multimix
 from data_pipelines import input_pipeline
 from data_pipelines.of_config import with_packaged
 from multimix_jax import optimizer, page, stopping
 from multimix_jax.finished_run import read_run
 from multimix_jax.models import MultiMix
-from multimix_jax.objectives import DtmlObjective, MultiMixObjective
+from multimix_jax.objectives import ConsistencyObjective, DtmlObjective, MultiMixObjective
 from multimix_jax.sliding_window import Windows
 from multimix_jax.workdir import BEST, LAST
 from tests.official_formats import box, write_csv, write_image, write_nih
@@ -449,7 +449,7 @@ def test_an_image_without_a_label_in_the_table(tmp_path):
         ({"cls_labels": "many"}, r"cls_labels='many' is not a number"),
         ({"batch_size": 6}, r"batch_size=6 does not divide into 4 devices .*config\.batch_size"),
         ({"size": 40}, r"size=40, .*multiple of 16; set --config\.size"),
-        ({"method": "x"}, r"method='x' is unknown; use one of multimix, dtml \(config\.method\)"),
+        ({"method": "x"}, r"method='x' is unknown; use one of multimix, dtml, consis"),
         ({"parallel": "x"}, r"parallel='x' is unknown; use 'pmap' or 'jit' \(config\.parallel\)"),
         ({"dtype": "x"}, r"dtype='x' is unknown; .*\(config\.dtype\)"),
         ({"seg_data": "jrst"}, r"no data set is named 'jrst'; use one of chex, jsrt"),
@@ -650,6 +650,7 @@ def test_fields_are_explained():
         (c.optimizer, optimizer.make_optimizer),
         (c.window, Windows),
         (dtml.get_config().objective, DtmlObjective),
+        (best.get_config().objective, ConsistencyObjective),
     ):
         explained_names = re.findall(r"\w+(?=[\w, ]*: )", explained.__doc__)
         assert set(fields) <= set(explained_names)

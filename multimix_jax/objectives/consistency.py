@@ -52,6 +52,7 @@ class ConsistencyObjective(JointObjective):
     1 / (K labels(c)) balances the classes. r = min(step / ramp_up, 1).
 
     Attributes:
+      model, exclusive: see `JointObjective`.
       soft_mask_weight, pseudo_label_weight: 0 leaves the term out.
       threshold: confidence in [0, 1] from which a pseudo-label counts.
       align: whether pseudo-labels are aligned; of independent classes they never are.
