@@ -136,6 +136,9 @@ class LossTest(parameterized.TestCase):
         model = peer(variables()["params"], lean=form == "best")
         terms = LOSSES[form](model, in_float64(views))
         sum(terms.values()).backward()
+        # What PyTorch's own rounding does to a gradient, which depends on the processor.
+        single = peer(variables()["params"], lean=form == "best").float()
+        sum(LOSSES[form](single, views).values()).backward()
         for name, term in terms.items():
             self.assertNotEqual(term.item(), 0)
             assert_near(found[name], term, name)
@@ -143,7 +146,10 @@ class LossTest(parameterized.TestCase):
         for name, got in peer(gradient).named_parameters():
             # An instance norm takes the bias before it out: its gradient is rounding noise.
             if not ("conv" in name and name.endswith("bias")):
-                assert_near(got.detach(), model.get_parameter(name).grad, name)
+                want = model.get_parameter(name).grad
+                rounding = (single.get_parameter(name).grad - want).abs().max().item()
+                error = (got.detach() - want).abs().max().item()
+                self.assertLess(error, max(1e-4 * want.abs().max().item(), 20 * rounding), name)
 
     @parameterized.parameters(
         (torch_multimix.PUBLISHED, "float32"),
@@ -165,14 +171,15 @@ class TrainingTest(parameterized.TestCase):
         """Every parameter agrees after five steps, each on views of its own."""
         state = TrainState.create(variables(), scaling.adam())
         step = jax.jit(make_train_step(ours(), scaling.adam()))
-        model = peer(state.params)
-        adam = torch.optim.Adam(model.parameters(), 1e-4)
+        model, single = peer(state.params), peer(state.params).float()
+        adams = [torch.optim.Adam(m.parameters(), 1e-4) for m in (model, single)]
         for _ in range(5):
             key = jax.random.fold_in(jax.random.key(0), state.step)
-            views = in_float64(views_of(ExampleKeys(key)))
-            adam.zero_grad()
-            sum(torch_multimix.published_losses(model, views).values()).backward()
-            adam.step()
+            views = views_of(ExampleKeys(key))
+            for m, seen, adam in zip((model, single), (in_float64(views), views), adams):
+                adam.zero_grad()
+                sum(torch_multimix.published_losses(m, seen).values()).backward()
+                adam.step()
             state, _ = step(state, BATCH)
         before = dict(peer(variables()["params"]).named_parameters())
         # By norm: Adam moves an element whose gradient is rounding alone by the full learning rate.
@@ -181,7 +188,10 @@ class TrainingTest(parameterized.TestCase):
             error = (got - want).norm().item()
             self.assertLess(error, 1e-4 * want.norm().item(), name)
             if name.endswith("weight"):
-                self.assertLess(error, 0.02 * (want - first).norm().item(), name)
+                # PyTorch's own rounding moves it, too, and how far depends on the processor.
+                rounding = (single.get_parameter(name) - want).norm().item()
+                moved = 0.02 * (want - first).norm().item()
+                self.assertLess(error, max(moved, 2 * rounding), name)
 
 
 class LayersTest(parameterized.TestCase):
