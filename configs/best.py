@@ -1,4 +1,4 @@
-"""The recommended recipe: ten masks and a hundred labels of chest X-rays, and what each part adds.
+"""A recipe under work: ten masks and a hundred labels of chest X-rays, and what each part adds.
 
     python launch.py --config=configs/best.py:size=64 --config.data_dir=DIR --workdir=runs/best
 

@@ -449,7 +449,10 @@ def test_an_image_without_a_label_in_the_table(tmp_path):
         ({"cls_labels": "many"}, r"cls_labels='many' is not a number"),
         ({"batch_size": 6}, r"batch_size=6 does not divide into 4 devices .*config\.batch_size"),
         ({"size": 40}, r"size=40, .*multiple of 16; set --config\.size"),
-        ({"method": "x"}, r"method='x' is unknown; use one of multimix, dtml, consis"),
+        (
+            {"method": "x"},
+            r"method='x' is unknown; use one of multimix, dtml, consistency \(config\.method\)",
+        ),
         ({"parallel": "x"}, r"parallel='x' is unknown; use 'pmap' or 'jit' \(config\.parallel\)"),
         ({"dtype": "x"}, r"dtype='x' is unknown; .*\(config\.dtype\)"),
         ({"seg_data": "jrst"}, r"no data set is named 'jrst'; use one of chex, jsrt"),

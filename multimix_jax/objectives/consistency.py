@@ -1,6 +1,6 @@
 """Masks and classes from few labels: a moving-average teacher, and views that must agree with it.
 
-The recommended recipe (configs/best.py); docs/experiments.md says what each part is worth.
+The recipe under work (configs/best.py); docs/experiments.md says what each part is worth.
 """
 
 import dataclasses
