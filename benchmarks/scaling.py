@@ -229,9 +229,9 @@ def first_state() -> TrainState:
     return TrainState.create(random_variables(objective()), adam())
 
 
-def random_batch(side: int, batch_size: int) -> PyTree:
+def random_batch(side: int, batch_size: int, seed: int = 0) -> PyTree:
     """Noise in every stream, since time and memory do not depend on what the images show."""
-    rng = np.random.default_rng(0)
+    rng = np.random.default_rng(seed)
     draw = lambda stop: rng.integers(0, stop, (batch_size, side, side, 1), dtype=np.uint8)
     label = (np.arange(batch_size) % 2).astype(np.int32)
     return {
