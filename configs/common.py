@@ -1,6 +1,11 @@
 """The fields that every run has, and their meaning; an experiment's file overrides a few."""
 
+from collections.abc import Mapping
+from typing import TypeVar
+
 import ml_collections
+
+T = TypeVar("T")
 
 COUNTS = (
     "steps batch_size log_every eval_every checkpoint_every max_skipped eval_batch_size".split()
@@ -134,3 +139,16 @@ def parse_arguments(text: str | None, **defaults: str | int) -> dict[str, str | 
         else:
             values[key] = value
     return values
+
+
+def choose(key: str, value: str | int, choices: Mapping[str, T]) -> T:
+    """What the argument `key` asks for.
+
+    Raises:
+      ConfigError: there is no such choice.
+    """
+    if value not in choices:
+        raise ConfigError(
+            f"--config argument {key}={value!r} is unknown; use one of {', '.join(choices)}"
+        )
+    return choices[str(value)]

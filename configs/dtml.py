@@ -98,11 +98,7 @@ def use_network(c: ml_collections.ConfigDict, network: str | int, filters: str |
 
 def use_system(c: ml_collections.ConfigDict, method: str | int) -> None:
     """Takes out the parts that a system lacks."""
-    if method not in SYSTEMS:
-        raise common.ConfigError(
-            f"--config argument method={method!r} is unknown; use one of {', '.join(SYSTEMS)}"
-        )
-    system = SYSTEMS[str(method)]
+    system = common.choose("method", method, SYSTEMS)
     c.system = str(method) if c.model.network == "vnet" else f"{method}_{c.model.network}"
     c.model.use_sdf = system["sdf"]
     if not system["mutual"]:

@@ -24,12 +24,7 @@ def get_config(arguments: str | None = None) -> ml_collections.ConfigDict:
     items = (arguments or "").split(",")
     ours = [item for item in items if item.partition("=")[0] in LISTS]
     args = common.parse_arguments(",".join(ours), **LISTS)
-    if args["experiment"] not in EXPERIMENTS:
-        raise common.ConfigError(
-            f"--config argument experiment={args['experiment']!r} is unknown; use one of "
-            f"{', '.join(EXPERIMENTS)}"
-        )
-    module = EXPERIMENTS[str(args["experiment"])]
+    module = common.choose("experiment", args["experiment"], EXPERIMENTS)
     rest = [item for item in items if item and item not in ours]
     c = module.get_config(",".join([*rest, f"method={module.FULL}"]))
     c.grid = ml_collections.ConfigDict(args)

@@ -47,11 +47,7 @@ def get_config(arguments: str | None = None) -> ml_collections.ConfigDict:
 
 def use_system(c: ml_collections.ConfigDict, method: str | int) -> None:
     """Takes out the wires and terms that a system of the published tables lacks."""
-    if method not in SYSTEMS:
-        raise common.ConfigError(
-            f"--config argument method={method!r} is unknown; use one of {', '.join(SYSTEMS)}"
-        )
-    system = SYSTEMS[str(method)]
+    system = common.choose("method", method, SYSTEMS)
     c.system = str(method)
     c.model.use_classifier = system["classifier"]
     c.model.use_decoder = system["decoder"]
