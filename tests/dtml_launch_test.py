@@ -172,6 +172,18 @@ def test_la_and_a_folder_of_ones_own(tmp_path):
         assert (tmp_path / "runs" / data / "results.json").exists()
 
 
+@pytest.mark.parametrize("network", ["unet", "vnet"])
+def test_images(tmp_path, network):
+    """All parts of the loss, with running statistics (vnet) and without."""
+    data = f"data=phantom_seg_a,network={network},method={dtml.FULL}"
+    c = dtml.get_config(f"{data},size=32,filters=2,steps=2,seg_labels=3")
+    c.model[{"unet": "filters", "vnet": "convolutions"}[network]] = (1, 2)
+    c.batch_size = 4
+    launch_main(c.lock(), tmp_path)
+    with (tmp_path / "results.json").open() as file:
+        assert {"dice", "sdf/dice", "average/dice"} <= set(json.load(file)["last"]["phantom_seg_a"])
+
+
 FAULTS = {
     "sides": ({"objective.patch": (16, 16, 7)}, r"16x16x7, but each side must be a multiple of 2;"),
     "turn": ({"objective.patch": (16, 8, 8)}, r"patch=\(16, 8, 8\), but its first two sides"),

@@ -182,8 +182,9 @@ class LossTest(parameterized.TestCase):
         views = objective.views(images, ExampleKeys(jax.random.key(1)))
         np.testing.assert_allclose(views["seg/labeled"][0].min(), -1)
         state = TrainState.create(objective.init(jax.random.key(0), 16), optax.sgd(0.1))
-        (loss, _), gradient = loss_and_gradient(objective, state, images)
+        (loss, (_, stats)), gradient = loss_and_gradient(objective, state, images)
         self.assertTrue(np.isfinite(loss))
+        self.assertEqual(stats, state.batch_stats)
         self.assertGreater(max(jnp.abs(g).max() for g in jax.tree.leaves(gradient["sdf"])), 0)
         self.assertEqual(objective.parts, ("decoder", "distance network", "mutual term"))
 

@@ -161,6 +161,8 @@ class DtmlObjective:
             taught, stats[_TEACHER] = self._teacher(state, views[UNLABELED]["image"], keys)
             error = jnp.square(jax.nn.sigmoid(logits[len(masks) :]) - taught).mean()
             terms["teacher"] = self.teacher_weight * monitors["ramp_up"] * error
+        # Without batch norm there are no statistics, as `init` has it.
+        stats = {name: kept for name, kept in stats.items() if kept}
         return jnp.asarray(sum(terms.values())), ({**terms, **monitors}, stats)
 
     def predict(
@@ -244,7 +246,8 @@ class DtmlObjective:
         old = state.batch_stats.get(_TEACHER, {})
         logits, stats = {}, {}
         for name in self._networks():
-            logits[name], stats[name] = self._train(name, params, old, images, dropout)
+            logits[name], new = self._train(name, params, old, images, dropout)
+            stats |= {name: new} if new else {}
         return jax.nn.sigmoid(logits["seg"]), stats
 
     def _disagreement(self, of_sdf: jax.Array, of_seg: jax.Array, labeled: int) -> jax.Array:
