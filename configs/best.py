@@ -30,6 +30,7 @@ SYSTEMS: dict[str, dict[str, bool | float]] = {
     "best_no_balance": {"objective.balance": False},
     # The published bridge put back.
     "best_bridge": {"model.use_bridge": True},
+    "best_smooth_bridge": {"model.use_bridge": True, "model.bridge_smooth": True},
 }
 PUBLISHED = tuple(SYSTEMS)  # what a grid of systems=all runs
 FULL = "best"

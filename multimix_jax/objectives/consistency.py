@@ -86,6 +86,7 @@ class ConsistencyObjective(JointObjective):
             "classifier": self.model.use_classifier,
             "decoder": self.model.use_decoder,
             "bridge": self.model.use_bridge,
+            "smooth saliency": self.model.use_bridge and self.model.bridge_smooth,
             "soft masks": SEG_UNLABELED in self.streams,
             "pseudo-labels": CLS_UNLABELED in self.streams,
             "alignment": CLS_UNLABELED in self.streams and self.align,
@@ -120,19 +121,13 @@ class ConsistencyObjective(JointObjective):
         views, taught, mask = self._views(batch, keys)
         masks_taught, logits_taught = self._teacher(state, taught)
         ramp_up = jnp.minimum(state.step / max(self.ramp_up, 1), 1.0)
-        images = normalize(jnp.concatenate(list(views.values())))
-        # One call of the encoder for all images that carry a gradient: segmentation, then classes.
-        features = self._apply(
-            params, images, dropout_keys(keys, "encoder", views), method="encode"
-        )
-        seg = {name: view for name, view in views.items() if name.startswith("seg/")}
-        split = sum(map(len, seg.values()))
+        images, features, split = self._encode(params, views, keys)
 
         metrics: Metrics = {}
         stats = state.batch_stats
         if self.model.use_decoder:
             levels = [level[:split] for level in features]
-            dropout = dropout_keys(keys, "decoder", seg)
+            dropout = dropout_keys(keys, "decoder", views)[:split]
             logits = self._segment(params, images[:split], levels, dropout)
             metrics |= self._mask_terms(logits, mask, masks_taught, ramp_up)
         if self.model.use_classifier:

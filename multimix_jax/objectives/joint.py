@@ -88,6 +88,21 @@ class JointObjective:
         features = self._apply(variables["params"], normalize(images), method="encode")
         return self._apply(variables["params"], features, method="classify")
 
+    def _encode(
+        self, params: PyTree, views: Batch, keys: ExampleKeys
+    ) -> tuple[jax.Array, Any, int]:
+        """One call of the encoder for all views of 0..255 that carry a gradient.
+
+        Returns:
+          The normalised images, those to segment first; their features of every level; how many of
+          them are to segment.
+        """
+        images = normalize(jnp.concatenate(list(views.values())))
+        features = self._apply(
+            params, images, dropout_keys(keys, "encoder", views), method="encode"
+        )
+        return images, features, sum(len(v) for name, v in views.items() if name.startswith("seg/"))
+
     def _segment(
         self, params: PyTree, images: jax.Array, features: Any, dropout: jax.Array | None
     ) -> jax.Array:

@@ -80,13 +80,8 @@ class MultiMixObjective(JointObjective):
         `label` is read by a metric only; -1 means unknown.
         """
         streams = {name: at(batch, name) for name in self.streams}
-        views = {name: normalize(view) for name, view in self._views(streams, keys).items()}
-        images = jnp.concatenate(list(views.values()))
-        # One call of the encoder for all images that carry a gradient: segmentation, then classes.
-        features = self._apply(
-            params, images, dropout_keys(keys, "encoder", views), method="encode"
-        )
-        split = sum(len(view) for name, view in views.items() if name.startswith("seg/"))
+        views = self._views(streams, keys)
+        images, features, split = self._encode(params, views, keys)
 
         terms: Metrics = {}
         monitors: Metrics = {}
