@@ -244,7 +244,8 @@ class DtmlObjective:
         dropout = keys("teacher/dropout", len(images))
         params = jax.lax.stop_gradient(state.ema_params)
         old = state.batch_stats.get(_TEACHER, {})
-        logits, stats = {}, {}
+        logits: dict[str, jax.Array] = {}
+        stats: dict[str, Any] = {}
         for name in self._networks():
             logits[name], new = self._train(name, params, old, images, dropout)
             stats |= {name: new} if new else {}
