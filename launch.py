@@ -95,7 +95,7 @@ def make_run(c: ConfigDict, path: pathlib.Path) -> Run:
         trivial=data.trivial,
         data_digest=data.digest,
         images_per_step=c.batch_size * len(data.streams),
-        **_fields(c, "size seed steps eval_batch_size largest_component"),
+        **_fields(c, "size seed steps eval_batch_size components"),
     )
 
 

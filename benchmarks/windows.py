@@ -25,7 +25,7 @@ from benchmarks.measure import Row
 from data_pipelines.of_config import preparation
 from multimix_jax import parallel, workdir
 from multimix_jax.checkpoint import read_variables
-from multimix_jax.geometry import largest_component
+from multimix_jax.geometry import largest_components
 from multimix_jax.metrics import segmentation_metrics
 from multimix_jax.objectives import make_objective
 from multimix_jax.sliding_window import Windows, make_sliding_window, window_starts
@@ -73,7 +73,7 @@ def main() -> None:
             begun = time.perf_counter()
             mask = predict(variables, image)["mask"] > 0.5
             seconds[name].append(time.perf_counter() - begun)
-            found = largest_component(mask)[..., 0]
+            found = largest_components(mask, 1)[..., 0]
             dice[name].append(segmentation_metrics(found, truth)["dice"])
             counts[name].append(len(window_starts(truth.shape, patch, ways[name][0])))
     first, rows = next(iter(ways)), []

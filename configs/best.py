@@ -49,6 +49,7 @@ def get_config(arguments: str | None = None) -> ml_collections.ConfigDict:
     c.seg_data, c.cls_data = "jsrt", "chex"
     c.test_data = "jsrt=test,mcu=all,chex=test,nihx=all"
     c.ema_decay = 0.99
+    c.components = 2  # lungs
     c.model.use_bridge = False
     c.objective = ml_collections.ConfigDict(
         dict(
@@ -63,6 +64,7 @@ def get_config(arguments: str | None = None) -> ml_collections.ConfigDict:
             weak_pose=0.3,
             appearance=True,
             exclusive=True,
+            mirror=True,
         )
     )
     c.optimizer.update(name="adamw", weight_decay=1e-2)

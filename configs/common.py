@@ -10,6 +10,7 @@ T = TypeVar("T")
 COUNTS = (
     "steps batch_size log_every eval_every checkpoint_every max_skipped eval_batch_size".split()
 )
+NATURAL = "accumulate seed components".split()
 
 
 def get_config() -> ml_collections.ConfigDict:
@@ -80,7 +81,7 @@ def get_config() -> ml_collections.ConfigDict:
     c.window = ml_collections.ConfigDict(
         dict(patch=(), stride=(), batch_size=4, weights="gaussian")
     )
-    c.largest_component = False  # keep only the largest part of each predicted mask
+    c.components = 0  # how many parts of each predicted mask are kept, the largest; 0 for all
     c.schedule = ml_collections.ConfigDict(
         dict(name="cosine", warmup_steps=0, decay_every=0, decay_rate=0.1)
     )
@@ -96,7 +97,7 @@ class ConfigError(ValueError):
 
 def check(c: ml_collections.ConfigDict) -> None:
     """Raises ConfigError where a field that counts something is too small."""
-    for key, least in [*((key, 1) for key in COUNTS), ("accumulate", 0), ("seed", 0)]:
+    for key, least in [*((key, 1) for key in COUNTS), *((key, 0) for key in NATURAL)]:
         if c[key] < least:
             raise ConfigError(f"{key}={c[key]}, but it must be {least} or more; set --config.{key}")
     if c.seed >= 2**32:

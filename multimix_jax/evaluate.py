@@ -95,7 +95,7 @@ def predict_set(
     eval_set: EvalSet,
     *,
     batch_size: int,
-    largest_component: bool = False,
+    components: int = 0,
 ) -> Predictions:
     """Runs a model over a data set.
 
@@ -104,9 +104,8 @@ def predict_set(
       variables: of the model.
       eval_set: the images.
       batch_size: images per call; the same for every set, so that the model compiles once.
-      largest_component: whether only the largest connected part of each mask is kept.
+      components: how many connected parts of each mask are kept, the largest; 0 for all.
     """
-    clean = geometry.largest_component if largest_component else lambda mask: mask
     columns: dict[str, list[np.ndarray]] = {}
     for batch in eval_set.batches(batch_size):
         output = predict(variables, batch["image"])
@@ -115,7 +114,8 @@ def predict_set(
         for name in output:
             found = np.asarray(output[name])
             if name.startswith("mask"):
-                found = np.stack([clean(mask) for mask in found >= 0.5])
+                masks = found >= 0.5
+                found = np.stack([geometry.largest_components(m, components) for m in masks])
             row[name] = found.astype(np.float16) if name == "distance" else found
         for key, value in row.items():
             columns.setdefault(key, []).append(value[batch["valid"]])

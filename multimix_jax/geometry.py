@@ -105,20 +105,23 @@ def surface_distances(
     return to_theirs[ours], to_ours[theirs]
 
 
-def largest_component(mask: np.ndarray) -> np.ndarray:
-    """The largest connected part of each channel of a mask; pixels touch by edges or faces.
+def largest_components(mask: np.ndarray, count: int) -> np.ndarray:
+    """The `count` largest connected parts of each channel of a mask; pixels touch by edges or faces.
 
     Args:
       mask: bool [(D,)H,W,C].
+      count: 0 leaves the mask as it is; of parts of one size the first counts as larger.
 
     Returns:
       bool of the same shape.
     """
+    if not count:
+        return mask
     kept = np.zeros_like(mask)
     for channel in range(mask.shape[-1]):
-        parts, count = ndimage.label(mask[..., channel])
-        if count:
-            kept[..., channel] = parts == 1 + np.bincount(parts.ravel())[1:].argmax()
+        parts, _ = ndimage.label(mask[..., channel])
+        sizes = np.bincount(parts.ravel())[1:]
+        kept[..., channel] = np.isin(parts, 1 + np.argsort(-sizes, kind="stable")[:count])
     return kept
 
 

@@ -113,14 +113,14 @@ class Style:
       threshold: on the probability of class 1 of two, or of each independent class; None: the most
         probable class is named, or each from .5 on.
       exclusive: whether an image has one class; else any, each by itself.
-      largest_component: whether only the largest part of each mask is kept.
+      components: how many parts of each mask are kept, the largest; 0 for all.
     """
 
     class_names: Sequence[str] = ()
     mask_names: Sequence[str] = ()
     threshold: float | None = None
     exclusive: bool = True
-    largest_component: bool = False
+    components: int = 0
 
     def name_class(self, probabilities: np.ndarray, names: Sequence[str]) -> str:
         """The class of an image; of independent ones those that are there, joined by "|"."""
@@ -155,7 +155,9 @@ def write_item(item: Item, out: pathlib.Path, style: Style) -> dict[str, Any]:
                 row[f"spread_{name}"] = f"{value:.6f}"
     if "mask" in item.answer:
         found = item.answer["mask"][item.inside]
-        find = lambda *sides: _clean(_stretched(found, *sides) >= 0.5, style)
+        find = lambda *sides: geometry.largest_components(
+            _stretched(found, *sides) >= 0.5, style.components
+        )
         mask = find(height, width)
         count = mask.shape[-1]
         for channel in range(count):
@@ -180,10 +182,6 @@ def write_item(item: Item, out: pathlib.Path, style: Style) -> dict[str, Any]:
         seen = item.answer["saliency"][item.inside]
         _write(out / "saliency" / f"{item.name}.png", _heat(seen, height, width))
     return row
-
-
-def _clean(mask: np.ndarray, style: Style) -> np.ndarray:
-    return geometry.largest_component(mask) if style.largest_component else mask
 
 
 def _within(height: int, width: int, most: int) -> tuple[int, int]:
@@ -355,7 +353,7 @@ def run(arguments: argparse.Namespace) -> int:
         mask_names=models[0].mask_names,
         threshold=threshold,
         exclusive=models[0].exclusive,
-        largest_component=models[0].largest_component,
+        components=models[0].components,
     )
     unreadable = write_predictions(arguments.out, progress, style)
     for item in unreadable:

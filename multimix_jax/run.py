@@ -51,7 +51,7 @@ class Run:
       tests: sets to report on.
       class_names: in the order of the labels.
       trivial: the answer that looks at no image: probabilities `mask` [H,W,C'], `classes` [K].
-      largest_component: whether only the largest part of each predicted mask is kept.
+      components: how many parts of each predicted mask are kept, the largest; 0 for all.
       data_digest: identifies the data and their order; a run goes on only with the same.
       size: side of the images in pixels.
       seed: of everything random in training.
@@ -70,7 +70,7 @@ class Run:
     tests: Sequence[EvalSet]
     class_names: Sequence[str]
     trivial: Mapping[str, np.ndarray]
-    largest_component: bool
+    components: int
     data_digest: str
     size: int
     seed: int
@@ -214,7 +214,7 @@ class Run:
             variables,
             eval_set,
             batch_size=self.eval_batch_size,
-            largest_component=self.largest_component,
+            components=self.components,
         )
 
     def _check(self, variables: PyTree) -> None:

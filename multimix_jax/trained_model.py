@@ -34,7 +34,7 @@ class TrainedModel:
       class_names: in the order of the probabilities; [] where the run has not been evaluated.
       exclusive: whether an image has one of them; else any, each by itself.
       mask_names: of the masks' channels, where there are several and the run has been evaluated.
-      largest_component: whether only the largest part of each mask is to be kept.
+      components: how many parts of each mask are to be kept, the largest; 0 for all.
       calibration: of the class probabilities; one that changes nothing where there is none.
       source: JSON values that say which run and checkpoint it is.
     """
@@ -47,7 +47,7 @@ class TrainedModel:
     class_names: Sequence[str]
     exclusive: bool
     mask_names: Sequence[str]
-    largest_component: bool
+    components: int
     calibration: Calibration
     source: dict[str, Any]
 
@@ -97,7 +97,7 @@ def read_model(source: pathlib.Path, which: str, dtype: str | None = None) -> Tr
         class_names=[] if run is None else run.class_names,
         exclusive=exclusive,
         mask_names=[] if run is None else run.mask_names,
-        largest_component=bool(c.get("largest_component", False)),
+        components=int(c.get("components", 0)),
         calibration=_calibration(run, which, step) or Calibration(exclusive=exclusive),
         source={"run": source.resolve().name, "checkpoint": which, "step": step, **described},
     )

@@ -176,21 +176,21 @@ class Volumes:
             }
 
 
-@pytest.mark.parametrize("largest_component", [False, True])
-def test_volumes(largest_component):
+@pytest.mark.parametrize("components", [0, 1])
+def test_volumes(components):
     found = predict_set(
         lambda variables, images: {"mask": images, "distance": 1 - 2 * images},
         *(None, Volumes()),
         batch_size=7,
-        largest_component=largest_component,
+        components=components,
     )
     assert [mask.shape for mask in found.masks["mask"]] == [(8, 9, 10, 1), (9, 8, 12, 1)]
     assert found.distance[1].shape == (9, 8, 12, 1)
     _, rows = measure(found, class_names=())
-    want = 1 if largest_component else 2 * 64 / (2 * 64 + 1)
+    want = 1 if components else 2 * 64 / (2 * 64 + 1)
     assert [row["dice"] for row in rows] == pytest.approx([want, want])
     assert "hd95_mm" in rows[0] and "hd95_mm" not in rows[1]
-    if not largest_component:  # from the far corner to the ball
+    if not components:  # from the far corner to the ball
         assert rows[0]["hd_mm"] == pytest.approx(np.linalg.norm([2, 3, 4 * 2]))
 
 

@@ -137,7 +137,7 @@ class SignedDistanceTest(parameterized.TestCase):
         self.assertGreater(got[empty == 0].min(), 0)
 
 
-class LargestComponentTest(parameterized.TestCase):
+class LargestComponentsTest(parameterized.TestCase):
     def test_of_each_channel(self):
         mask = np.zeros((6, 7, 5, 3), bool)
         mask[:2, :2, :2, 0] = True  # 8
@@ -147,7 +147,19 @@ class LargestComponentTest(parameterized.TestCase):
         want = np.zeros_like(mask)
         want[4:, 4:, :3, 0] = True
         want[0, 0, 0, 1] = True
-        np.testing.assert_array_equal(geometry.largest_component(mask), want)
+        np.testing.assert_array_equal(geometry.largest_components(mask, 1), want)
+        np.testing.assert_array_equal(geometry.largest_components(mask, 0), mask)
+
+    def test_two_lungs_without_the_border(self):
+        mask = np.zeros((9, 9, 1), bool)
+        mask[1:8, 1:3] = True
+        mask[1:8, 5:8] = True
+        want = mask.copy()
+        mask[:, 8] = mask[:, 4] = False
+        mask[0, 8] = True
+        np.testing.assert_array_equal(geometry.largest_components(mask, 2), want)
+        np.testing.assert_array_equal(geometry.largest_components(mask, 3), mask)
+        np.testing.assert_array_equal(geometry.largest_components(mask, 9), mask)
 
 
 if __name__ == "__main__":

@@ -187,6 +187,24 @@ class LossTest(parameterized.TestCase):
         np.testing.assert_allclose(predicted["classes"], sigmoid(logits), rtol=1e-4)
 
 
+class PredictTest(absltest.TestCase):
+    def test_mean_over_the_mirror_image(self):
+        variables = {"params": tiny.variables(MODEL)["params"]}
+        images = tiny.batch()["seg"]["labeled"]["image"]
+        plain, both = (
+            jax.jit(dataclasses.replace(STILL, mirror=mirror).predict) for mirror in (False, True)
+        )
+        once, other, mean = (
+            jax.tree.map(np.asarray, predict(variables, x))
+            for predict, x in ((plain, images), (plain, images[:, :, ::-1]), (both, images))
+        )
+        self.assertGreater(np.abs(mean["mask"] - once["mask"]).max(), 1e-3)
+        want = (once["mask"] + other["mask"][:, :, ::-1]) / 2
+        np.testing.assert_allclose(mean["mask"], want, atol=1e-6)
+        want = (once["classes"] + other["classes"]) / 2
+        np.testing.assert_allclose(mean["classes"], want, atol=1e-6)
+
+
 class ViewsTest(parameterized.TestCase):
     def test_student_and_teacher_see_one_pose(self):
         """What differs between the two views of an unlabelled image to segment is the look."""

@@ -24,10 +24,12 @@ class JointObjective:
       model: which parts it has decides which tasks are trained.
       exclusive: whether an image has one class; else any of them, each by itself, and `label` is
         [B,K] of 0 and 1.
+      mirror: whether predictions are means over an image and its mirror image.
     """
 
     model: MultiMix
     exclusive: bool = True
+    mirror: bool = False
 
     @property
     def unlabeled(self) -> tuple[bool, bool]:
@@ -62,6 +64,17 @@ class JointObjective:
         self, variables: PyTree, images: jax.Array, dropout_keys: jax.Array | None = None
     ) -> dict[str, jax.Array]:
         """8-bit images [B,H,W,C] -> probabilities `mask` [B,H,W,C'], `classes` [B,K], if any."""
+        found = self._predict(variables, images, dropout_keys)
+        if not self.mirror:
+            return found
+        mirrored = self._predict(variables, images[:, :, ::-1], dropout_keys)
+        if "mask" in mirrored:
+            mirrored["mask"] = mirrored["mask"][:, :, ::-1]
+        return {name: (found[name] + mirrored[name]) / 2 for name in found}
+
+    def _predict(
+        self, variables: PyTree, images: jax.Array, dropout_keys: jax.Array | None
+    ) -> dict[str, jax.Array]:
         params = {"params": variables["params"]}
         output: Any = self.model.apply(params, normalize(images), dropout_keys)
         probabilities = {}
