@@ -78,7 +78,7 @@ def make_run(c: ConfigDict, path: pathlib.Path) -> Run:
         programs.objective.streams,
         load=lambda name: parallel.first_goes_first(functools.partial(load, name)),
         test_data=common.parse_parts(c.test_data),
-        **_fields(c, "seg_data cls_data seg_labels cls_labels seed split_seed"),
+        **_fields(c, "seg_data cls_data seg_labels cls_labels class_multiple seed split_seed"),
     )
     drawn = data.streams, c.batch_size, c.seed
     share = dict(process_index=jax.process_index(), process_count=jax.process_count())
@@ -94,7 +94,7 @@ def make_run(c: ConfigDict, path: pathlib.Path) -> Run:
         class_names=data.class_names,
         trivial=data.trivial,
         data_digest=data.digest,
-        images_per_step=c.batch_size * len(data.streams),
+        images_per_step=c.batch_size * sum(s.multiple for s in data.streams.values()),
         **_fields(c, "size seed steps eval_batch_size components"),
     )
 

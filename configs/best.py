@@ -1,12 +1,13 @@
-"""A recipe under work: ten masks and a hundred labels of chest X-rays, and what each part adds.
+"""The recipe to start with: ten masks and a hundred labels of chest X-rays.
 
     python launch.py --config=configs/best.py:size=64 --config.data_dir=DIR --workdir=runs/best
 
 Arguments: method (one of SYSTEMS), seg_labels, cls_labels (a number or "all"), size, steps, seed.
 
-Poses and looks drawn anew for every image, with its mask; a moving average of the weights as the
-teacher of soft masks and of aligned pseudo-labels; classes weighted to equal shares; AdamW. The
-network is the published one without the bridge. docs/experiments.md has what was tried.
+Every image, with its mask, in a pose and a look drawn anew; classes weighted to equal shares; a
+moving average of the weights as the teacher of aligned pseudo-labels, and as what is evaluated;
+AdamW. The network is the published one without the bridge and without dropout. docs/results.md
+has what each part is worth, docs/experiments.md what else was tried.
 """
 
 import ml_collections
@@ -16,18 +17,18 @@ from configs import common
 # What a system changes, by field of the config.
 SYSTEMS: dict[str, dict[str, bool | float]] = {
     "best": {},
-    # One task alone, with its unlabelled images, and supervised.
-    "best_masks": {"model.use_classifier": False},
+    # One task alone: masks, classes with unlabelled images, and without.
+    "unet_augmented": {"model.use_classifier": False},
     "best_classes": {"model.use_decoder": False},
-    "unet_augmented": {"model.use_classifier": False, "objective.soft_mask_weight": 0.0},
     "enc_augmented": {"model.use_decoder": False, "objective.pseudo_label_weight": 0.0},
     # Ablations: one part taken out.
     "best_no_pose": {"objective.pose": 0.0},
     "best_no_appearance": {"objective.appearance": False},
-    "best_no_soft_masks": {"objective.soft_mask_weight": 0.0},
     "best_no_pseudo_labels": {"objective.pseudo_label_weight": 0.0},
     "best_no_alignment": {"objective.align": False},
     "best_no_balance": {"objective.balance": False},
+    "best_equal_weights": {"objective.class_weight": 1.0},
+    "best_equal_streams": {"class_multiple": 1},
     # The published bridge put back.
     "best_bridge": {"model.use_bridge": True},
     "best_smooth_bridge": {"model.use_bridge": True, "model.bridge_smooth": True},
@@ -48,12 +49,15 @@ def get_config(arguments: str | None = None) -> ml_collections.ConfigDict:
     c.seg_labels, c.cls_labels = args["seg_labels"], args["cls_labels"]
     c.seg_data, c.cls_data = "jsrt", "chex"
     c.test_data = "jsrt=test,mcu=all,chex=test,nihx=all"
+    c.class_multiple = 2
+    c.learning_rate = 2e-3
     c.ema_decay = 0.99
     c.components = 2  # lungs
     c.model.use_bridge = False
+    c.model.dropout_rate = 0.0  # no two views are the same
     c.objective = ml_collections.ConfigDict(
         dict(
-            soft_mask_weight=1.0,
+            class_weight=0.1,
             pseudo_label_weight=1.0,
             threshold=0.95,
             align=True,
@@ -68,7 +72,7 @@ def get_config(arguments: str | None = None) -> ml_collections.ConfigDict:
         )
     )
     c.optimizer.update(name="adamw", weight_decay=1e-2)
-    c.schedule.warmup_steps = c.steps // 30
+    c.schedule.warmup_steps = c.steps // 16
     use_system(c, args["method"])
     return c
 

@@ -8,8 +8,9 @@ import ml_collections
 T = TypeVar("T")
 
 COUNTS = (
-    "steps batch_size log_every eval_every checkpoint_every max_skipped eval_batch_size".split()
-)
+    "steps batch_size class_multiple log_every eval_every checkpoint_every max_skipped "
+    "eval_batch_size"
+).split()
 NATURAL = "accumulate seed components".split()
 
 
@@ -42,6 +43,7 @@ def get_config() -> ml_collections.ConfigDict:
     # Training.
     c.steps = 1500
     c.batch_size = 10  # images per stream, over all devices
+    c.class_multiple = 1  # times that, in the streams of the classes
     c.learning_rate = 1e-3
     c.ema_decay = 0.0  # of the moving average of the weights, 0 for none
     c.accumulate = 0  # parts of a batch, one after the other, to save memory; 0: what is fast here

@@ -23,11 +23,13 @@ class Stream:
       examples: the prepared data set.
       indices: which of them, int64 [N], N >= 1.
       fields: what a batch holds of each: 'image', 'mask', 'label', 'extent'.
+      multiple: how many times `batch_size` a batch holds.
     """
 
     examples: Examples
     indices: np.ndarray
     fields: tuple[str, ...]
+    multiple: int = 1
 
     @property
     def ids(self) -> list[str]:
@@ -53,23 +55,24 @@ def train_batches(
 
     Args:
       streams: by name; 'seg/labeled' becomes `batch['seg']['labeled']`.
-      batch_size: B, images per stream, over all processes.
+      batch_size: B, images per stream and `Stream.multiple`, over all processes.
       seed: of the order.
       start, stop: steps.
       process_index, process_count: this process gets its share of each batch.
 
     Yields:
       Nested dictionaries of NumPy arrays: `image` and `mask` as in `Examples.fetch`, `label` int32
-      [b], `extent` int32 [b,dims], with b = batch_size / process_count.
+      [b], `extent` int32 [b,dims], with b = batch_size * multiple / process_count.
     """
     share = batch_size // process_count
     first = process_index * share
 
     def batch_of(step: tf.Tensor) -> Batch:
-        positions = step * batch_size + first + tf.range(share, dtype=tf.int64)
         batch: Batch = {}
         for name, stream in streams.items():
             task, kind = name.split("/")
+            begin, count = stream.multiple * (step * batch_size + first), stream.multiple * share
+            positions = begin + tf.range(count, dtype=tf.int64)
             order = _shuffled(positions, len(stream.indices), seed, name)
             batch.setdefault(task, {})[kind] = _read(stream, order)
         return batch
@@ -83,9 +86,10 @@ def ids_of_step(
     streams: Mapping[str, Stream], batch_size: int, seed: int, step: int
 ) -> dict[str, list[str]]:
     """Ids of the examples that `train_batches` gives at a step, by stream."""
-    positions = step * batch_size + tf.range(batch_size, dtype=tf.int64)
     found = {}
     for name, stream in streams.items():
+        count = stream.multiple * batch_size
+        positions = step * count + tf.range(count, dtype=tf.int64)
         order = _shuffled(positions, len(stream.indices), seed, name).numpy()
         found[name] = stream.examples.ids[stream.indices[order]].tolist()
     return found

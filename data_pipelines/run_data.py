@@ -150,6 +150,7 @@ def open_run(
     cls_labels: int | str,
     seed: int,
     split_seed: int,
+    class_multiple: int = 1,
 ) -> RunData:
     """Opens, and where need be prepares, all data sets of a run and divides them.
 
@@ -161,6 +162,7 @@ def open_run(
       seg_labels, cls_labels: how many masks and class labels may be used.
       seed: of the choice of labelled images.
       split_seed: of the division; the same for all runs that are compared.
+      class_multiple: `Stream.multiple` of the class streams.
 
     Raises:
       DataError: data missing or damaged, a budget that cannot be met, a test set that would overlap
@@ -190,7 +192,8 @@ def open_run(
             stream = f"{task}/{kind}"
             if stream in stream_names:
                 fields = FIELDS[stream] + (("extent",) if examples.of_volumes else ())
-                streams[stream] = Stream(examples, indices, fields)
+                multiple = class_multiple if task == "cls" else 1
+                streams[stream] = Stream(examples, indices, fields, multiple)
         validation.append(_validation(task, name, examples, part["val"]))
         if task == "cls":
             class_names = examples.class_names

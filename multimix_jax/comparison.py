@@ -4,7 +4,7 @@ import dataclasses
 import functools
 import itertools
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -183,14 +183,18 @@ def _resampled(
     return {name: np.mean(values, axis=0) for name, values in drawn.items()}
 
 
-def compare(groups: Sequence[Group]) -> list[dict[str, Any]]:
+def compare(groups: Sequence[Group], against: str | None = None) -> list[dict[str, Any]]:
     """What each part adds: systems of one budget, one of which has one part more.
+
+    Or, `against` a system: what it has over every other one of its budget, size and steps, and
+    over itself with other budgets.
 
     The trained weights are taken as they are: intervals and p tell of other test images, not of
     other seeds.
 
     Returns:
-      Rows with `adds`, the part; `system`, which has it, and `to`, which has not; size, budgets,
+      Rows with `adds`, the part, or ''; `system`, which has it, and `to`, which has not (of the
+      same system, the other budget); size, budgets,
       `checkpoint`, `data_set`, `metric` (of DICE, accuracy or auroc); over the `seeds` that both
       have, `difference` of the means, `by_seed`, and `ci95` by drawing images anew, the same for
       both; `p` by a paired permutation test over images (Fisher's, two-sided, on each image's mean
@@ -198,18 +202,17 @@ def compare(groups: Sequence[Group]) -> list[dict[str, Any]]:
       `p_holm`, corrected for all rows of this checkpoint.
 
     Raises:
-      UsageError: two systems to compare were tested on different images.
+      UsageError: two systems to compare were tested on different images, or there is no system of
+        that name.
     """
     rows: list[dict[str, Any]] = []
-    for more, less in itertools.permutations(groups, 2):
-        ours, theirs = more.runs[0].parts, less.runs[0].parts
-        if not (theirs < ours and len(ours - theirs) == 1 and comparable(more, less)):
-            continue
+    chosen = _by_part(groups) if against is None else _against(groups, against)
+    for more, less, adds, to in chosen:
         for checkpoint, data_set in more.tests:
             pairs = _pairs(more, less, checkpoint, data_set)
             if checkpoint == TRIVIAL or not pairs:
                 continue
-            described = {"adds": min(ours - theirs), **more.described, "to": less.system}
+            described = {"adds": adds, **more.described, "to": to}
             described |= {"seeds": list(pairs), "checkpoint": checkpoint, "data_set": data_set}
             for metric, difference in (
                 *((name, _difference(pairs, _column(name))) for name in DICE),
@@ -225,15 +228,43 @@ def compare(groups: Sequence[Group]) -> list[dict[str, Any]]:
     return rows
 
 
+def _by_part(groups: Sequence[Group]) -> Iterator[tuple[Group, Group, str, str]]:
+    """Pairs of which the first has one part more, the part, and the name of the second."""
+    for more, less in itertools.permutations(groups, 2):
+        ours, theirs = more.runs[0].parts, less.runs[0].parts
+        if theirs < ours and len(ours - theirs) == 1 and comparable(more, less):
+            yield more, less, min(ours - theirs), less.system
+
+
+def _against(groups: Sequence[Group], system: str) -> Iterator[tuple[Group, Group, str, str]]:
+    """Pairs of which the first is of a system, as from `_by_part`."""
+    names = sorted({group.system for group in groups})
+    if system not in names:
+        raise UsageError(f"--against={system} is none of the systems: {', '.join(names)}")
+    for one, other in itertools.permutations(groups, 2):
+        alike = all(one.described[name] == other.described[name] for name in ("size", "steps"))
+        if one.system != system or not alike:
+            continue
+        if other.system == system:
+            masks, labels = (other.described[name] for name in ("seg_labels", "cls_labels"))
+            yield one, other, "", f"{labels or '–'}/{masks or '–'}"
+        elif _same_budget(one, other):
+            yield one, other, "", other.system
+
+
 def _column(name: str) -> Callable[[Images], np.ndarray | None]:
     return lambda images: images.columns.get(name)
 
 
 def comparable(one: Group, other: Group) -> bool:
     """Whether two systems differ in their parts alone, on the same budgets of common tasks."""
+    return _same_budget(one, other) and not workdir.differences(_settings(one), _settings(other))
+
+
+def _same_budget(one: Group, other: Group) -> bool:
+    """Whether two systems had as many labels for the tasks that both have."""
     budgets = zip(one.budget, other.budget)
-    same = all(a is None or b is None or a == b for a, b in budgets)
-    return same and not workdir.differences(_settings(one), _settings(other))
+    return all(a is None or b is None or a == b for a, b in budgets)
 
 
 def _settings(group: Group) -> dict[str, Any]:

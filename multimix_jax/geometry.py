@@ -106,11 +106,11 @@ def surface_distances(
 
 
 def largest_components(mask: np.ndarray, count: int) -> np.ndarray:
-    """The `count` largest connected parts of each channel of a mask; pixels touch by edges or faces.
+    """The largest connected parts of each channel of a mask; pixels touch by edges or faces.
 
     Args:
       mask: bool [(D,)H,W,C].
-      count: 0 leaves the mask as it is; of parts of one size the first counts as larger.
+      count: how many; 0 leaves the mask as it is; of parts of one size the first counts as larger.
 
     Returns:
       bool of the same shape.

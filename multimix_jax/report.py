@@ -5,7 +5,8 @@
 
 prints finished runs, or those of a grid, as Markdown; runs that differ in their seed alone are
 taken together. --out=DIR writes results.md, .csv and .json (a list of rows), LaTeX tables of the
-published shape, comparisons.json and figures.
+published shape, comparisons.json and figures. Systems that differ in one part are compared, or,
+with --against=SYSTEM, that one with every other.
 
     python -m multimix_jax.report runs/a --html
 
@@ -215,7 +216,7 @@ def _mean(row: Row, sign: str) -> str:
 
 
 def markdown_of_comparisons(rows: Sequence[Row]) -> str:
-    """What each part adds, a line for each pair of systems, data set and metric.
+    """What each part adds, or has over another, by pair of systems, data set and metric.
 
     Args:
       rows: of `comparison.compare`.
@@ -225,8 +226,9 @@ def markdown_of_comparisons(rows: Sequence[Row]) -> str:
         here = [row for row in rows if row["checkpoint"] == checkpoint]
         if not here:
             continue
+        title = "What each part adds" if here[0]["adds"] else "Differences"
         lines += [
-            f"### What each part adds, {checkpoint} checkpoint",
+            f"### {title}, {checkpoint} checkpoint",
             "",
             _line("adds", "system", "to", "size", "steps", "labels/masks", "data set", "metric")
             + " difference | by seed | p | p (Holm) |",
@@ -328,6 +330,7 @@ def main() -> None:
     parser.add_argument("runs", nargs="+", metavar="RUN", help="folder of a run, or of a grid")
     parser.add_argument("--out", metavar="DIR", help="write all tables and figures there")
     parser.add_argument("--json", metavar="FILE", help="also write the rows as a JSON list")
+    parser.add_argument("--against", metavar="SYSTEM", help="compare this one with every other")
     parser.add_argument("--html", action="store_true", help="write a page of each run instead")
     arguments = parser.parse_args()
     try:
@@ -335,7 +338,7 @@ def main() -> None:
             write_pages(finished_run.find_runs(arguments.runs), arguments.out)
             return
         groups = comparison.group_runs(finished_run.find_runs(arguments.runs))
-        rows, compared = comparison.summarize(groups), comparison.compare(groups)
+        rows, compared = comparison.summarize(groups), comparison.compare(groups, arguments.against)
         tables = [overview(rows), markdown(rows), markdown_of_comparisons(compared)]
         text = "\n".join([LEGEND, *tables])
         print(text)

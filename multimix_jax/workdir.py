@@ -20,6 +20,7 @@ FREE_KEYS = "data_dir prepared_dir folder leave_out cache_gib log_every test_dat
 FILES = "own_files"  # what folders of one's own hold, wherever they lie; "" for nothing known
 # Fields that configs have had from some day on, and what runs without them did.
 ADDED = {
+    "class_multiple": 1,
     "components": 0,
     "fit": "squash",
     "max_skipped": 20,

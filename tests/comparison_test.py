@@ -93,6 +93,32 @@ def test_what_a_part_adds(tmp_path):
     assert row["p_holm"] >= row["p"]
 
 
+def test_against_one_system(tmp_path):
+    """Whatever they differ in; and with its own other budgets."""
+    write_run(tmp_path, "multimix", 0, dice=0.95)
+    write_run(tmp_path, "unet", 0, dice=0.9, learning_rate=0.5)
+    write_run(tmp_path, "enc_ssl", 0)
+    (tmp_path / "more").mkdir()
+    write_run(tmp_path / "more", "multimix", 0, dice=0.97, seg_labels="all", cls_labels="all")
+    write_run(tmp_path / "more", "unet", 0, seg_labels="50")
+    (tmp_path / "longer").mkdir()
+    write_run(tmp_path / "longer", "umtl", 0, steps=2 * STEPS)
+    folders = [tmp_path, tmp_path / "more", tmp_path / "longer"]
+    groups = comparison.group_runs(finished_run.find_runs(folders))
+    rows = comparison.compare(groups, "multimix")
+    assert {(row["adds"], row["system"], row["cls_labels"], row["to"]) for row in rows} == {
+        ("", "multimix", "100", "unet"),
+        ("", "multimix", "100", "enc_ssl"),
+        ("", "multimix", "100", "all/all"),
+        ("", "multimix", "all", "100/10"),
+    }
+    assert only(rows, to="unet", metric="dice", checkpoint="last")["difference"] > 0.03
+    assert only(rows, to="all/all", metric="dice", checkpoint="last")["difference"] < 0
+    assert "### Differences, last checkpoint" in report.markdown_of_comparisons(rows)
+    with pytest.raises(UsageError, match="--against=best is none of the systems: enc_ssl, multi"):
+        comparison.compare(groups, "best")
+
+
 def test_p_agrees_with_the_t_test(tmp_path):
     ours = [write_run(tmp_path, "umtl_s", seed, dice=0.902) for seed in (0, 1)]
     theirs = [write_run(tmp_path, "umtl", seed, dice=0.9, draw=seed + 9) for seed in (0, 1)]

@@ -1,10 +1,12 @@
 """Tests of data_pipelines.input_pipeline."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 
 import data_pipelines
-from data_pipelines.input_pipeline import Stream, eval_batches, train_batches
+from data_pipelines.input_pipeline import Stream, eval_batches, ids_of_step, train_batches
 from tests.official_formats import box, write_csv, write_image
 from tests.small_runs import listed
 
@@ -44,6 +46,32 @@ def test_a_batch_is_nested_by_the_names_of_its_streams():
     }
     assert sorted(batch["seg"]["labeled"]) == ["image", "mask"]
     assert sorted(batch["cls"]["unlabeled"]) == ["image", "label"]
+
+
+def test_a_stream_may_hold_a_multiple():
+    """The same endless order, taken in larger steps, by one process or by several."""
+    twice = streams()
+    twice["cls/unlabeled"] = dataclasses.replace(twice["cls/unlabeled"], multiple=2)
+    found = list(train_batches(twice, BATCH, 0, 0, 5))
+    classes = order(found, "cls", "unlabeled")
+    np.testing.assert_array_equal(classes, order(batches(0, 10), "cls", "unlabeled"))
+    np.testing.assert_array_equal(order(found), order(batches(0, 5)))
+    halves = [
+        list(train_batches(twice, BATCH, 0, 0, 5, process_index=i, process_count=2)) for i in (0, 1)
+    ]
+    for whole, *parts in zip(found, *halves, strict=True):
+        joined = np.concatenate([part["cls"]["unlabeled"]["image"] for part in parts])
+        np.testing.assert_array_equal(whole["cls"]["unlabeled"]["image"], joined)
+    ids = ids_of_step(twice, BATCH, 0, 3)
+    used = {
+        name: [int(x[0, 0, 0]) for x in found[3][task][kind]["image"]]
+        for name, task, kind in (
+            ("seg/labeled", "seg", "labeled"),
+            ("cls/unlabeled", "cls", "unlabeled"),
+        )
+    }
+    for name, stream in twice.items():
+        assert [stream.examples.ids.tolist().index(i) for i in ids[name]] == used[name]
 
 
 def test_shapes_and_types():

@@ -13,22 +13,21 @@ from multimix_jax.objectives.consistency import _GUESSES, _LABELS, _SHARES
 from multimix_jax.train_step import make_train_step
 from tests import tiny
 
-SEG, SEG_U = "seg/labeled", "seg/unlabeled"
-CLS, CLS_U = "cls/labeled", "cls/unlabeled"
+SEG, CLS, CLS_U = "seg/labeled", "cls/labeled", "cls/unlabeled"
 MASKS = {"seg/cross_entropy", "seg/dice"}
 CLASSES = {"cls/cross_entropy"}
 SYSTEMS = {
-    "best": ((SEG, SEG_U, CLS, CLS_U), {*MASKS, *CLASSES, "seg/soft_mask", "cls/pseudo_label"}),
-    "best_masks": ((SEG, SEG_U), {*MASKS, "seg/soft_mask"}),
+    "best": ((SEG, CLS, CLS_U), {*MASKS, *CLASSES, "cls/pseudo_label"}),
     "best_classes": ((CLS, CLS_U), {*CLASSES, "cls/pseudo_label"}),
     "unet_augmented": ((SEG,), MASKS),
     "enc_augmented": ((CLS,), CLASSES),
-    "best_no_soft_masks": ((SEG, CLS, CLS_U), {*MASKS, *CLASSES, "cls/pseudo_label"}),
-    "best_no_pseudo_labels": ((SEG, SEG_U, CLS), {*MASKS, *CLASSES, "seg/soft_mask"}),
+    "best_no_pseudo_labels": ((SEG, CLS), {*MASKS, *CLASSES}),
 }
 MODEL = tiny.model(use_bridge=False, dropout_rate=0.0)
 # As the images are, so that the loss can be put together from its parts.
-STILL = ConsistencyObjective(MODEL, pose=0.0, appearance=False, threshold=0.5, ramp_up=100)
+STILL = ConsistencyObjective(
+    MODEL, class_weight=0.5, pose=0.0, appearance=False, threshold=0.5, ramp_up=100
+)
 MOVING = dataclasses.replace(STILL, pose=1.0, appearance=True)
 STEP = 25  # a quarter of the ramp-up
 
@@ -74,7 +73,7 @@ class SystemsTest(parameterized.TestCase):
         c = best.get_config(f"method={system}")
         built = make_objective(c.method, model=c.model, dtype=c.dtype, terms=c.objective)
         self.assertEqual(built.streams, streams)
-        self.assertEqual(built.uses_average, bool({SEG_U, CLS_U} & set(streams)))
+        self.assertEqual(built.uses_average, CLS_U in streams)
         small = dataclasses.replace(
             built, model=dataclasses.replace(built.model, filters=(4, 8), parent=None)
         )
@@ -85,13 +84,13 @@ class SystemsTest(parameterized.TestCase):
         self.assertEqual(set(metrics) & everything, terms)
 
     def test_every_system_differs_from_the_others(self):
-        parts = []
+        found = []
         for system in best.SYSTEMS:
             c = best.get_config(f"method={system}")
             self.assertEqual(c.system, system)
-            built = make_objective(c.method, model=c.model, dtype=c.dtype, terms=c.objective)
-            parts.append(built.parts)
-        self.assertLen(set(parts), len(best.SYSTEMS))
+            del c.system
+            found.append(c.to_json())
+        self.assertLen(set(found), len(best.SYSTEMS))
 
 
 class LossTest(parameterized.TestCase):
@@ -110,7 +109,6 @@ class LossTest(parameterized.TestCase):
         p = sigmoid(logits)
         sums = lambda x: x.sum(axis=(1, 2, 3))
         dice = 1 - (2 * sums(p * mask) + 1) / (sums(p) + sums(mask) + 1)
-        soft = sigmoid(arrays(teacher("seg", "unlabeled").mask_logits))
         labels = batch["cls"]["labeled"]["label"]
         shares, guesses = np.array([0.3, 0.7]), np.array([0.6, 0.4])
         weights = 1 / (2 * shares)
@@ -125,9 +123,8 @@ class LossTest(parameterized.TestCase):
         want = {
             "seg/cross_entropy": entropy(logits, mask),
             "seg/dice": dice.mean(),
-            "seg/soft_mask": 0.25 * entropy(arrays(student("seg", "unlabeled").mask_logits), soft),
-            "cls/cross_entropy": (weights[labels] * own).mean(),
-            "cls/pseudo_label": 0.25 * pseudo.mean(),
+            "cls/cross_entropy": 0.5 * (weights[labels] * own).mean(),
+            "cls/pseudo_label": 0.5 * 0.25 * pseudo.mean(),
         }
         for name, value in want.items():
             self.assertGreater(value, 0, name)
@@ -151,14 +148,13 @@ class LossTest(parameterized.TestCase):
         self.assertLess(tiny.largest_difference(whole.batch_stats, halves.batch_stats), 1e-6)
 
     def test_unsure_pseudo_labels_give_exactly_nothing(self):
-        unsure = dataclasses.replace(STILL, threshold=1.1, soft_mask_weight=0.0)
+        unsure = dataclasses.replace(STILL, threshold=1.1)
         (_, (metrics, _)), _ = evaluate(unsure)
         self.assertEqual(metrics["cls/pseudo_label"], 0)
         self.assertEqual(metrics["cls/accepted"], 0)
 
     def test_the_teacher_teaches_nothing_at_first(self):
         (_, (metrics, _)), _ = evaluate(STILL, step=0)
-        self.assertEqual(metrics["seg/soft_mask"], 0)
         self.assertEqual(metrics["cls/pseudo_label"], 0)
 
     def test_no_gradient_to_the_teacher(self):
@@ -180,7 +176,8 @@ class LossTest(parameterized.TestCase):
         self.assertEqual(stats, {})
         say = lambda x: MODEL.apply({"params": state_of(objective).params}, normalize(x))
         logits = np.asarray(say(batch["cls"]["labeled"]["image"]).class_logits, np.float64)
-        np.testing.assert_allclose(metrics["cls/cross_entropy"], entropy(logits, both), rtol=1e-4)
+        want = 0.5 * entropy(logits, both)
+        np.testing.assert_allclose(metrics["cls/cross_entropy"], want, rtol=1e-4)
         predicted = objective.predict(
             {"params": state_of(objective).params}, batch["cls"]["labeled"]["image"]
         )
@@ -206,14 +203,13 @@ class PredictTest(absltest.TestCase):
 
 
 class ViewsTest(parameterized.TestCase):
-    def test_student_and_teacher_see_one_pose(self):
-        """What differs between the two views of an unlabelled image to segment is the look."""
-        posed = dataclasses.replace(MOVING, appearance=False)
-        seen = jax.jit(posed.views)(tiny.batch(), tiny.keys())
-        student, teacher = (seen[f"{SEG_U}, {who}"] for who in ("view", "teacher's view"))
-        np.testing.assert_array_equal(student, teacher)
-        weak, strong = (seen[f"{CLS_U}, {who}"] for who in ("teacher's view", "view"))
-        self.assertGreater(np.abs(np.int32(weak) - np.int32(strong)).max(), 50)
+    def test_the_teacher_sees_less_of_a_change(self):
+        seen = jax.jit(MOVING.views)(tiny.batch(), tiny.keys())
+        weak, strong = (
+            np.abs(np.int32(seen[f"{CLS_U}, {who}"]) - np.int32(seen[CLS_U])).mean()
+            for who in ("teacher's view", "view")
+        )
+        self.assertBetween(weak, 1, strong)
 
     def test_masks_move_with_their_images(self):
         """A mask that is the image: after any pose it still is."""
@@ -228,7 +224,7 @@ class ViewsTest(parameterized.TestCase):
     def test_without_poses_and_looks_nothing_moves(self):
         batch = tiny.batch()
         seen = jax.jit(STILL.views)(batch, tiny.keys())
-        for name in (SEG, SEG_U, CLS, CLS_U):
+        for name in (SEG, CLS, CLS_U):
             np.testing.assert_array_equal(seen[f"{name}, view"], seen[name])
 
 

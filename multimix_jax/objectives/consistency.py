@@ -1,4 +1,4 @@
-"""Masks and classes from few labels: a moving-average teacher, and views that must agree with it.
+"""Masks and classes from few labels: views of every image, and a moving-average teacher of classes.
 
 The recipe under work (configs/best.py); docs/experiments.md says what each part is worth.
 """
@@ -20,7 +20,6 @@ from multimix_jax.objectives.joint import (
     CLS_LABELED,
     CLS_UNLABELED,
     SEG_LABELED,
-    SEG_UNLABELED,
     JointObjective,
     at,
     dropout_keys,
@@ -30,16 +29,15 @@ from multimix_jax.train_state import TrainState
 
 _SHARES = "class_shares"  # beside the networks' statistics
 _LABELS, _GUESSES = "labels", "guesses"
-_TERMS = "seg/cross_entropy seg/dice seg/soft_mask cls/cross_entropy cls/pseudo_label".split()
+_TERMS = "seg/cross_entropy seg/dice cls/cross_entropy cls/pseudo_label".split()
 _RARE = 1e-3  # least share of a class, so that a weight stays finite
 
 
 @dataclasses.dataclass(frozen=True)
 class ConsistencyObjective(JointObjective):
-    """L = L_cls + L_seg, each from labels and from a teacher.
+    """L = L_seg + class_weight L_cls.
 
     L_seg = BCE(view(x), y) + Dice(view(x), y) on labelled images, image and mask in one pose
-      + soft_mask_weight r(step) BCE(look(pose(u)), teacher(pose(u))) on unlabelled ones
     L_cls = b(c) CE(view(x), c) on labelled images
       + pseudo_label_weight r(step) b(c') 1(q(c') >= threshold) CE(strong(u), c') on unlabelled
         ones, c' = argmax q, q ~ teacher(weak(u)) * labels / guesses
@@ -52,18 +50,19 @@ class ConsistencyObjective(JointObjective):
     1 / (K labels(c)) balances the classes. r = min(step / ramp_up, 1).
 
     Attributes:
-      model, exclusive: see `JointObjective`.
-      soft_mask_weight, pseudo_label_weight: 0 leaves the term out.
+      model, exclusive, mirror: see `JointObjective`.
+      class_weight: of L_cls beside L_seg; an Adam of one task alone hardly notices it.
+      pseudo_label_weight: 0 leaves the term out.
       threshold: confidence in [0, 1] from which a pseudo-label counts.
       align: whether pseudo-labels are aligned; of independent classes they never are.
       balance: whether classes are weighted to equal shares; of independent ones they never are.
-      ramp_up: steps until the teacher's terms have their whole weight, 0 from the start.
+      ramp_up: steps until pseudo-labels have their whole weight, 0 from the start.
       shares_decay: of the running means.
       pose, weak_pose: strength of the poses, see `draw_pose`; of a weak view.
       appearance: whether views have a look of their own, and strong ones a hole.
     """
 
-    soft_mask_weight: float = 1.0
+    class_weight: float = 1.0
     pseudo_label_weight: float = 1.0
     threshold: float = 0.95
     align: bool = True
@@ -76,8 +75,8 @@ class ConsistencyObjective(JointObjective):
 
     @property
     def unlabeled(self) -> tuple[bool, bool]:
-        """By soft masks, and by pseudo-labels."""
-        return self.soft_mask_weight > 0, self.pseudo_label_weight > 0
+        """By pseudo-labels alone."""
+        return False, self.pseudo_label_weight > 0
 
     @property
     def parts(self) -> tuple[str, ...]:
@@ -87,7 +86,6 @@ class ConsistencyObjective(JointObjective):
             "decoder": self.model.use_decoder,
             "bridge": self.model.use_bridge,
             "smooth saliency": self.model.use_bridge and self.model.bridge_smooth,
-            "soft masks": SEG_UNLABELED in self.streams,
             "pseudo-labels": CLS_UNLABELED in self.streams,
             "alignment": CLS_UNLABELED in self.streams and self.align,
             "balance": self.model.use_classifier and self.balance,
@@ -99,7 +97,7 @@ class ConsistencyObjective(JointObjective):
     @property
     def uses_average(self) -> bool:
         """The teacher is the moving average of the weights."""
-        return bool({SEG_UNLABELED, CLS_UNLABELED} & set(self.streams))
+        return CLS_UNLABELED in self.streams
 
     def init(self, key: jax.Array, size: int) -> PyTree:
         """Variables for images of `size` x `size`, and equal shares of the classes."""
@@ -118,8 +116,8 @@ class ConsistencyObjective(JointObjective):
         seg/labeled, `label` [B] (or, not exclusive, [B,K]) in cls/labeled. In cls/unlabeled a
         `label` is read by a metric only; -1 means unknown.
         """
-        views, taught, mask = self._views(batch, keys)
-        masks_taught, logits_taught = self._teacher(state, taught)
+        views, weak, mask = self._views(batch, keys)
+        taught = self._teacher(state, weak)
         ramp_up = jnp.minimum(state.step / max(self.ramp_up, 1), 1.0)
         images, features, split = self._encode(params, views, keys)
 
@@ -129,28 +127,16 @@ class ConsistencyObjective(JointObjective):
             levels = [level[:split] for level in features]
             dropout = dropout_keys(keys, "decoder", views)[:split]
             logits = self._segment(params, images[:split], levels, dropout)
-            metrics |= self._mask_terms(logits, mask, masks_taught, ramp_up)
+            entropy = losses.binary_cross_entropy(logits=logits, mask=mask)
+            metrics["seg/cross_entropy"] = entropy.mean()
+            metrics["seg/dice"] = losses.dice_loss(logits=logits, mask=mask).mean()
         if self.model.use_classifier:
             logits = self._apply(params, [level[split:] for level in features], method="classify")
             # By the shares before this batch, which are the same on all devices.
-            metrics |= self._class_terms(logits, batch, logits_taught, stats, ramp_up)
-            stats = self._new_shares(stats, at(batch, CLS_LABELED)["label"], logits_taught)
+            metrics |= self._class_terms(logits, batch, taught, stats, ramp_up)
+            stats = self._new_shares(stats, at(batch, CLS_LABELED)["label"], taught)
         loss = sum(value for name, value in metrics.items() if name in _TERMS)
         return jnp.asarray(loss), (metrics, stats)
-
-    def _mask_terms(
-        self, logits: jax.Array, mask: jax.Array, taught: jax.Array | None, ramp_up: jax.Array
-    ) -> Metrics:
-        """Of the labelled images, which come first, and of those with a teacher's soft masks."""
-        labeled, unlabeled = logits[: len(mask)], logits[len(mask) :]
-        terms = {
-            "seg/cross_entropy": losses.binary_cross_entropy(logits=labeled, mask=mask).mean(),
-            "seg/dice": losses.dice_loss(logits=labeled, mask=mask).mean(),
-        }
-        if taught is not None:
-            entropy = losses.binary_cross_entropy(logits=unlabeled, mask=taught).mean()
-            terms["seg/soft_mask"] = self.soft_mask_weight * ramp_up * entropy
-        return terms
 
     def _class_terms(
         self,
@@ -167,7 +153,7 @@ class ConsistencyObjective(JointObjective):
         entropy = losses.cross_entropy(logits=labeled, label=label)
         guess, _ = losses.pseudo_labels(labeled, threshold=0.0, exclusive=self.exclusive)
         metrics = {
-            "cls/cross_entropy": (_of(weights, label) * entropy).mean(),
+            "cls/cross_entropy": self.class_weight * (_of(weights, label) * entropy).mean(),
             "cls/train_accuracy": (guess == label).mean(),
         }
         if taught is not None:
@@ -177,8 +163,8 @@ class ConsistencyObjective(JointObjective):
             entropy = losses.pseudo_label_cross_entropy(
                 weak_logits=aligned, strong_logits=strong, **confidence
             )
-            entropy = (_of(weights, guess) * entropy).mean()
-            metrics["cls/pseudo_label"] = self.pseudo_label_weight * ramp_up * entropy
+            weight = self.class_weight * self.pseudo_label_weight * ramp_up
+            metrics["cls/pseudo_label"] = weight * (_of(weights, guess) * entropy).mean()
             metrics["cls/accepted"] = confident.mean()
             if "label" in at(batch, CLS_UNLABELED):
                 correct = confident & (guess == at(batch, CLS_UNLABELED)["label"])
@@ -187,19 +173,17 @@ class ConsistencyObjective(JointObjective):
 
     def views(self, batch: Batch, keys: ExampleKeys) -> dict[str, jax.Array]:
         """The 8-bit images that the networks see of `batch`, by stream and view, to look at."""
-        views, taught, _ = self._views(batch, keys)
+        views, weak, _ = self._views(batch, keys)
         seen = {name: at(batch, name)["image"] for name in self.streams}
         seen |= {f"{name}, view": view for name, view in views.items()}
-        seen |= {f"{name}, teacher's view": view for name, view in taught.items()}
+        if weak is not None:
+            seen[f"{CLS_UNLABELED}, teacher's view"] = weak
         return {name: images.round().astype(jnp.uint8) for name, images in seen.items()}
 
-    def _views(
-        self, batch: Batch, keys: ExampleKeys
-    ) -> tuple[dict[str, jax.Array], dict[str, jax.Array], Any]:
-        """What the student and the teacher see, by stream, float in 0..255; the labelled masks."""
+    def _views(self, batch: Batch, keys: ExampleKeys) -> tuple[dict[str, jax.Array], Any, Any]:
+        """What the student sees, by stream, and the teacher, float in 0..255; the masks."""
         views: dict[str, jax.Array] = {}
-        taught: dict[str, jax.Array] = {}
-        mask = None
+        weak = mask = None
         for name in self.streams:
             stream = at(batch, name)
             images = stream["image"].astype(jnp.float32)
@@ -207,13 +191,11 @@ class ConsistencyObjective(JointObjective):
             posed = pose(images)
             if name == SEG_LABELED:
                 mask = pose(stream["mask"].astype(jnp.float32))
-            elif name == SEG_UNLABELED:
-                taught[name] = posed
             elif name == CLS_UNLABELED:
-                weak = self._pose(keys(f"{name}/weak_pose", len(images)), images, self.weak_pose)
-                taught[name] = weak(images)
+                drawn = keys(f"{name}/weak_pose", len(images))
+                weak = self._pose(drawn, images, self.weak_pose)(images)
             views[name] = self._look(name, posed, keys)
-        return views, taught, mask
+        return views, weak, mask
 
     def _pose(
         self, keys: jax.Array, images: jax.Array, strength: float
@@ -233,23 +215,13 @@ class ConsistencyObjective(JointObjective):
             images = jax.vmap(cut_out)(keys(f"{name}/hole", len(images)), images)
         return images
 
-    def _teacher(
-        self, state: TrainState, views: Mapping[str, jax.Array]
-    ) -> tuple[jax.Array | None, jax.Array | None]:
-        """Masks of the one unlabelled stream, class logits of the other, where there is one."""
-        if not views:
-            return None, None
+    def _teacher(self, state: TrainState, images: jax.Array | None) -> jax.Array | None:
+        """Class logits of the unlabelled images, where there are some."""
+        if images is None:
+            return None
         params = jax.lax.stop_gradient(state.ema_params)
-        images = normalize(jnp.concatenate(list(views.values())))
-        features = self._apply(params, images, method="encode")
-        split = len(views.get(SEG_UNLABELED, ()))
-        masks = logits = None
-        if SEG_UNLABELED in views:
-            levels = [level[:split] for level in features]
-            masks = jax.nn.sigmoid(self._segment(params, images[:split], levels, None))
-        if CLS_UNLABELED in views:
-            logits = self._apply(params, [level[split:] for level in features], method="classify")
-        return masks, logits
+        features = self._apply(params, normalize(images), method="encode")
+        return self._apply(params, features, method="classify")
 
     def _class_weights(self, stats: PyTree) -> jax.Array | None:
         """[K], of mean 1 over the labels; None where all count the same."""
