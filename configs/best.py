@@ -49,7 +49,7 @@ def get_config(arguments: str | None = None) -> ml_collections.ConfigDict:
     c.seg_labels, c.cls_labels = args["seg_labels"], args["cls_labels"]
     c.seg_data, c.cls_data = "jsrt", "chex"
     c.test_data = "jsrt=test,mcu=all,chex=test,nihx=all"
-    c.class_multiple = 2
+    c.class_multiple = 4
     c.learning_rate = 2e-3
     c.ema_decay = 0.99
     c.components = 2  # lungs

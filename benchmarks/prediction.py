@@ -1,0 +1,101 @@
+"""What is lost when a part of a trained network's prediction is left out.
+
+    python -m benchmarks.prediction RUN ... [--data_dir DIR] [--json FILE]
+
+Each RUN, a folder that launch.py trained images in, predicts its test sets with its weights best on
+validation: as its config has it, without the mirror image, with every part of a mask kept, and,
+where it has a bridge, with a saliency of zeros.
+"""
+
+import dataclasses
+import functools
+import json
+import pathlib
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from ml_collections import ConfigDict
+
+import data_pipelines
+from benchmarks import measure
+from benchmarks.measure import Row
+from configs import common
+from data_pipelines import run_data
+from data_pipelines.of_config import preparation
+from multimix_jax import evaluate, parallel, workdir
+from multimix_jax.models import MultiMix
+from multimix_jax.objectives.joint import JointObjective
+from multimix_jax.trained_model import read_model
+
+BATCH = 32
+METRICS = ("dice", "accuracy", "auroc")
+
+
+class Blind(MultiMix):
+    """The network, with nothing seen on the bridge."""
+
+    def saliency(self, images: jax.Array) -> jax.Array:
+        return jnp.zeros((*images.shape[:-1], 1), images.dtype)
+
+
+def ways(objective: JointObjective, components: int) -> dict[str, tuple[JointObjective, int]]:
+    """How to predict, and how many parts of a mask to keep, by name; the config's own first."""
+    found = {"as configured": (objective, components)}
+    if objective.mirror:
+        found["no mirror image"] = dataclasses.replace(objective, mirror=False), components
+    if components and objective.model.use_decoder:
+        found["all parts of a mask"] = objective, 0
+    if objective.model.use_bridge:
+        names = [field.name for field in dataclasses.fields(MultiMix) if field.init]
+        held = {name: getattr(objective.model, name) for name in names}
+        blind = Blind(**{**held, "parent": None})
+        found["saliency of zeros"] = dataclasses.replace(objective, model=blind), components
+    return found
+
+
+def measured(path: pathlib.Path, data_dir: str | None) -> list[Row]:
+    """A row for each way, test set and metric of a run, against the configured way."""
+    c = ConfigDict(json.loads((path / workdir.CONFIG).read_text(encoding="utf-8")))
+    if data_dir is not None:
+        c.data_dir = data_dir
+    model = read_model(path, workdir.BEST)
+    objective: Any = model.objective
+    data = run_data.open_run(
+        objective.streams,
+        load=functools.partial(data_pipelines.load, **preparation(c)),
+        test_data=common.parse_parts(c.test_data),
+        **{k: c[k] for k in "seg_data cls_data seg_labels cls_labels seed split_seed".split()},
+    )
+    rows, first = [], {}
+    for way, (method, components) in ways(objective, model.components).items():
+        predict = jax.jit(method.predict)
+        for eval_set in data.tests:
+            found = evaluate.predict_set(
+                predict, model.variables, eval_set, batch_size=BATCH, components=components
+            )
+            names = data.class_names
+            summary, _ = evaluate.measure(found, class_names=names, intervals=False)
+            for metric in METRICS:
+                if metric in summary:
+                    value = float(summary[metric]["mean"])
+                    peer = first.setdefault((eval_set.name, metric), value)
+                    case = f"{path.name}, {eval_set.name} {metric}, {way}"
+                    rows.append(
+                        Row("prediction", case, value, peer, "of 1", value - peer, "difference")
+                    )
+    return rows
+
+
+def main() -> None:
+    parser = measure.parser(__doc__, sides=())
+    parser.add_argument("runs", type=pathlib.Path, nargs="+", metavar="RUN")
+    parser.add_argument("--data_dir", default=None, help="that of the run by default")
+    args = parser.parse_args()
+    parallel.set_xla_flags()
+    runs = args.runs[: 1 if args.quick else None]
+    measure.report([row for path in runs for row in measured(path, args.data_dir)], args.json)
+
+
+if __name__ == "__main__":
+    main()
