@@ -49,7 +49,7 @@ COUNTS = {
     ("multimix", "umtl_ssl_s"): PUBLISHED,
     ("multimix", "multimix"): PUBLISHED,
     ("multimix", "multimix_grad"): PUBLISHED,
-    ("quickstart", ""): PUBLISHED,
+    ("quickstart", ""): ENCODER + CLASSIFIER + DECODER,
     ("dtml", "supervised"): VNET,
     ("dtml", "mean_teacher"): VNET,
     ("dtml", "pair"): 2 * VNET,

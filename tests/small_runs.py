@@ -19,7 +19,7 @@ import numpy as np
 from jax.experimental.compilation_cache import compilation_cache
 
 import launch
-from configs import quickstart
+from configs import common
 from data_pipelines import phantom
 from multimix_jax.checkpoint import Checkpoints
 from multimix_jax.train_state import TrainState
@@ -130,8 +130,9 @@ def kept_programs(cache: pathlib.Path) -> Iterator[None]:
 
 
 def small_config(prepared_dir: pathlib.Path, **fields: object) -> ml_collections.ConfigDict:
-    """The quickstart, but tiny."""
-    c = quickstart.get_config()
+    """MultiMix on phantoms, but tiny."""
+    c = common.get_config()
+    c.ema_decay = 0.95
     c.prepared_dir = str(prepared_dir)
     c.size, c.batch_size, c.eval_batch_size = 32, 4, 8
     c.steps, c.log_every, c.eval_every, c.checkpoint_every = 6, 1, 3, 2
@@ -178,7 +179,7 @@ def launch_flags(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> li
     ).split()
     value = lambda name: functools.reduce(getattr, name.split("."), config)
     overrides = [f"--config.{name}={value(name)}" for name in names]
-    return ["--config=configs/quickstart.py", f"--workdir={workdir}", *overrides]
+    return ["--config=configs/common.py", f"--workdir={workdir}", *overrides]
 
 
 def wait_for_lines(path: pathlib.Path, count: int, process: subprocess.Popen) -> None:
