@@ -496,7 +496,7 @@ def _override(folder: Path) -> Read:
         values = flags.FlagValues()
         holder = config_flags.DEFINE_config_file("config", None, "", flag_values=values)
         text = path.read_bytes().replace(b"\0", b"").decode("utf-8", "surrogateescape")
-        argv = ["launch.py", f"--config={ROOT / 'configs' / 'quickstart.py'}", text]
+        argv = ["launch.py", f"--config={ROOT / 'configs' / 'common.py'}", text]
         with (
             mock.patch.object(launch.flags, "FLAGS", values),
             mock.patch.object(launch, "_CONFIG", holder),
