@@ -8,7 +8,6 @@ where it has a bridge, with a saliency of zeros.
 """
 
 import dataclasses
-import functools
 import json
 import pathlib
 from typing import Any
@@ -17,12 +16,9 @@ import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
-import data_pipelines
+import launch
 from benchmarks import measure
 from benchmarks.measure import Row
-from configs import common
-from data_pipelines import run_data
-from data_pipelines.of_config import preparation
 from multimix_jax import evaluate, parallel, workdir
 from multimix_jax.models import MultiMix
 from multimix_jax.objectives.joint import JointObjective
@@ -61,21 +57,15 @@ def measured(path: pathlib.Path, data_dir: str | None) -> list[Row]:
         c.data_dir = data_dir
     model = read_model(path, workdir.BEST)
     objective: Any = model.objective
-    data = run_data.open_run(
-        objective.streams,
-        load=functools.partial(data_pipelines.load, **preparation(c)),
-        test_data=common.parse_parts(c.test_data),
-        **{k: c[k] for k in "seg_data cls_data seg_labels cls_labels seed split_seed".split()},
-    )
+    run = launch.make_run(c, path)
     rows, first = [], {}
     for way, (method, components) in ways(objective, model.components).items():
         predict = jax.jit(method.predict)
-        for eval_set in data.tests:
+        for eval_set in run.tests:
             found = evaluate.predict_set(
                 predict, model.variables, eval_set, batch_size=BATCH, components=components
             )
-            names = data.class_names
-            summary, _ = evaluate.measure(found, class_names=names, intervals=False)
+            summary, _ = evaluate.measure(found, class_names=run.class_names, intervals=False)
             for metric in METRICS:
                 if metric in summary:
                     value = float(summary[metric]["mean"])
