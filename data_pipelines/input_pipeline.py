@@ -71,9 +71,7 @@ def train_batches(
         batch: Batch = {}
         for name, stream in streams.items():
             task, kind = name.split("/")
-            begin, count = stream.multiple * (step * batch_size + first), stream.multiple * share
-            positions = begin + tf.range(count, dtype=tf.int64)
-            order = _shuffled(positions, len(stream.indices), seed, name)
+            order = _order(stream, name, seed, step * batch_size + first, share)
             batch.setdefault(task, {})[kind] = _read(stream, order)
         return batch
 
@@ -88,9 +86,7 @@ def ids_of_step(
     """Ids of the examples that `train_batches` gives at a step, by stream."""
     found = {}
     for name, stream in streams.items():
-        count = stream.multiple * batch_size
-        positions = step * count + tf.range(count, dtype=tf.int64)
-        order = _shuffled(positions, len(stream.indices), seed, name).numpy()
+        order = _order(stream, name, seed, step * batch_size, batch_size).numpy()
         found[name] = stream.examples.ids[stream.indices[order]].tolist()
     return found
 
@@ -135,8 +131,13 @@ def _volumes(examples: Examples, indices: np.ndarray) -> Iterator[dict[str, np.n
         }
 
 
-def _shuffled(positions: tf.Tensor, size: int, seed: int, name: str) -> tf.Tensor:
-    """Index into a pool of `size` at each of the endless stream's `positions`."""
+def _order(stream: Stream, name: str, seed: int, first: int | tf.Tensor, count: int) -> tf.Tensor:
+    """Index into the pool at `count` places, from `first` on, of the endless stream.
+
+    Places are those of a batch, each of which holds `Stream.multiple` examples.
+    """
+    size = len(stream.indices)
+    positions = stream.multiple * first + tf.range(stream.multiple * count, dtype=tf.int64)
     epochs = positions // size
     salt = zlib.crc32(f"{seed}/{name}".encode())
     seeds = tf.stack([tf.fill(tf.shape(epochs), tf.constant(salt, tf.int64)), epochs], axis=1)
