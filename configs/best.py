@@ -50,6 +50,7 @@ def get_config(arguments: str | None = None) -> ml_collections.ConfigDict:
     c.seg_data, c.cls_data = "jsrt", "chex"
     c.test_data = "jsrt=test,mcu=all,chex=test,nihx=all"
     c.class_multiple = 4
+    c.eval_every = c.checkpoint_every = max(c.steps // 4, 1)
     c.learning_rate = 2e-3
     c.ema_decay = 0.99
     c.components = 2  # lungs

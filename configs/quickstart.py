@@ -13,6 +13,4 @@ def get_config() -> ml_collections.ConfigDict:
     phantoms = common.get_config()
     c.seg_data, c.cls_data, c.test_data = phantoms.seg_data, phantoms.cls_data, phantoms.test_data
     c.ema_decay = 0.95
-    c.eval_every = 50
-    c.checkpoint_every = 50
     return c
