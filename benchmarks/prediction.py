@@ -2,9 +2,9 @@
 
     python -m benchmarks.prediction RUN ... [--data_dir DIR] [--json FILE]
 
-Each RUN, a folder that launch.py trained images in, predicts its test sets with its weights best on
-validation: as its config has it, without the mirror image, with every part of a mask kept, and,
-where it has a bridge, with a saliency of zeros.
+Each RUN, a folder of launch.py with a network of one or both tasks, predicts its test sets with its
+weights best on validation: as its config has it, without the mirror image, with every part of a
+mask kept, and, where it has a bridge, with a saliency of zeros.
 """
 
 import dataclasses
@@ -52,11 +52,15 @@ def ways(objective: JointObjective, components: int) -> dict[str, tuple[JointObj
 
 def measured(path: pathlib.Path, data_dir: str | None) -> list[Row]:
     """A row for each way, test set and metric of a run, against the configured way."""
-    c = ConfigDict(json.loads((path / workdir.CONFIG).read_text(encoding="utf-8")))
+    held = json.loads((path / workdir.CONFIG).read_text(encoding="utf-8"))
+    added = {name: value for name, value in workdir.ADDED.items() if "." not in name}
+    c = ConfigDict(added | held)
     if data_dir is not None:
         c.data_dir = data_dir
     model = read_model(path, workdir.BEST)
     objective: Any = model.objective
+    if not isinstance(objective, JointObjective):
+        raise SystemExit(f"{path} is of method={c.method}, which has none of these parts")
     run = launch.make_run(c, path)
     rows, first = [], {}
     for way, (method, components) in ways(objective, model.components).items():

@@ -2,8 +2,9 @@
 
     python -m benchmarks.start [--quick] [--sides 64 128] [--json FILE]
 
-The config is the quick start's at the given side. The first start draws the phantom sets and
-compiles; later ones find both kept. A start is stopped once its second step is written.
+The config is configs/common.py, MultiMix on phantoms, at the given side. The first start draws the
+phantom sets and compiles; later ones find both kept. A start is stopped once its second step is
+written.
 """
 
 import functools
@@ -28,7 +29,7 @@ row = functools.partial(Row, "start")
 def seconds_to_second_step(side: int, folder: pathlib.Path, name: str) -> float:
     """Of a run of its own, `name`; what is kept between starts lies in `folder`."""
     workdir = folder / name
-    command = [sys.executable, "launch.py", "--config=configs/quickstart.py"]
+    command = [sys.executable, "launch.py", "--config=configs/common.py"]
     command += [f"--workdir={workdir}", f"--config.size={side}", "--config.log_every=1"]
     command += [f"--config.prepared_dir={folder / 'prepared'}"]
     environment = os.environ | {"XDG_CACHE_HOME": str(folder / "cache")}

@@ -4,14 +4,14 @@
 
 Arguments: images, masks (a folder of the same names, or of a folder for each class), labels (a
 table image,label, or image and a column of 0 and 1 for each finding), of which masks or labels may
-be left out; method (one of configs/multimix.py, by default the fullest that the data allow);
-seg_labels, cls_labels (how many may be used, a number or "all"); size; fit (squash or pad);
-channels (1 or 3); seed. docs/own_data.md has the formats.
+be left out; method (one of configs/multimix.py, by default the fullest that the data allow, or of
+the recipe, configs/best.py); seg_labels, cls_labels (how many may be used, a number or "all");
+size; fit (squash or pad); channels (1 or 3); seed. docs/own_data.md has the formats.
 """
 
 import ml_collections
 
-from configs import common, multimix
+from configs import best, common, multimix
 
 DEFAULTS: dict[str, str | int] = {
     **dict(images="", masks="", labels="", method="", seg_labels="all", cls_labels="all"),
@@ -26,7 +26,15 @@ def get_config(arguments: str | None = None) -> ml_collections.ConfigDict:
             "--config=configs/folder.py needs a folder of images, and masks or labels of some of "
             "them: configs/folder.py:images=DIR,masks=DIR,labels=CSV"
         )
-    c = common.get_config()
+    fullest = "multimix" if args["masks"] and args["labels"] else "unet"
+    method = str(args["method"] or (fullest if args["masks"] else "enc_ssl"))
+    common.choose("method", method, {**multimix.SYSTEMS, **best.SYSTEMS})
+    if method in best.SYSTEMS:
+        experiment, c = best, best.get_config(f"method={method}")
+        c.components = 0  # two are those of lungs
+    else:
+        experiment, c = multimix, common.get_config()
+        multimix.use_system(c, method)
     for name in ("seed", "size", "fit", "seg_labels", "cls_labels"):
         c[name] = args[name]
     for name in c.folder:
@@ -35,9 +43,7 @@ def get_config(arguments: str | None = None) -> ml_collections.ConfigDict:
     c.test_data = "folder=test"
     c.model.in_channels = args["channels"]
     c.model.num_classes = c.model.mask_channels = 0  # as many as the data have
-    fullest = "multimix" if args["masks"] and args["labels"] else "unet"
-    multimix.use_system(c, args["method"] or (fullest if args["masks"] else "enc_ssl"))
-    classifies, segments = multimix.tasks(c)
+    classifies, segments = experiment.tasks(c)
     for key, needed in (("masks", segments), ("labels", classifies)):
         if needed and not args[key]:
             raise common.ConfigError(

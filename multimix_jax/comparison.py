@@ -187,19 +187,19 @@ def compare(groups: Sequence[Group], against: str | None = None) -> list[dict[st
     """What each part adds: systems of one budget, one of which has one part more.
 
     Or, `against` a system: what it has over every other one of its budget, size and steps, and
-    over itself with other budgets.
+    over itself with more labels.
 
     The trained weights are taken as they are: intervals and p tell of other test images, not of
     other seeds.
 
     Returns:
       Rows with `adds`, the part, or ''; `system`, which has it, and `to`, which has not (of the
-      same system, the other budget); size, budgets,
-      `checkpoint`, `data_set`, `metric` (of DICE, accuracy or auroc); over the `seeds` that both
-      have, `difference` of the means, `by_seed`, and `ci95` by drawing images anew, the same for
-      both; `p` by a paired permutation test over images (Fisher's, two-sided, on each image's mean
-      over seeds), None for one seed alone and for auroc, which no image has by itself; and
-      `p_holm`, corrected for all rows of this checkpoint.
+      same system, the other budget); size, budgets, `checkpoint`, `data_set`, `metric` (of DICE,
+      accuracy or auroc); over the `seeds` that both have, `difference` of the means, `by_seed`,
+      and `ci95` by drawing images anew, the same for both; `p` by a paired permutation test over
+      images (Fisher's, two-sided, on each image's mean over seeds), None for one seed alone and
+      for auroc, which no image has by itself; and `p_holm`, corrected for all rows of this
+      checkpoint.
 
     Raises:
       UsageError: two systems to compare were tested on different images, or there is no system of
@@ -241,11 +241,13 @@ def _against(groups: Sequence[Group], system: str) -> Iterator[tuple[Group, Grou
     names = sorted({group.system for group in groups})
     if system not in names:
         raise UsageError(f"--against={system} is none of the systems: {', '.join(names)}")
-    for one, other in itertools.permutations(groups, 2):
+    for (place, one), (later, other) in itertools.permutations(enumerate(groups), 2):
         alike = all(one.described[name] == other.described[name] for name in ("size", "steps"))
         if one.system != system or not alike:
             continue
         if other.system == system:
+            if later < place:  # the same two the other way round
+                continue
             masks, labels = (other.described[name] for name in ("seg_labels", "cls_labels"))
             yield one, other, "", f"{labels or '–'}/{masks or '–'}"
         elif _same_budget(one, other):

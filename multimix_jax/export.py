@@ -160,6 +160,7 @@ def _described(program: Program) -> dict[str, Any]:
         "mask_names": list(program.model.mask_names),
         "size": program.model.size,
         "fit": program.model.fit,
+        "components": program.model.components,
         "source": program.model.source,
         "versions": {"multimix_jax": __version__, "jax": jax.__version__},
     }

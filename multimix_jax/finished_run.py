@@ -29,7 +29,10 @@ SWITCHES = {
         "bridge_smooth",
         "use_sdf",
     ),
-    "objective": ("pseudo_label_weight", "kl_weight", "mutual_weight", "teacher_weight"),
+    "objective": (
+        *("pseudo_label_weight", "kl_weight", "mutual_weight", "teacher_weight"),
+        *("align", "balance", "pose", "appearance"),
+    ),
 }
 
 

@@ -41,7 +41,8 @@ def draw_pose(key: jax.Array, height: int, width: int, strength: float = 1.0) ->
 
     Args:
       key: a PRNG key.
-      height, width: sides of the image in pixels.
+      height, width: sides of the image in pixels; where they differ, it is turned as if it were
+        stretched to a square.
       strength: factor of all of these but the mirror; 0 leaves that alone.
     """
     pose_key, elastic_key, coin_key = jax.random.split(key, 3)

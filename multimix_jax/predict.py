@@ -317,7 +317,14 @@ def run(arguments: argparse.Namespace) -> int:
 
     files = find_files(arguments.images, folder.SUFFIXES, files_below)
     workdir.check_new(arguments.out)
-    models = read_models([arguments.run, *arguments.ensemble], arguments.which)
+    runs = [arguments.run, *arguments.ensemble]
+    models = read_models(runs, arguments.which)
+    for path, model in zip(runs, models):
+        if arguments.dropout and not model.dropout_rate:
+            raise UsageError(
+                f"{path} was trained without dropout (config.model.dropout_rate=0.0), so that "
+                "--dropout makes no difference; leave it out, or use --flips or --ensemble"
+            )
     predict = make_predictor(
         [model.objective for model in models],
         calibrations=[model.calibration for model in models],

@@ -1,5 +1,6 @@
 """What trained networks say of images together: averages, their disagreement, saliency."""
 
+import dataclasses
 import functools
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -32,7 +33,8 @@ def make_predictor(
     Args:
       objectives: the method of each network.
       calibrations: of the class probabilities of each; none by default.
-      flips: whether each also looks at the image from right to left.
+      flips: whether each also looks at the image from right to left; the answers of one that does
+        so by itself (`JointObjective.mirror`) count as two.
       dropout: answers of each with dropout on (Gal & Ghahramani 2016), 0 for one without.
       saliency_kind: 'gradient', as the bridge sees it; 'smoothgrad' or 'integrated', see
         `saliency`; or 'none'.
@@ -46,6 +48,8 @@ def make_predictor(
       of each answer's mask with the mask of all.
     """
     views = (False, True) if flips else (False,)
+    if flips:
+        objectives = [_of_one_view(objective) for objective in objectives]
 
     def predict(variables: Sequence[PyTree], images: jax.Array, keys: jax.Array) -> Answer:
         answers: list[Answer] = []  # each with an axis of draws before that of images
@@ -74,6 +78,12 @@ def make_predictor(
         return result
 
     return predict
+
+
+def _of_one_view(objective: Objective) -> Objective:
+    """One whose answer is not already the mean of both views, which could not disagree."""
+    held: Any = objective
+    return dataclasses.replace(held, mirror=False) if getattr(held, "mirror", False) else objective
 
 
 def _draws(

@@ -35,6 +35,7 @@ class TrainedModel:
       exclusive: whether an image has one of them; else any, each by itself.
       mask_names: of the masks' channels, where there are several and the run has been evaluated.
       components: how many parts of each mask are to be kept, the largest; 0 for all.
+      dropout_rate: that it was trained with.
       calibration: of the class probabilities; one that changes nothing where there is none.
       source: JSON values that say which run and checkpoint it is.
     """
@@ -48,6 +49,7 @@ class TrainedModel:
     exclusive: bool
     mask_names: Sequence[str]
     components: int
+    dropout_rate: float
     calibration: Calibration
     source: dict[str, Any]
 
@@ -97,7 +99,8 @@ def read_model(source: pathlib.Path, which: str, dtype: str | None = None) -> Tr
         class_names=[] if run is None else run.class_names,
         exclusive=exclusive,
         mask_names=[] if run is None else run.mask_names,
-        components=int(c.get("components", 0)),
+        components=int(c.get("components", c.get("largest_component", 0))),
+        dropout_rate=float(c["model"].get("dropout_rate", 0.0)),
         calibration=_calibration(run, which, step) or Calibration(exclusive=exclusive),
         source={"run": source.resolve().name, "checkpoint": which, "step": step, **described},
     )

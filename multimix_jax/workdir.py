@@ -23,6 +23,7 @@ ADDED = {
     "class_multiple": 1,
     "components": 0,
     "fit": "squash",
+    "largest_component": False,  # what `components` was before
     "max_skipped": 20,
     "objective.exclusive": True,
     FILES: "",

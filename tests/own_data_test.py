@@ -58,10 +58,10 @@ def own(tmp_path_factory):
     return root
 
 
-def config_of(own, table="kinds", **fields):
+def config_of(own, table="kinds", method="", **fields):
     c = folder.get_config(
         f"images={own}/pictures,masks={own}/outlines,labels={own}/{table}.csv,size=32,fit=pad,"
-        "channels=3"
+        f"channels=3{method and f',method={method}'}"
     )
     c.prepared_dir, c.data_dir = str(own / "prepared"), str(own)
     c.steps = c.eval_every = c.checkpoint_every = 4
@@ -100,6 +100,16 @@ def test_names_and_ids_are_kept(run):
     card = (run / "README.md").read_text()
     for name, held in ids.items():
         assert held and f"| validation, {name} | {len(held)} |" in card
+
+
+def test_the_recipe_takes_own_images(own, tmp_path):
+    """Findings are independent, and neither aligned nor balanced; every part of a mask is kept."""
+    launch_main(config_of(own, "facts", "best"), tmp_path)
+    held = read_run(tmp_path)
+    assert (held.config["method"], held.config["components"]) == ("consistency", 0)
+    assert held.config["model"]["num_classes"] == held.config["model"]["mask_channels"] == 2
+    assert held.parts == {"classifier", "decoder", "pseudo-labels", "pose", "appearance"}
+    assert {"dice_stalk", "f1_odd"} < set(held.results["best"]["folder"])
 
 
 def test_classes_from_a_set_without_masks(own, tmp_path):

@@ -100,6 +100,19 @@ def test_several_answers_are_averaged_and_their_disagreement_told(folder):
     np.testing.assert_allclose(found["mask_disagreement"][:, 0], wanted, atol=1e-5)
 
 
+def test_one_that_mirrors_by_itself_gives_two_answers(folder, tmp_path):
+    """Its own mean of both would agree with itself."""
+    c = config_of(folder)
+    with c.unlocked():
+        c.objective.mirror = True
+    write_run(tmp_path / "run", c)
+    found, *_ = answers(tmp_path, "run", flips=True)
+    assert (found["classes_spread"] > 0).all() and found["mask_disagreement"].max() > 0
+    plain, *_ = answers(tmp_path, "run")
+    for name in ("mask", "classes"):
+        np.testing.assert_allclose(found[name], plain[name], atol=1e-6)
+
+
 def test_calibrated(folder, tmp_path, capsys):
     """Each network has its own temperature; thresholds are averaged, or asked for."""
     cool, hot = Calibration(1.0, 0.2), Calibration(4.0, 0.4)
@@ -136,6 +149,16 @@ def test_dropout(folder):
     np.testing.assert_allclose(alone["mask"], found["mask"][1:2], atol=1e-6)
     others = jax.jit(together)(variables, images, keys[::-1])
     assert not np.allclose(others["mask"], found["mask"], atol=1e-4)
+
+
+def test_dropout_of_a_network_without(folder, tmp_path, capsys):
+    write_run(tmp_path / "run", config_of(folder, **{"model.dropout_rate": 0.0}))
+    image = folder / "images" / "one.png"
+    assert command(tmp_path / "run", image, "--out", tmp_path / "out", "--dropout", 2) == 1
+    assert "run was trained without dropout (config.model.dropout_rate=0.0)" in (
+        capsys.readouterr().err
+    )
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize("kind", ["smoothgrad", "integrated"])

@@ -1,6 +1,6 @@
 """Masks and classes from few labels: views of every image, and a moving-average teacher of classes.
 
-The recipe under work (configs/best.py); docs/experiments.md says what each part is worth.
+The recipe of configs/best.py; docs/results.md says what each part is worth.
 """
 
 import dataclasses
@@ -56,9 +56,10 @@ class ConsistencyObjective(JointObjective):
       threshold: confidence in [0, 1] from which a pseudo-label counts.
       align: whether pseudo-labels are aligned; of independent classes they never are.
       balance: whether classes are weighted to equal shares; of independent ones they never are.
-      ramp_up: steps until pseudo-labels have their whole weight, 0 from the start.
+      ramp_up: steps until pseudo-labels have their whole weight; with 0 or 1 from the second on.
       shares_decay: of the running means.
-      pose, weak_pose: strength of the poses, see `draw_pose`; of a weak view.
+      pose, weak_pose: strength of the poses, see `draw_pose`; of a weak view. A `pose` of 0 leaves
+        every image as it is, mirror images and weak views too.
       appearance: whether views have a look of their own, and strong ones a hole.
     """
 
@@ -87,8 +88,8 @@ class ConsistencyObjective(JointObjective):
             "bridge": self.model.use_bridge,
             "smooth saliency": self.model.use_bridge and self.model.bridge_smooth,
             "pseudo-labels": CLS_UNLABELED in self.streams,
-            "alignment": CLS_UNLABELED in self.streams and self.align,
-            "balance": self.model.use_classifier and self.balance,
+            "alignment": CLS_UNLABELED in self.streams and self.align and self.exclusive,
+            "balance": self.model.use_classifier and self.balance and self.exclusive,
             "pose": self.pose > 0,
             "appearance": self.appearance,
         }

@@ -34,7 +34,7 @@ class MultiMixObjective(JointObjective):
     takes its terms with it.
 
     Attributes:
-      model, exclusive: see `JointObjective`.
+      model, exclusive, mirror: see `JointObjective`.
       dice_weight: alpha.
       kl_weight: beta; couples image i of the labelled with image i of the unlabelled stream.
       pseudo_label_weight: lambda.
