@@ -242,8 +242,7 @@ def _against(groups: Sequence[Group], system: str) -> Iterator[tuple[Group, Grou
     if system not in names:
         raise UsageError(f"--against={system} is none of the systems: {', '.join(names)}")
     for (place, one), (later, other) in itertools.permutations(enumerate(groups), 2):
-        alike = all(one.described[name] == other.described[name] for name in ("size", "steps"))
-        if one.system != system or not alike:
+        if one.system != system or not _as_long(one, other):
             continue
         if other.system == system:
             if later < place:  # the same two the other way round
@@ -261,6 +260,15 @@ def _column(name: str) -> Callable[[Images], np.ndarray | None]:
 def comparable(one: Group, other: Group) -> bool:
     """Whether two systems differ in their parts alone, on the same budgets of common tasks."""
     return _same_budget(one, other) and not workdir.differences(_settings(one), _settings(other))
+
+
+def alike(one: Group, other: Group) -> bool:
+    """Whether two systems, whatever they differ in, had the same budgets, size and steps."""
+    return _same_budget(one, other) and _as_long(one, other)
+
+
+def _as_long(one: Group, other: Group) -> bool:
+    return all(one.described[name] == other.described[name] for name in ("size", "steps"))
 
 
 def _same_budget(one: Group, other: Group) -> bool:

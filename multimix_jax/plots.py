@@ -15,14 +15,19 @@ from multimix_jax.finished_run import FinishedRun, Images, image_of
 Tested = tuple[FinishedRun, Images]  # what a run says of a data set
 
 
-def draw_all(groups: Sequence[Group], folder: pathlib.Path) -> None:
+def draw_all(
+    groups: Sequence[Group],
+    folder: pathlib.Path,
+    together: Callable[[Group, Group], bool] = comparable,
+) -> None:
     """Writes the figures that set systems beside each other, for each budget and checkpoint.
 
     A file is named after its figure, size, budget and checkpoint: `dice_64_100_10_last.png`.
+    `together` says which systems to set beside one.
     """
     folder.mkdir(parents=True, exist_ok=True)
     _intensities(groups, folder / "intensities.png")
-    for budget, members in _budgets(groups).items():
+    for budget, members in _budgets(groups, together).items():
         _learning_curves(members, folder / f"learning_curves_{budget}.png")
         _pseudo_labels(members, folder / f"pseudo_labels_{budget}.png")
         for checkpoint in ("best", "last"):
@@ -34,8 +39,10 @@ def draw_all(groups: Sequence[Group], folder: pathlib.Path) -> None:
             _over_class_sets(members, checkpoint, folder / f"calibration_{name}", _calibration)
 
 
-def _budgets(groups: Sequence[Group]) -> dict[str, list[Group]]:
-    """Groups that can be compared, by size and budget of those with most tasks: '64_100_10'."""
+def _budgets(
+    groups: Sequence[Group], together: Callable[[Group, Group], bool]
+) -> dict[str, list[Group]]:
+    """Groups that go together, by size and budget of those with most tasks: '64_100_10'."""
     tasks = lambda group: sum(part is not None for part in group.budget)
     found: dict[str, list[Group]] = {}
     for leader in sorted(groups, key=tasks, reverse=True):
@@ -45,7 +52,7 @@ def _budgets(groups: Sequence[Group]) -> dict[str, list[Group]]:
         name = "_".join(parts)
         while name in found:  # of other steps, say
             name += "_other"
-        found[name] = [group for group in groups if comparable(leader, group)]
+        found[name] = [group for group in groups if together(leader, group)]
     return found
 
 

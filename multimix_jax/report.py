@@ -6,7 +6,7 @@
 prints finished runs, or those of a grid, as Markdown; runs that differ in their seed alone are
 taken together. --out=DIR writes results.md, .csv and .json (a list of rows), LaTeX tables of the
 published shape, comparisons.json and figures. Systems that differ in one part are compared, or,
-with --against=SYSTEM, that one with every other.
+with --against=SYSTEM, that one with every other, and all of a budget are drawn together.
 
     python -m multimix_jax.report runs/a --html
 
@@ -353,7 +353,8 @@ def main() -> None:
             for checkpoint in (BEST, LAST):
                 workdir.write_text(out / f"results_{checkpoint}.tex", latex(rows, checkpoint))
             workdir.write_text(out / "results.md", text)
-            plots.draw_all(groups, out / "figures")
+            together = comparison.alike if arguments.against else comparison.comparable
+            plots.draw_all(groups, out / "figures", together)
     except BrokenPipeError:
         raise
     except (UsageError, OSError) as error:

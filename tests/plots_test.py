@@ -76,10 +76,22 @@ def test_one_task_alone(tmp_path):
     assert "roc_32_100_last.png" in {path.name for path in (tmp_path / "out").iterdir()}
 
 
+@pytest.mark.parametrize("together", [comparison.comparable, comparison.alike])
+def test_systems_that_differ_in_more_than_parts(tmp_path, together):
+    """Are drawn apart, or together where all of a budget are asked for."""
+    write_run(tmp_path, "umtl", 0)
+    write_run(tmp_path, "multimix", 0, learning_rate=0.5)
+    groups = comparison.group_runs(finished_run.find_runs([tmp_path]))
+    plots.draw_all(groups, tmp_path / "out", together)
+    other = (tmp_path / "out" / "dice_32_100_10_other_last.png").exists()
+    assert other == (together is comparison.comparable)
+
+
 def test_budgets_have_figures_of_their_own(tmp_path):
     write_run(tmp_path, "umtl", 0)
     write_run(tmp_path, "umtl", 1, seg_labels="all", cls_labels="all")
     write_run(tmp_path, "unet", 0)
     found = comparison.group_runs(finished_run.find_runs([tmp_path]))
-    names = {name: [g.system for g in groups] for name, groups in plots._budgets(found).items()}
+    by_budget = plots._budgets(found, comparison.comparable)
+    names = {name: [g.system for g in groups] for name, groups in by_budget.items()}
     assert names == {"32_100_10": ["unet", "umtl"], "32_all_all": ["umtl"]}
