@@ -30,10 +30,10 @@ def get_config(arguments: str | None = None) -> ml_collections.ConfigDict:
     method = str(args["method"] or (fullest if args["masks"] else "enc_ssl"))
     common.choose("method", method, {**multimix.SYSTEMS, **best.SYSTEMS})
     if method in best.SYSTEMS:
-        experiment, c = best, best.get_config(f"method={method}")
+        c = best.get_config(f"method={method}")
         c.components = 0  # two are those of lungs
     else:
-        experiment, c = multimix, common.get_config()
+        c = common.get_config()
         multimix.use_system(c, method)
     for name in ("seed", "size", "fit", "seg_labels", "cls_labels"):
         c[name] = args[name]
@@ -43,7 +43,7 @@ def get_config(arguments: str | None = None) -> ml_collections.ConfigDict:
     c.test_data = "folder=test"
     c.model.in_channels = args["channels"]
     c.model.num_classes = c.model.mask_channels = 0  # as many as the data have
-    classifies, segments = experiment.tasks(c)
+    classifies, segments = c.model.use_classifier, c.model.use_decoder
     for key, needed in (("masks", segments), ("labels", classifies)):
         if needed and not args[key]:
             raise common.ConfigError(
