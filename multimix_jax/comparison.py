@@ -241,16 +241,14 @@ def _against(groups: Sequence[Group], system: str) -> Iterator[tuple[Group, Grou
     names = sorted({group.system for group in groups})
     if system not in names:
         raise UsageError(f"--against={system} is none of the systems: {', '.join(names)}")
-    for (place, one), (later, other) in itertools.permutations(enumerate(groups), 2):
-        if one.system != system or not _as_long(one, other):
-            continue
-        if other.system == system:
-            if later < place:  # the same two the other way round
-                continue
-            masks, labels = (other.described[name] for name in ("seg_labels", "cls_labels"))
-            yield one, other, "", f"{labels or '–'}/{masks or '–'}"
-        elif _same_budget(one, other):
+    ours = [group for group in groups if group.system == system]
+    for one, other in itertools.product(ours, groups):
+        if other.system != system and alike(one, other):
             yield one, other, "", other.system
+    for one, more in itertools.combinations(ours, 2):
+        if _as_long(one, more):
+            masks, labels = (more.described[name] for name in ("seg_labels", "cls_labels"))
+            yield one, more, "", f"{labels or '–'}/{masks or '–'}"
 
 
 def _column(name: str) -> Callable[[Images], np.ndarray | None]:
