@@ -4,10 +4,11 @@
 
 Arguments: method (one of SYSTEMS), seg_labels, cls_labels (a number or "all"), size, steps, seed.
 
-Every image, with its mask, in a pose and a look drawn anew; classes weighted to equal shares; a
-moving average of the weights as the teacher of aligned pseudo-labels, and as what is evaluated;
-AdamW. The network is the published one without the bridge and without dropout. docs/results.md
-has what each part is worth, docs/experiments.md what else was tried.
+Every image, with its mask, in a pose drawn anew, those of the classes in a look drawn anew as
+well; classes weighted to equal shares; a moving average of the weights as the teacher of aligned
+pseudo-labels, and as what is evaluated; AdamW. The network is the published one without the bridge
+and without dropout. docs/results.md has what each part is worth, docs/experiments.md what else was
+tried.
 """
 
 import ml_collections

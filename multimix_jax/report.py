@@ -226,18 +226,21 @@ def markdown_of_comparisons(rows: Sequence[Row]) -> str:
         here = [row for row in rows if row["checkpoint"] == checkpoint]
         if not here:
             continue
-        title = "What each part adds" if here[0]["adds"] else "Differences"
+        parts = bool(here[0]["adds"])
+        columns = ["adds"] if parts else []
+        columns += ["system", "to", "size", "steps", "labels/masks", "data set", "metric"]
+        columns += ["difference", "by seed", "p", "p (Holm)"]
         lines += [
-            f"### {title}, {checkpoint} checkpoint",
+            f"### {'What each part adds' if parts else 'Differences'}, {checkpoint} checkpoint",
             "",
-            _line("adds", "system", "to", "size", "steps", "labels/masks", "data set", "metric")
-            + " difference | by seed | p | p (Holm) |",
-            "|---" * 12 + "|",
+            _line(*columns),
+            "|---" * len(columns) + "|",
         ]
         for row in here:
             low, high = row["ci95"]
             cells = [
-                *(row["adds"], row["system"], row["to"], row["size"], row["steps"]),
+                *((row["adds"],) if parts else ()),
+                *(row["system"], row["to"], row["size"], row["steps"]),
                 _budget(row["cls_labels"], row["seg_labels"]),
                 *(row["data_set"], row["metric"]),
                 f"{row['difference']:+.4f} [{low:+.4f}, {high:+.4f}]",

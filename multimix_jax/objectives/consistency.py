@@ -37,13 +37,14 @@ _RARE = 1e-3  # least share of a class, so that a weight stays finite
 class ConsistencyObjective(JointObjective):
     """L = L_seg + class_weight L_cls.
 
-    L_seg = BCE(view(x), y) + Dice(view(x), y) on labelled images, image and mask in one pose
+    L_seg = BCE(posed(x), y) + Dice(posed(x), y) on labelled images, image and mask in one pose
     L_cls = b(c) CE(view(x), c) on labelled images
       + pseudo_label_weight r(step) b(c') 1(q(c') >= threshold) CE(strong(u), c') on unlabelled
         ones, c' = argmax q, q ~ teacher(weak(u)) * labels / guesses
 
     A view is a pose (`pose.py`) and a look (`appearance.py`), a strong one has a hole besides
-    (`cut_out`), a weak one is a pose of `weak_pose`. The teacher is the moving average of the
+    (`cut_out`), a weak one is a pose of `weak_pose`. Images with masks keep their look: another
+    one costs the masks more than it teaches them. The teacher is the moving average of the
     weights (Tarvainen & Valpola 2017), without dropout; pseudo-labels are as in FixMatch (Sohn et
     al. 2020), q is aligned with the labels' shares as in ReMixMatch (Berthelot et al. 2020):
     `labels` and `guesses` are running means of the labels and of what the teacher says. b(c) =
@@ -60,7 +61,8 @@ class ConsistencyObjective(JointObjective):
       shares_decay: of the running means.
       pose, weak_pose: strength of the poses, see `draw_pose`; of a weak view. A `pose` of 0 leaves
         every image as it is, mirror images and weak views too.
-      appearance: whether views have a look of their own, and strong ones a hole.
+      appearance: whether views of the classes' images have a look of their own, and strong ones a
+        hole.
     """
 
     class_weight: float = 1.0
@@ -91,7 +93,7 @@ class ConsistencyObjective(JointObjective):
             "alignment": CLS_UNLABELED in self.streams and self.align and self.exclusive,
             "balance": self.model.use_classifier and self.balance and self.exclusive,
             "pose": self.pose > 0,
-            "appearance": self.appearance,
+            "appearance": self.model.use_classifier and self.appearance,
         }
         return tuple(name for name, there in has.items() if there)
 
@@ -209,7 +211,7 @@ class ConsistencyObjective(JointObjective):
         return functools.partial(jax.vmap(apply_pose), poses)
 
     def _look(self, name: str, images: jax.Array, keys: ExampleKeys) -> jax.Array:
-        if not self.appearance:
+        if not self.appearance or name == SEG_LABELED:
             return images
         images = jax.vmap(draw_appearance)(keys(f"{name}/appearance", len(images)), images)
         if name == CLS_UNLABELED:
