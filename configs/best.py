@@ -5,10 +5,9 @@
 Arguments: method (one of SYSTEMS), seg_labels, cls_labels (a number or "all"), size, steps, seed.
 
 Every image, with its mask, in a pose drawn anew, those of the classes in a look drawn anew as
-well; classes weighted to equal shares; a moving average of the weights as the teacher of aligned
-pseudo-labels, and as what is evaluated; AdamW. The network is the published one without the bridge
-and without dropout. docs/results.md has what each part is worth, docs/experiments.md what else was
-tried.
+well; a moving average of the weights as the teacher of pseudo-labels, and as what is evaluated;
+more, lighter class images; AdamW. The network is the published one without the bridge and without
+dropout. docs/results.md has what each part is worth, docs/experiments.md what else was tried.
 """
 
 import ml_collections
@@ -26,8 +25,6 @@ SYSTEMS: dict[str, dict[str, bool | float]] = {
     "best_no_pose": {"objective.pose": 0.0},
     "best_no_appearance": {"objective.appearance": False},
     "best_no_pseudo_labels": {"objective.pseudo_label_weight": 0.0},
-    "best_no_alignment": {"objective.align": False},
-    "best_no_balance": {"objective.balance": False},
     "best_equal_weights": {"objective.class_weight": 1.0},
     "best_equal_streams": {"class_multiple": 1},
     # The published bridge put back.
@@ -62,10 +59,7 @@ def get_config(arguments: str | None = None) -> ml_collections.ConfigDict:
             class_weight=0.1,
             pseudo_label_weight=1.0,
             threshold=0.95,
-            align=True,
-            balance=True,
             ramp_up=c.steps // 5,
-            shares_decay=0.99,
             pose=1.0,
             weak_pose=0.3,
             appearance=True,

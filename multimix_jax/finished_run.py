@@ -30,8 +30,12 @@ SWITCHES = {
         "use_sdf",
     ),
     "objective": (
-        *("pseudo_label_weight", "kl_weight", "mutual_weight", "teacher_weight"),
-        *("align", "balance", "pose", "appearance"),
+        "pseudo_label_weight",
+        "kl_weight",
+        "mutual_weight",
+        "teacher_weight",
+        "pose",
+        "appearance",
     ),
 }
 

@@ -103,7 +103,7 @@ def test_names_and_ids_are_kept(run):
 
 
 def test_the_recipe_takes_own_images(own, tmp_path):
-    """Findings are independent, and neither aligned nor balanced; every part of a mask is kept."""
+    """Findings are independent, and every part of a mask is kept."""
     launch_main(config_of(own, "facts", "best"), tmp_path)
     held = read_run(tmp_path)
     assert (held.config["method"], held.config["components"]) == ("consistency", 0)

@@ -15,7 +15,7 @@ from multimix_jax import losses
 from multimix_jax.appearance import cut_out, draw_appearance
 from multimix_jax.keys import ExampleKeys
 from multimix_jax.models.multimix import MultiMix, normalize
-from multimix_jax.objectives.base import Batch, Metrics, PyTree
+from multimix_jax.objectives.base import Batch, Metrics
 from multimix_jax.objectives.joint import (
     CLS_LABELED,
     CLS_UNLABELED,
@@ -27,10 +27,7 @@ from multimix_jax.objectives.joint import (
 from multimix_jax.pose import apply_pose, draw_pose
 from multimix_jax.train_state import TrainState
 
-_SHARES = "class_shares"  # beside the networks' statistics
-_LABELS, _GUESSES = "labels", "guesses"
 _TERMS = "seg/cross_entropy seg/dice cls/cross_entropy cls/pseudo_label".split()
-_RARE = 1e-3  # least share of a class, so that a weight stays finite
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,27 +35,22 @@ class ConsistencyObjective(JointObjective):
     """L = L_seg + class_weight L_cls.
 
     L_seg = BCE(posed(x), y) + Dice(posed(x), y) on labelled images, image and mask in one pose
-    L_cls = b(c) CE(view(x), c) on labelled images
-      + pseudo_label_weight r(step) b(c') 1(q(c') >= threshold) CE(strong(u), c') on unlabelled
-        ones, c' = argmax q, q ~ teacher(weak(u)) * labels / guesses
+    L_cls = CE(view(x), c) on labelled images
+      + pseudo_label_weight r(step) 1(q(c') >= threshold) CE(strong(u), c') on unlabelled ones,
+        q = teacher(weak(u)), c' = argmax q
 
     A view is a pose (`pose.py`) and a look (`appearance.py`), a strong one has a hole besides
     (`cut_out`), a weak one is a pose of `weak_pose`. Images with masks keep their look: another
     one costs the masks more than it teaches them. The teacher is the moving average of the
     weights (Tarvainen & Valpola 2017), without dropout; pseudo-labels are as in FixMatch (Sohn et
-    al. 2020), q is aligned with the labels' shares as in ReMixMatch (Berthelot et al. 2020):
-    `labels` and `guesses` are running means of the labels and of what the teacher says. b(c) =
-    1 / (K labels(c)) balances the classes. r = min(step / ramp_up, 1).
+    al. 2020). r = min(step / ramp_up, 1).
 
     Attributes:
       model, exclusive, mirror: see `JointObjective`.
       class_weight: of L_cls beside L_seg; an Adam of one task alone hardly notices it.
       pseudo_label_weight: 0 leaves the term out.
       threshold: confidence in [0, 1] from which a pseudo-label counts.
-      align: whether pseudo-labels are aligned; of independent classes they never are.
-      balance: whether classes are weighted to equal shares; of independent ones they never are.
       ramp_up: steps until pseudo-labels have their whole weight; with 0 or 1 from the second on.
-      shares_decay: of the running means.
       pose, weak_pose: strength of the poses, see `draw_pose`; of a weak view. A `pose` of 0 leaves
         every image as it is, mirror images and weak views too.
       appearance: whether views of the classes' images have a look of their own, and strong ones a
@@ -68,10 +60,7 @@ class ConsistencyObjective(JointObjective):
     class_weight: float = 1.0
     pseudo_label_weight: float = 1.0
     threshold: float = 0.95
-    align: bool = True
-    balance: bool = True
     ramp_up: int = 300
-    shares_decay: float = 0.99
     pose: float = 1.0
     weak_pose: float = 0.3
     appearance: bool = True
@@ -90,8 +79,6 @@ class ConsistencyObjective(JointObjective):
             "bridge": self.model.use_bridge,
             "smooth saliency": self.model.use_bridge and self.model.bridge_smooth,
             "pseudo-labels": CLS_UNLABELED in self.streams,
-            "alignment": CLS_UNLABELED in self.streams and self.align and self.exclusive,
-            "balance": self.model.use_classifier and self.balance and self.exclusive,
             "pose": self.pose > 0,
             "appearance": self.model.use_classifier and self.appearance,
         }
@@ -101,14 +88,6 @@ class ConsistencyObjective(JointObjective):
     def uses_average(self) -> bool:
         """The teacher is the moving average of the weights."""
         return CLS_UNLABELED in self.streams
-
-    def init(self, key: jax.Array, size: int) -> PyTree:
-        """Variables for images of `size` x `size`, and equal shares of the classes."""
-        variables = super().init(key, size)
-        if not (self.model.use_classifier and self.exclusive):
-            return variables
-        equal = jnp.full(self.model.num_classes, 1 / self.model.num_classes)
-        return {**variables, "batch_stats": {_SHARES: {_LABELS: equal, _GUESSES: equal}}}
 
     def __call__(
         self, params: Any, state: TrainState, batch: Batch, keys: ExampleKeys
@@ -125,7 +104,6 @@ class ConsistencyObjective(JointObjective):
         images, features, split = self._encode(params, views, keys)
 
         metrics: Metrics = {}
-        stats = state.batch_stats
         if self.model.use_decoder:
             levels = [level[:split] for level in features]
             dropout = dropout_keys(keys, "decoder", views)[:split]
@@ -135,39 +113,34 @@ class ConsistencyObjective(JointObjective):
             metrics["seg/dice"] = losses.dice_loss(logits=logits, mask=mask).mean()
         if self.model.use_classifier:
             logits = self._apply(params, [level[split:] for level in features], method="classify")
-            # By the shares before this batch, which are the same on all devices.
-            metrics |= self._class_terms(logits, batch, taught, stats, ramp_up)
-            stats = self._new_shares(stats, at(batch, CLS_LABELED)["label"], taught)
+            metrics |= self._class_terms(logits, batch, taught, ramp_up)
         loss = sum(value for name, value in metrics.items() if name in _TERMS)
-        return jnp.asarray(loss), (metrics, stats)
+        return jnp.asarray(loss), (metrics, state.batch_stats)
 
     def _class_terms(
         self,
         logits: jax.Array,
         batch: Batch,
         taught: jax.Array | None,
-        stats: PyTree,
         ramp_up: jax.Array,
     ) -> Metrics:
         """Of the labelled images, which come first, and of those with a teacher's pseudo-labels."""
         label = at(batch, CLS_LABELED)["label"]
         labeled, strong = logits[: len(label)], logits[len(label) :]
-        weights = self._class_weights(stats)
         entropy = losses.cross_entropy(logits=labeled, label=label)
         guess, _ = losses.pseudo_labels(labeled, threshold=0.0, exclusive=self.exclusive)
         metrics = {
-            "cls/cross_entropy": self.class_weight * (_of(weights, label) * entropy).mean(),
+            "cls/cross_entropy": self.class_weight * entropy.mean(),
             "cls/train_accuracy": (guess == label).mean(),
         }
         if taught is not None:
-            aligned = self._aligned(taught, stats)
             confidence: Any = dict(threshold=self.threshold, exclusive=self.exclusive)
-            guess, confident = losses.pseudo_labels(aligned, **confidence)
+            guess, confident = losses.pseudo_labels(taught, **confidence)
             entropy = losses.pseudo_label_cross_entropy(
-                weak_logits=aligned, strong_logits=strong, **confidence
+                weak_logits=taught, strong_logits=strong, **confidence
             )
             weight = self.class_weight * self.pseudo_label_weight * ramp_up
-            metrics["cls/pseudo_label"] = weight * (_of(weights, guess) * entropy).mean()
+            metrics["cls/pseudo_label"] = weight * entropy.mean()
             metrics["cls/accepted"] = confident.mean()
             if "label" in at(batch, CLS_UNLABELED):
                 correct = confident & (guess == at(batch, CLS_UNLABELED)["label"])
@@ -225,39 +198,6 @@ class ConsistencyObjective(JointObjective):
         params = jax.lax.stop_gradient(state.ema_params)
         features = self._apply(params, normalize(images), method="encode")
         return self._apply(params, features, method="classify")
-
-    def _class_weights(self, stats: PyTree) -> jax.Array | None:
-        """[K], of mean 1 over the labels; None where all count the same."""
-        if not (self.balance and self.exclusive):
-            return None
-        labels = stats[_SHARES][_LABELS]
-        return 1 / (len(labels) * jnp.maximum(labels, _RARE))
-
-    def _aligned(self, logits: jax.Array, stats: PyTree) -> jax.Array:
-        """The teacher's logits as they would be if it guessed as often as the labels have it."""
-        if not (self.align and self.exclusive):
-            return logits
-        shares = stats[_SHARES]
-        log = lambda share: jnp.log(jnp.maximum(share, _RARE))
-        return logits + (log(shares[_LABELS]) - log(shares[_GUESSES]))[None]
-
-    def _new_shares(self, stats: PyTree, label: jax.Array, logits: jax.Array | None) -> PyTree:
-        """The running means after this batch; of the guesses only where a teacher makes some."""
-        if not self.exclusive:
-            return stats
-        shares = dict(stats[_SHARES])
-        seen = {_LABELS: jax.nn.one_hot(label, self.model.num_classes)}
-        if logits is not None:
-            seen[_GUESSES] = jax.nn.softmax(logits)
-        for name, found in seen.items():
-            rate = 1 - self.shares_decay
-            shares[name] = (1 - rate) * shares[name] + rate * found.mean(axis=0)
-        return {**stats, _SHARES: shares}
-
-
-def _of(weights: jax.Array | None, label: jax.Array) -> jax.Array | float:
-    """Weight of each example by its class."""
-    return 1.0 if weights is None else weights[label]
 
 
 def make_consistency(
