@@ -77,6 +77,7 @@ def get_config() -> ml_collections.ConfigDict:
             pseudo_label_weight=0.25,
             threshold=0.7,
             exclusive=True,  # one class an image; else any of them; set by data where num_classes=0
+            mirror=False,  # predictions are means over an image and its mirror image
         )
     )
     # To predict larger images and volumes window by window; a patch of () takes each whole.

@@ -7,6 +7,7 @@ import optax
 from absl.testing import absltest, parameterized
 
 from configs import best
+from multimix_jax.errors import UsageError
 from multimix_jax.models import normalize
 from multimix_jax.objectives import ConsistencyObjective, make_objective
 from multimix_jax.train_step import make_train_step
@@ -21,6 +22,7 @@ SYSTEMS = {
     "unet_augmented": ((SEG,), MASKS),
     "enc_augmented": ((CLS,), CLASSES),
     "best_no_pseudo_labels": ((SEG, CLS), {*MASKS, *CLASSES}),
+    "best_bridge": ((SEG, CLS, CLS_U), {*MASKS, *CLASSES, "cls/pseudo_label"}),
 }
 MODEL = tiny.model(use_bridge=False, dropout_rate=0.0)
 # As the images are, so that the loss can be put together from its parts.
@@ -128,6 +130,12 @@ class LossTest(parameterized.TestCase):
         correct = (guess == batch["cls"]["unlabeled"]["label"]).mean()
         np.testing.assert_allclose(metrics["cls/accepted_and_correct"], correct)
 
+    def test_pseudo_labels_grow_no_further_than_to_their_weight(self):
+        weights = [
+            evaluate(STILL, step=step)[0][1][0]["cls/pseudo_label"] for step in (50, 100, 1000)
+        ]
+        np.testing.assert_allclose(weights, np.asarray([0.5, 1, 1]) * weights[-1], rtol=1e-5)
+
     def test_two_parts_are_one_batch(self):
         step = lambda parts: jax.jit(
             make_train_step(STILL, optax.sgd(0.1), ema_decay=0.99, accumulate=parts)
@@ -136,7 +144,7 @@ class LossTest(parameterized.TestCase):
         self.assertLess(tiny.largest_difference(whole.params, halves.params), 1e-5)
 
     def test_unsure_pseudo_labels_give_exactly_nothing(self):
-        unsure = dataclasses.replace(STILL, threshold=1.1)
+        unsure = dataclasses.replace(STILL, threshold=1.0)
         (_, (metrics, _)), _ = evaluate(unsure)
         self.assertEqual(metrics["cls/pseudo_label"], 0)
         self.assertEqual(metrics["cls/accepted"], 0)
@@ -169,6 +177,19 @@ class LossTest(parameterized.TestCase):
         )
         np.testing.assert_allclose(predicted["classes"], sigmoid(logits), rtol=1e-4)
 
+    @parameterized.parameters(
+        (dict(threshold=95.0), r"objective.threshold=95.0 is no probability; set it from 0 to 1"),
+        (dict(pose=-1.0), r"objective.pose=-1.0; set it to 0, for no poses, or more"),
+        (dict(weak_pose=-0.1), r"objective.weak_pose=-0.1; set it to 0"),
+        (
+            dict(model=tiny.model(use_classifier=False, use_decoder=False, use_bridge=False)),
+            "neither model.use_classifier nor model.use_decoder is on; set one to True",
+        ),
+    )
+    def test_what_is_out_of_range_is_refused(self, change, message):
+        with self.assertRaisesRegex(UsageError, message):
+            dataclasses.replace(STILL, **change).checked()
+
 
 class PredictTest(absltest.TestCase):
     def test_mean_over_the_mirror_image(self):
@@ -196,11 +217,19 @@ class ViewsTest(parameterized.TestCase):
             for who in ("teacher's view", "view")
         )
         self.assertBetween(weak, 1, strong)
-        seen = jax.jit(dataclasses.replace(MOVING, appearance=False).views)(
-            tiny.batch(), tiny.keys()
+
+    def test_a_weak_view_moves_less(self):
+        """By poses alone, of a bright ramp: what changes is where a pixel comes from."""
+        ramp = np.broadcast_to(np.arange(tiny.SIDE, dtype=np.uint8)[:, None, None], (32, 16, 16, 1))
+        batch = tiny.batch(32)
+        batch["cls"]["unlabeled"]["image"] = 100 + 10 * ramp
+        poses = dataclasses.replace(MOVING, appearance=False)
+        seen = jax.jit(poses.views)(batch, tiny.keys())
+        weak, strong = (
+            np.abs(np.int32(seen[f"{CLS_U}, {who}"]) - np.int32(seen[CLS_U]))[:, 4:-4, 4:-4].mean()
+            for who in ("teacher's view", "view")
         )
-        weak, strong = (np.int32(seen[f"{CLS_U}, {who}"]) for who in ("teacher's view", "view"))
-        self.assertGreater(np.abs(weak - strong).max(), 50)
+        self.assertBetween(weak, 0.2 * strong, 0.5 * strong)
 
     def test_masks_move_with_their_images(self):
         """A mask that is the image: after any pose it still is, since its look does not change."""

@@ -62,7 +62,7 @@ class SystemsTest(parameterized.TestCase):
         self.assertEqual({metric.shape for metric in metrics.values()}, {()})
 
     def test_configs_build_the_published_systems(self):
-        self.assertSameElements(multimix.PUBLISHED, STREAMS_AND_TERMS)
+        self.assertSameElements(multimix.ALL, STREAMS_AND_TERMS)
         for system, (streams, _) in STREAMS_AND_TERMS.items():
             c = multimix.get_config(f"method={system}")
             built = make_objective(c.method, model=c.model, dtype=c.dtype, terms=c.objective)
@@ -81,7 +81,7 @@ class SystemsTest(parameterized.TestCase):
         defaults = dataclasses.asdict(MultiMixObjective(tiny.model()))
         self.assertEqual({name: defaults[name] for name in published}, published)
         terms = common.get_config().objective.to_dict()
-        self.assertEqual(terms, {**published, "exclusive": True})
+        self.assertEqual(terms, {**published, "exclusive": True, "mirror": False})
 
     def test_errors(self):
         model = common.get_config().model

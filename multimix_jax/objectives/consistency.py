@@ -6,18 +6,18 @@ The recipe of configs/best.py; docs/results.md says what each part is worth.
 import dataclasses
 import functools
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, Self
 
 import jax
 import jax.numpy as jnp
 
 from multimix_jax import losses
 from multimix_jax.appearance import cut_out, draw_appearance
+from multimix_jax.errors import UsageError
 from multimix_jax.keys import ExampleKeys
 from multimix_jax.models.multimix import MultiMix, normalize
 from multimix_jax.objectives.base import Batch, Metrics
 from multimix_jax.objectives.joint import (
-    CLS_LABELED,
     CLS_UNLABELED,
     SEG_LABELED,
     JointObjective,
@@ -26,8 +26,6 @@ from multimix_jax.objectives.joint import (
 )
 from multimix_jax.pose import apply_pose, draw_pose
 from multimix_jax.train_state import TrainState
-
-_TERMS = "seg/cross_entropy seg/dice cls/cross_entropy cls/pseudo_label".split()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,10 +44,8 @@ class ConsistencyObjective(JointObjective):
     al. 2020). r = min(step / ramp_up, 1).
 
     Attributes:
-      model, exclusive, mirror: see `JointObjective`.
-      class_weight: of L_cls beside L_seg; an Adam of one task alone hardly notices it.
-      pseudo_label_weight: 0 leaves the term out.
-      threshold: confidence in [0, 1] from which a pseudo-label counts.
+      model, exclusive, mirror, pseudo_label_weight, threshold: see `JointObjective`.
+      class_weight: of L_cls beside L_seg; with one task alone Adam takes the scale out again.
       ramp_up: steps until pseudo-labels have their whole weight; with 0 or 1 from the second on.
       pose, weak_pose: strength of the poses, see `draw_pose`; of a weak view. A `pose` of 0 leaves
         every image as it is, mirror images and weak views too.
@@ -57,32 +53,34 @@ class ConsistencyObjective(JointObjective):
         hole.
     """
 
-    class_weight: float = 1.0
     pseudo_label_weight: float = 1.0
     threshold: float = 0.95
+    class_weight: float = 1.0
     ramp_up: int = 300
     pose: float = 1.0
     weak_pose: float = 0.3
     appearance: bool = True
+
+    def checked(self) -> Self:
+        """As `JointObjective` has it; poses have a strength of 0 or more."""
+        for name in ("pose", "weak_pose"):
+            if getattr(self, name) < 0:
+                raise UsageError(
+                    f"objective.{name}={getattr(self, name)}; set it to 0, for no poses, or more"
+                )
+        return super().checked()
 
     @property
     def unlabeled(self) -> tuple[bool, bool]:
         """By pseudo-labels alone."""
         return False, self.pseudo_label_weight > 0
 
-    @property
-    def parts(self) -> tuple[str, ...]:
-        """What it consists of."""
-        has = {
-            "classifier": self.model.use_classifier,
-            "decoder": self.model.use_decoder,
-            "bridge": self.model.use_bridge,
-            "smooth saliency": self.model.use_bridge and self.model.bridge_smooth,
-            "pseudo-labels": CLS_UNLABELED in self.streams,
+    def _parts(self) -> dict[str, bool]:
+        return {
+            **super()._parts(),
             "pose": self.pose > 0,
             "appearance": self.model.use_classifier and self.appearance,
         }
-        return tuple(name for name, there in has.items() if there)
 
     @property
     def uses_average(self) -> bool:
@@ -92,60 +90,30 @@ class ConsistencyObjective(JointObjective):
     def __call__(
         self, params: Any, state: TrainState, batch: Batch, keys: ExampleKeys
     ) -> tuple[jax.Array, tuple[Metrics, Any]]:
-        """Loss of one batch: scalar, (terms and other metrics, batch statistics).
-
-        Streams hold `image` [B,H,W,C] of 0..255, `mask` [B,H,W,mask_channels] of 0/1 in
-        seg/labeled, `label` [B] (or, not exclusive, [B,K]) in cls/labeled. In cls/unlabeled a
-        `label` is read by a metric only; -1 means unknown.
-        """
+        """Loss of one batch: scalar, (terms and other metrics, batch statistics)."""
         views, weak, mask = self._views(batch, keys)
         taught = self._teacher(state, weak)
         ramp_up = jnp.minimum(state.step / max(self.ramp_up, 1), 1.0)
         images, features, split = self._encode(params, views, keys)
 
-        metrics: Metrics = {}
+        terms: Metrics = {}
+        monitors: Metrics = {}
         if self.model.use_decoder:
             levels = [level[:split] for level in features]
             dropout = dropout_keys(keys, "decoder", views)[:split]
             logits = self._segment(params, images[:split], levels, dropout)
             entropy = losses.binary_cross_entropy(logits=logits, mask=mask)
-            metrics["seg/cross_entropy"] = entropy.mean()
-            metrics["seg/dice"] = losses.dice_loss(logits=logits, mask=mask).mean()
+            terms["seg/cross_entropy"] = entropy.mean()
+            terms["seg/dice"] = losses.dice_loss(logits=logits, mask=mask).mean()
         if self.model.use_classifier:
             logits = self._apply(params, [level[split:] for level in features], method="classify")
-            metrics |= self._class_terms(logits, batch, taught, ramp_up)
-        loss = sum(value for name, value in metrics.items() if name in _TERMS)
-        return jnp.asarray(loss), (metrics, state.batch_stats)
-
-    def _class_terms(
-        self,
-        logits: jax.Array,
-        batch: Batch,
-        taught: jax.Array | None,
-        ramp_up: jax.Array,
-    ) -> Metrics:
-        """Of the labelled images, which come first, and of those with a teacher's pseudo-labels."""
-        label = at(batch, CLS_LABELED)["label"]
-        labeled, strong = logits[: len(label)], logits[len(label) :]
-        entropy = losses.cross_entropy(logits=labeled, label=label)
-        guess, _ = losses.pseudo_labels(labeled, threshold=0.0, exclusive=self.exclusive)
-        metrics = {
-            "cls/cross_entropy": self.class_weight * entropy.mean(),
-            "cls/train_accuracy": (guess == label).mean(),
-        }
-        if taught is not None:
-            confidence: Any = dict(threshold=self.threshold, exclusive=self.exclusive)
-            guess, confident = losses.pseudo_labels(taught, **confidence)
-            entropy = losses.pseudo_label_cross_entropy(
-                weak_logits=taught, strong_logits=strong, **confidence
-            )
-            weight = self.class_weight * self.pseudo_label_weight * ramp_up
-            metrics["cls/pseudo_label"] = weight * entropy.mean()
-            metrics["cls/accepted"] = confident.mean()
-            if "label" in at(batch, CLS_UNLABELED):
-                correct = confident & (guess == at(batch, CLS_UNLABELED)["label"])
-                metrics["cls/accepted_and_correct"] = correct.mean()
-        return metrics
+            found, monitors = self._classification(logits, batch, taught)
+            weights: dict[str, Any] = {
+                "cls/cross_entropy": self.class_weight,
+                "cls/pseudo_label": self.class_weight * self.pseudo_label_weight * ramp_up,
+            }
+            terms |= {name: weights[name] * value for name, value in found.items()}
+        return jnp.asarray(sum(terms.values())), ({**terms, **monitors}, state.batch_stats)
 
     def views(self, batch: Batch, keys: ExampleKeys) -> dict[str, jax.Array]:
         """The 8-bit images that the networks see of `batch`, by stream and view, to look at."""
@@ -205,4 +173,4 @@ def make_consistency(
 ) -> ConsistencyObjective:
     """The objective with its network, from plain values; see `ConsistencyObjective`."""
     del axis_name  # means over the devices are taken by the training step
-    return ConsistencyObjective(MultiMix(**model, dtype=jnp.dtype(dtype)), **terms)
+    return ConsistencyObjective(MultiMix(**model, dtype=jnp.dtype(dtype)), **terms).checked()

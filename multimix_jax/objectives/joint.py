@@ -1,14 +1,16 @@
 """What all methods around the joint network share: its parts, its streams, what it predicts."""
 
 import dataclasses
-from typing import Any
+from typing import Any, Self
 
 import jax
 import jax.numpy as jnp
 
+from multimix_jax import losses
+from multimix_jax.errors import UsageError
 from multimix_jax.keys import ExampleKeys
 from multimix_jax.models.multimix import MultiMix, normalize
-from multimix_jax.objectives.base import Batch, PyTree
+from multimix_jax.objectives.base import Batch, Metrics, PyTree
 
 SEG_LABELED = "seg/labeled"
 SEG_UNLABELED = "seg/unlabeled"
@@ -20,16 +22,41 @@ CLS_UNLABELED = "cls/unlabeled"
 class JointObjective:
     """A classifier and a decoder on one encoder, or one of the two.
 
+    Streams hold `image` [B,H,W,C] of 0..255, `mask` [B,H,W,mask_channels] of 0/1 in seg/labeled,
+    `label` [B] (or, not exclusive, [B,K]) in cls/labeled. In cls/unlabeled a `label` is read by a
+    metric only; -1 means unknown.
+
     Attributes:
       model: which parts it has decides which tasks are trained.
       exclusive: whether an image has one class; else any of them, each by itself, and `label` is
         [B,K] of 0 and 1.
       mirror: whether predictions are means over an image and its mirror image.
+      pseudo_label_weight: 0 leaves the term out.
+      threshold: confidence in [0, 1] from which a pseudo-label counts.
     """
 
     model: MultiMix
     exclusive: bool = True
     mirror: bool = False
+    pseudo_label_weight: float = 0.25
+    threshold: float = 0.7
+
+    def checked(self) -> Self:
+        """Itself.
+
+        Raises:
+          UsageError: there is nothing to train, or a number is out of its range. Made directly, an
+            objective may hold traced numbers, which nothing can check.
+        """
+        if not (self.model.use_classifier or self.model.use_decoder):
+            raise UsageError(
+                "neither model.use_classifier nor model.use_decoder is on; set one to True"
+            )
+        if not 0 <= self.threshold <= 1:
+            raise UsageError(
+                f"objective.threshold={self.threshold} is no probability; set it from 0 to 1"
+            )
+        return self
 
     @property
     def unlabeled(self) -> tuple[bool, bool]:
@@ -46,6 +73,11 @@ class JointObjective:
         if model.use_classifier:
             names += [CLS_LABELED, CLS_UNLABELED] if cls else [CLS_LABELED]
         return tuple(names)
+
+    @property
+    def parts(self) -> tuple[str, ...]:
+        """What it consists of."""
+        return tuple(name for name, there in self._parts().items() if there)
 
     @property
     def can_average(self) -> bool:
@@ -71,6 +103,18 @@ class JointObjective:
         if "mask" in mirrored:
             mirrored["mask"] = mirrored["mask"][:, :, ::-1]
         return {name: (found[name] + mirrored[name]) / 2 for name in found}
+
+    def _parts(self) -> dict[str, bool]:
+        """Which of the parts that all methods share there are."""
+        model = self.model
+        return {
+            "classifier": model.use_classifier,
+            "decoder": model.use_decoder,
+            "bridge": model.use_bridge,
+            "gradient through the bridge": model.use_bridge and model.bridge_gradient,
+            "smooth saliency": model.use_bridge and model.bridge_smooth,
+            "pseudo-labels": CLS_UNLABELED in self.streams,
+        }
 
     def _predict(
         self, variables: PyTree, images: jax.Array, dropout_keys: jax.Array | None
@@ -124,6 +168,37 @@ class JointObjective:
         if self.model.use_bridge:
             saliency = self._apply(params, images, method="saliency")
         return self._apply(params, images, features, saliency, dropout, method="segment")
+
+    def _classification(
+        self, logits: jax.Array, batch: Batch, taught: jax.Array | None
+    ) -> tuple[Metrics, Metrics]:
+        """Terms, before they are weighted, and what to watch.
+
+        Args:
+          logits: [B,K] of the labelled images, then of the unlabelled ones' strong views, if any.
+          batch: the streams.
+          taught: logits [B,K] that weak views give the pseudo-labels by, None for none.
+        """
+        label = at(batch, CLS_LABELED)["label"]
+        labeled, strong = logits[: len(label)], logits[len(label) :]
+        terms = {"cls/cross_entropy": losses.cross_entropy(logits=labeled, label=label).mean()}
+        monitors = {"cls/train_accuracy": (self._pseudo_labels(labeled)[0] == label).mean()}
+        if taught is not None:
+            terms["cls/pseudo_label"] = losses.pseudo_label_cross_entropy(
+                weak_logits=taught,
+                strong_logits=strong,
+                threshold=self.threshold,
+                exclusive=self.exclusive,
+            ).mean()
+            guessed, accepted = self._pseudo_labels(taught)
+            monitors["cls/accepted"] = accepted.mean()
+            if "label" in at(batch, CLS_UNLABELED):
+                correct = accepted & (guessed == at(batch, CLS_UNLABELED)["label"])
+                monitors["cls/accepted_and_correct"] = correct.mean()
+        return terms, monitors
+
+    def _pseudo_labels(self, logits: jax.Array) -> tuple[jax.Array, jax.Array]:
+        return losses.pseudo_labels(logits, threshold=self.threshold, exclusive=self.exclusive)
 
     def _apply(self, params: Any, *args: Any, method: str) -> Any:
         return self.model.apply({"params": params}, *args, method=method)

@@ -34,36 +34,22 @@ class MultiMixObjective(JointObjective):
     takes its terms with it.
 
     Attributes:
-      model, exclusive, mirror: see `JointObjective`.
+      model, exclusive, mirror, threshold: see `JointObjective`.
+      pseudo_label_weight: lambda.
       dice_weight: alpha.
       kl_weight: beta; couples image i of the labelled with image i of the unlabelled stream.
-      pseudo_label_weight: lambda.
-      threshold: confidence from which a pseudo-label counts.
     """
 
     dice_weight: float = 5.0
     kl_weight: float = 0.01
-    pseudo_label_weight: float = 0.25
-    threshold: float = 0.7
 
     @property
     def unlabeled(self) -> tuple[bool, bool]:
         """By the KL term, and by pseudo-labels."""
         return self.kl_weight > 0, self.pseudo_label_weight > 0
 
-    @property
-    def parts(self) -> tuple[str, ...]:
-        """What it consists of."""
-        model = self.model
-        has = {
-            "classifier": model.use_classifier,
-            "decoder": model.use_decoder,
-            "bridge": model.use_bridge,
-            "gradient through the bridge": model.use_bridge and model.bridge_gradient,
-            "pseudo-labels": CLS_UNLABELED in self.streams,
-            "KL": SEG_UNLABELED in self.streams,
-        }
-        return tuple(name for name, there in has.items() if there)
+    def _parts(self) -> dict[str, bool]:
+        return {**super()._parts(), "KL": SEG_UNLABELED in self.streams}
 
     @property
     def uses_average(self) -> bool:
@@ -73,12 +59,7 @@ class MultiMixObjective(JointObjective):
     def __call__(
         self, params: Any, state: TrainState, batch: Batch, keys: ExampleKeys
     ) -> tuple[jax.Array, tuple[Metrics, Any]]:
-        """Loss of one batch: scalar, (terms and other metrics, batch statistics).
-
-        Streams hold `image` [B,H,W,C] of 0..255, `mask` [B,H,W,mask_channels] of 0/1 in
-        seg/labeled, `label` [B] (or, not exclusive, [B,K]) in cls/labeled. In cls/unlabeled a
-        `label` is read by a metric only; -1 means unknown.
-        """
+        """Loss of one batch: scalar, (terms and other metrics, batch statistics)."""
         streams = {name: at(batch, name) for name in self.streams}
         views = self._views(streams, keys)
         images, features, split = self._encode(params, views, keys)
@@ -95,21 +76,13 @@ class MultiMixObjective(JointObjective):
             terms |= self._segmentation_terms(mask_logits, streams)
         if self.model.use_classifier:
             logits = self._apply(params, [level[split:] for level in features], method="classify")
-            labels = streams[CLS_LABELED]["label"]
-            labeled, strong = logits[: len(labels)], logits[len(labels) :]
-            entropy = losses.cross_entropy(logits=labeled, label=labels)
-            terms["cls/cross_entropy"] = entropy.mean()
-            monitors["cls/train_accuracy"] = (self._pseudo_labels(labeled)[0] == labels).mean()
+            taught = None
             if self.pseudo_label_weight:
-                weak = self._weak_logits(params, streams[CLS_UNLABELED], keys)
-                pseudo = losses.pseudo_label_cross_entropy(
-                    weak_logits=weak,
-                    strong_logits=strong,
-                    threshold=self.threshold,
-                    exclusive=self.exclusive,
-                )
-                terms["cls/pseudo_label"] = self.pseudo_label_weight * pseudo.mean()
-                monitors |= self._pseudo_label_monitors(weak, streams[CLS_UNLABELED])
+                taught = self._weak_logits(params, streams[CLS_UNLABELED], keys)
+            found, monitors = self._classification(logits, batch, taught)
+            if "cls/pseudo_label" in found:
+                found["cls/pseudo_label"] *= self.pseudo_label_weight
+            terms |= found
         return jnp.asarray(sum(terms.values())), ({**terms, **monitors}, state.batch_stats)
 
     def views(self, batch: Batch, keys: ExampleKeys) -> dict[str, jax.Array]:
@@ -158,21 +131,10 @@ class MultiMixObjective(JointObjective):
         features = self._apply(params, images, dropout_keys, method="encode")
         return self._apply(params, features, method="classify")
 
-    def _pseudo_label_monitors(self, weak_logits: jax.Array, stream: Batch) -> Metrics:
-        guessed, accepted = self._pseudo_labels(weak_logits)
-        monitors = {"cls/accepted": accepted.mean()}
-        if "label" in stream:
-            correct = accepted & (guessed == stream["label"])
-            monitors["cls/accepted_and_correct"] = correct.mean()
-        return monitors
-
-    def _pseudo_labels(self, logits: jax.Array) -> tuple[jax.Array, jax.Array]:
-        return losses.pseudo_labels(logits, threshold=self.threshold, exclusive=self.exclusive)
-
 
 def make_multimix(
     *, model: Mapping[str, Any], dtype: str, terms: Mapping[str, Any], axis_name: str
 ) -> MultiMixObjective:
     """The objective with its network, from plain values; see `MultiMix` and `MultiMixObjective`."""
     del axis_name  # nothing in it needs the other devices
-    return MultiMixObjective(MultiMix(**model, dtype=jnp.dtype(dtype)), **terms)
+    return MultiMixObjective(MultiMix(**model, dtype=jnp.dtype(dtype)), **terms).checked()
