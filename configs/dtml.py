@@ -26,7 +26,7 @@ SYSTEMS = {
     "pair": dict(sdf=True, mutual=False, teacher=False),
     "dtml": dict(sdf=True, mutual=True, teacher=False),
 }
-PUBLISHED = tuple(SYSTEMS)
+ALL = tuple(SYSTEMS)
 FULL = "dtml_teacher"  # has all that others lack
 SYSTEMS[FULL] = dict(sdf=True, mutual=True, teacher=True)
 PATCHES = {"phantom3d": (40, 40, 24), "la": (56, 56, 40), "folder3d": (64, 64, 32)}

@@ -2,11 +2,12 @@
 
     python launch.py --config=configs/grid.py:systems=umtl+enc,budgets=100/10+all/all,seeds=0+1
     python launch.py --config=configs/grid.py:experiment=dtml,data=la,budgets=16+8,seeds=0+1+2
+    python launch.py --config=configs/grid.py:experiment=best,size=64,systems=best+enc_augmented
 
-Arguments: experiment, multimix, dtml or best; systems, names of its file or "all" (the published
-ones); budgets, class labels/masks, numbers or "all", or masks alone; seeds; each a list joined by
-"+"; and what the experiment takes (size, data, ...). Fields set with --config.FIELD=VALUE hold for
-all runs, but for those that these arguments set.
+Arguments: experiment, multimix, dtml or best; systems, names of its file or "all" (of multimix and
+dtml those of the published tables); budgets, class labels/masks, numbers or "all", or masks alone;
+seeds; each a list joined by "+"; and what the experiment takes (size, data, ...). Fields set with
+--config.FIELD=VALUE hold for all runs, but for those that these arguments set.
 """
 
 import itertools
@@ -41,7 +42,7 @@ def cells(c: ml_collections.ConfigDict) -> dict[str, ml_collections.ConfigDict]:
       ConfigError: an item of a list is wrong.
     """
     module = EXPERIMENTS[c.grid.experiment]
-    systems = list(module.PUBLISHED) if c.grid.systems == "all" else c.grid.systems.split("+")
+    systems = list(module.ALL) if c.grid.systems == "all" else c.grid.systems.split("+")
     budgets = [_budget(text) for text in c.grid.budgets.split("+")]
     seeds = [_seed(text) for text in c.grid.seeds.split("+")]
     found = {}

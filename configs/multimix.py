@@ -26,7 +26,7 @@ SYSTEMS = {
     "umtl_ssl_s": dict(classifier=True, decoder=True, bridge=True, pseudo_labels=True, kl=False),
     "multimix": dict(classifier=True, decoder=True, bridge=True, pseudo_labels=True, kl=True),
 }
-PUBLISHED = tuple(SYSTEMS)
+ALL = tuple(SYSTEMS)  # of a grid: the published ones
 FULL = "multimix"  # has all that others lack
 # With the gradient through the bridge switched on, which the paper leaves out.
 SYSTEMS["multimix_grad"] = dict(SYSTEMS["multimix"], bridge_gradient=True)

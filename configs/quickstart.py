@@ -12,5 +12,5 @@ def get_config() -> ml_collections.ConfigDict:
     c = best.get_config("size=64,steps=200")
     phantoms = common.get_config()
     c.seg_data, c.cls_data, c.test_data = phantoms.seg_data, phantoms.cls_data, phantoms.test_data
-    c.ema_decay = 0.95
+    c.ema_decay = 0.95  # .99 remembers the first of so few steps
     return c

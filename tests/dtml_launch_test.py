@@ -52,7 +52,7 @@ def prepared(tmp_path_factory):
 def runs(prepared, tmp_path_factory):
     """A folder with a run of every system."""
     folder = tmp_path_factory.mktemp("runs")
-    for method in dtml.PUBLISHED:
+    for method in dtml.ALL:
         launch_main(small(prepared, f",method={method}"), folder / method)
     return folder
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from configs import common, dtml, grid, multimix
+from configs import best, common, dtml, grid, multimix
 from multimix_jax.errors import UsageError
 from multimix_jax.grid import run_all
 
@@ -13,8 +13,8 @@ def names(arguments):
 
 def test_every_published_system_with_three_seeds():
     cells = grid.cells(grid.get_config("size=64"))
-    assert len(cells) == 3 * len(multimix.PUBLISHED) == 24
-    assert {c.system for c in cells.values()} == set(multimix.PUBLISHED)
+    assert len(cells) == 3 * len(multimix.ALL) == 24
+    assert {c.system for c in cells.values()} == set(multimix.ALL)
     assert {c.seed for c in cells.values()} == {0, 1, 2}
     assert {c.size for c in cells.values()} == {64}
 
@@ -42,13 +42,25 @@ def test_a_cell_is_the_config_of_its_system():
 def test_a_grid_of_another_experiment():
     arguments = "experiment=dtml,data=la,filters=8,steps=120,budgets=16+8,seeds=0+1"
     cells = grid.cells(grid.get_config(arguments))
-    assert len(cells) == 2 * 2 * len(dtml.PUBLISHED)
+    assert len(cells) == 2 * 2 * len(dtml.ALL)
     for name, method, masks in (
         ("mean_teacher_16masks_seed1", "mean_teacher", 16),
         ("dtml_8masks_seed1", "dtml", 8),
     ):
         want = f"data=la,filters=8,steps=120,method={method},seg_labels={masks},seed=1"
         assert cells[name].to_dict() == dtml.get_config(want).to_dict()
+
+
+def test_a_grid_of_the_recipe():
+    cells = grid.cells(grid.get_config("experiment=best,size=64,budgets=1000/50,seeds=2"))
+    assert [c.system for c in cells.values()] == list(best.ALL)
+    want = best.get_config("method=best_no_pose,size=64,cls_labels=1000,seg_labels=50,seed=2")
+    assert cells["best_no_pose_1000labels_50masks_seed2"].to_dict() == want.to_dict()
+    c = grid.get_config("experiment=best,systems=best,seeds=0")
+    c.steps = 200  # what hangs on it follows
+    (cell,) = grid.cells(c).values()
+    assert cell.to_dict() == best.get_config("steps=200").to_dict()
+    assert (cell.eval_every, cell.objective.ramp_up, cell.schedule.warmup_steps) == (50, 40, 12)
 
 
 @pytest.mark.parametrize(
