@@ -10,6 +10,7 @@ mask kept, and, where it has a bridge, with a saliency of zeros.
 import dataclasses
 import json
 import pathlib
+import sys
 from typing import Any
 
 import jax
@@ -20,6 +21,7 @@ import launch
 from benchmarks import measure
 from benchmarks.measure import Row
 from multimix_jax import evaluate, parallel, workdir
+from multimix_jax.errors import UsageError
 from multimix_jax.models import MultiMix
 from multimix_jax.objectives.joint import JointObjective
 from multimix_jax.trained_model import read_model
@@ -52,15 +54,15 @@ def ways(objective: JointObjective, components: int) -> dict[str, tuple[JointObj
 
 def measured(path: pathlib.Path, data_dir: str | None) -> list[Row]:
     """A row for each way, test set and metric of a run, against the configured way."""
+    model = read_model(path, workdir.BEST)
+    objective: Any = model.objective
+    if not isinstance(objective, JointObjective):
+        raise UsageError(f"{path} is of another method, which has none of these parts")
     held = json.loads((path / workdir.CONFIG).read_text(encoding="utf-8"))
     added = {name: value for name, value in workdir.ADDED.items() if "." not in name}
     c = ConfigDict(added | held)
     if data_dir is not None:
         c.data_dir = data_dir
-    model = read_model(path, workdir.BEST)
-    objective: Any = model.objective
-    if not isinstance(objective, JointObjective):
-        raise SystemExit(f"{path} is of method={c.method}, which has none of these parts")
     run = launch.make_run(c, path)
     rows, first = [], {}
     for way, (method, components) in ways(objective, model.components).items():
@@ -88,7 +90,11 @@ def main() -> None:
     args = parser.parse_args()
     parallel.set_xla_flags()
     runs = args.runs[: 1 if args.quick else None]
-    measure.report([row for path in runs for row in measured(path, args.data_dir)], args.json)
+    try:
+        rows = [row for path in runs for row in measured(path, args.data_dir)]
+    except UsageError as error:
+        sys.exit(f"error: {error}")
+    measure.report(rows, args.json)
 
 
 if __name__ == "__main__":

@@ -123,7 +123,10 @@ def summarize(groups: Sequence[Group]) -> list[dict[str, Any]]:
             if not tested:
                 continue
             first, samples = tested[0], _resampled(tested, checkpoint)
+            # Runs of before a metric was there, or that were not calibrated, lack some.
             for metric, entry in first[2].items():
+                if any(metric not in summary for *_, summary in tested):
+                    continue
                 values = np.array([summary[metric]["mean"] for *_, summary in tested])
                 task = "seg" if metric in first[1].columns else "cls"  # of which the metric is
                 row = {

@@ -75,7 +75,8 @@ def read_model(source: pathlib.Path, which: str, dtype: str | None = None) -> Tr
         exclusive = bool(c["objective"].get("exclusive", True))
     except (KeyError, TypeError) as error:
         raise UsageError(
-            f"{source / workdir.CONFIG} lacks or misspells a field ({error}); restore it"
+            f"{source / workdir.CONFIG} lacks or misspells a field ({error}); restore it, or use "
+            "the release of multimix_jax that wrote it"
         ) from error
     *sides, channels = objective.input_shape(size)
     if windows or len(sides) != 2:

@@ -1,3 +1,5 @@
+from unittest import mock
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -17,6 +19,23 @@ def image_of(height, width, channels=1):
 def plain(height, width):
     rows, columns = np.mgrid[:height, :width].astype(np.float32)
     return rows, columns
+
+
+def drawn(count, strength, side=32):
+    keys = jax.random.split(jax.random.key(0), count)
+    draw = jax.jit(jax.vmap(lambda key: pose.draw_pose(key, side, side, strength)))
+    return jax.tree.map(np.asarray, draw(keys))
+
+
+def fit(poses):
+    """The affine map [B,3,2] of coordinates from -1 to 1 nearest to each pose, and what is left."""
+    side = poses.rows.shape[1]
+    points = (2 * np.stack([*plain(side, side)], -1).reshape(-1, 2) + 1) / side - 1
+    design = np.concatenate([points, np.ones((len(points), 1))], 1)
+    target = np.stack([poses.rows, poses.columns], -1).reshape(len(poses.rows), -1, 2)
+    target = (2 * target + 1) / side - 1
+    affine = np.linalg.pinv(design) @ target
+    return affine, target - design @ affine
 
 
 class ApplyTest(parameterized.TestCase):
@@ -60,34 +79,37 @@ class DrawTest(parameterized.TestCase):
             seen.add((mirrored, bool(got.black)))
         self.assertGreater(len(seen), 2)
 
-    def test_within_what_is_promised(self):
-        """Without the elastic field the pose is affine: its matrix has the ranges of the text."""
-        keys = jax.random.split(jax.random.key(0), 500)
-        side = 32
-        poses = jax.jit(jax.vmap(lambda key: pose.draw_pose(key, side, side)))(keys)
-        poses = jax.tree.map(np.asarray, poses)
-        points = np.stack([*plain(side, side)], -1).reshape(-1, 2)
-        design = np.concatenate([(2 * points + 1) / side - 1, np.ones((len(points), 1))], 1)
-        target = np.stack([poses.rows, poses.columns], -1).reshape(500, -1, 2)
-        target = (2 * target + 1) / side - 1
-        affine = np.linalg.pinv(design) @ target  # [500,3,2]
-        area = np.abs(np.linalg.det(affine[:, :2]))
-        noise = 3 * pose.ELASTIC
-        self.assertBetween(np.log(area).max() / 2, 0.25, pose.LOG_SCALE + noise)
-        self.assertBetween(-np.log(area).min() / 2, 0.25, pose.LOG_SCALE + noise)
-        shift = np.abs(affine[:, 2]).max()
-        self.assertBetween(shift, 0.8 * pose.SHIFT, pose.SHIFT + noise)
-        mirrored = (np.linalg.det(affine[:, :2]) < 0).mean()
-        self.assertBetween(mirrored, 0.4, 0.6)
+    @parameterized.parameters(0.3, 1.0)
+    def test_within_what_is_promised(self, strength):
+        """Without the elastic field: stretched, turned, sheared, shifted and maybe mirrored."""
+        with mock.patch.object(pose, "ELASTIC", 0.0):
+            poses = drawn(500, strength)
+        affine, beside = fit(poses)
+        np.testing.assert_allclose(beside, 0, atol=1e-4)
+        matrix = affine[:, :2].transpose(0, 2, 1)
+        area = np.linalg.det(matrix)
+        self.assertBetween((area < 0).mean(), 0.4, 0.6)
+        matrix[..., 1] *= np.sign(area)[:, None]
+        area = np.abs(area)
+        # diag(s, t) [[cos, -sin], [sin, cos]] [[1, 0], [k, 1]]
+        angle = np.arcsin(-2 * matrix[:, 0, 1] * matrix[:, 1, 1] / area) / 2
+        stretch = matrix[:, 1, 1] / np.cos(angle)
+        shear = (matrix[:, 1, 0] - stretch * np.sin(angle)) / matrix[:, 1, 1]
+        for found, bound in (
+            (np.rad2deg(angle), 20.0),
+            (np.log(area) / 2, 0.3),
+            (np.log(area / stretch**2), 0.15),
+            (shear, 0.1),
+            (affine[:, 2, 0], 0.15),
+            (affine[:, 2, 1], 0.15),
+        ):
+            for side in (found, -found):
+                self.assertBetween(side.max(), 0.93 * strength * bound, 1.001 * strength * bound)
         self.assertBetween(poses.black.mean(), 0.4, 0.6)
 
-    def test_mask_moves_with_its_image(self):
-        y, x = np.mgrid[:32, :32]
-        mask = (((y - 14) ** 2 + (x - 18) ** 2) < 64).astype(np.float32)[..., None]
-        where = draw(jax.random.key(3), 32, 32, 1.0)
-        moved = np.asarray(pose.apply_pose(where, 255 * mask))
-        np.testing.assert_allclose(moved, 255 * pose.apply_pose(where, mask), atol=1e-3)
-        self.assertGreater(np.abs(moved - 255 * mask).max(), 100)
+    def test_the_elastic_field_is_slight(self):
+        _, beside = fit(drawn(100, 1.0))
+        self.assertBetween(beside.std(), 0.2 * pose.ELASTIC, pose.ELASTIC)
 
 
 if __name__ == "__main__":
