@@ -1,6 +1,16 @@
 """MultiMix in JAX: classify and segment medical images from few labels, with one network."""
 
-from multimix_jax import augment, losses, metrics, models, objectives, optimizer, parallel
+from multimix_jax import (
+    appearance,
+    augment,
+    losses,
+    metrics,
+    models,
+    objectives,
+    optimizer,
+    parallel,
+    pose,
+)
 from multimix_jax.errors import UsageError
 from multimix_jax.keys import ExampleKeys
 from multimix_jax.models import (
@@ -14,7 +24,7 @@ from multimix_jax.models import (
     VNet,
     saliency_map,
 )
-from multimix_jax.objectives import DtmlObjective, MultiMixObjective
+from multimix_jax.objectives import ConsistencyObjective, DtmlObjective, MultiMixObjective
 from multimix_jax.train_state import TrainState
 from multimix_jax.train_step import make_train_step
 
@@ -22,6 +32,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "ClassifierHead",
+    "ConsistencyObjective",
     "Decoder",
     "DtmlObjective",
     "Encoder",
@@ -34,6 +45,7 @@ __all__ = [
     "UNet",
     "UsageError",
     "VNet",
+    "appearance",
     "augment",
     "losses",
     "make_train_step",
@@ -42,5 +54,6 @@ __all__ = [
     "objectives",
     "optimizer",
     "parallel",
+    "pose",
     "saliency_map",
 ]
