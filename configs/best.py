@@ -13,7 +13,7 @@ part is worth, docs/experiments.md what else was tried.
 
 import ml_collections
 
-from configs import common
+from configs import common, multimix
 
 # What a system changes, by field of the config.
 SYSTEMS: dict[str, dict[str, bool | float]] = {
@@ -81,6 +81,4 @@ def use_system(c: ml_collections.ConfigDict, method: str | int) -> None:
     c.update_from_flattened_dict(common.choose("method", method, SYSTEMS))
 
 
-def tasks(c: ml_collections.ConfigDict) -> tuple[bool, bool]:
-    """Whether a system classifies, and whether it segments."""
-    return c.model.use_classifier, c.model.use_decoder
+tasks = multimix.tasks  # of a network of the same parts
