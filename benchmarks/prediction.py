@@ -56,9 +56,9 @@ def measured(path: pathlib.Path, data_dir: str | None) -> list[Row]:
     """A row for each way, test set and metric of a run, against the configured way."""
     model = read_model(path, workdir.BEST)
     objective: Any = model.objective
-    if not isinstance(objective, JointObjective):
-        raise UsageError(f"{path} is of another method, which has none of these parts")
     held = json.loads((path / workdir.CONFIG).read_text(encoding="utf-8"))
+    if not isinstance(objective, JointObjective):
+        raise UsageError(f"{path} is of method={held['method']}, which has none of these parts")
     added = {name: value for name, value in workdir.ADDED.items() if "." not in name}
     c = ConfigDict(added | held)
     if data_dir is not None:

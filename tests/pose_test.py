@@ -107,6 +107,14 @@ class DrawTest(parameterized.TestCase):
                 self.assertBetween(side.max(), 0.93 * strength * bound, 1.001 * strength * bound)
         self.assertBetween(poses.black.mean(), 0.4, 0.6)
 
+    def test_mask_moves_with_its_image(self):
+        y, x = np.mgrid[:32, :32]
+        mask = (((y - 14) ** 2 + (x - 18) ** 2) < 64).astype(np.float32)[..., None]
+        where = draw(jax.random.key(3), 32, 32, 1.0)
+        moved = np.asarray(pose.apply_pose(where, 255 * mask))
+        np.testing.assert_allclose(moved, 255 * pose.apply_pose(where, mask), atol=1e-3)
+        self.assertGreater(np.abs(moved - 255 * mask).max(), 100)
+
     def test_the_elastic_field_is_slight(self):
         _, beside = fit(drawn(100, 1.0))
         self.assertBetween(beside.std(), 0.2 * pose.ELASTIC, pose.ELASTIC)
