@@ -206,8 +206,10 @@ class Checkpoints(contextlib.AbstractContextManager):
           _Unreadable: it is damaged, or of another model.
         """
         manager = self._managers[which]
-        hooks, log = (sys.excepthook, sys.unraisablehook), logging.getLogger("asyncio")
-        sys.excepthook, sys.unraisablehook = _not_of_late_reads(*hooks)
+        log = logging.getLogger("asyncio")
+        # Put back after a read that succeeds, and only then: what a failed one leaves comes late.
+        before = sys.excepthook, sys.unraisablehook, log.disabled
+        sys.excepthook, sys.unraisablehook = _not_of_late_reads(*before[:2])
         log.disabled = True
         try:
             held = manager.item_metadata(step)["state"].tree
@@ -215,8 +217,7 @@ class Checkpoints(contextlib.AbstractContextManager):
                 step,
                 args=ocp.args.Composite(state=arguments(held), meta=ocp.args.JsonRestore()),
             )
-            sys.excepthook, sys.unraisablehook = hooks
-            log.disabled = False
+            sys.excepthook, sys.unraisablehook, log.disabled = before
             state, sealed = restored["state"], restored["meta"]
             wanted = sealed["checksums"]
             for name, found in _checksums(state, sealed["meta"]).items():
