@@ -4,7 +4,8 @@
 
 Each RUN, a folder of launch.py with a network of one or both tasks, predicts its test sets with its
 weights best on validation: as its config has it, without the mirror image, with every part of a
-mask kept, and, where it has a bridge, with a saliency of zeros.
+mask kept, with the weights as trained where it has their moving average, and, where it has a
+bridge, with a saliency of zeros.
 """
 
 import dataclasses
@@ -21,6 +22,7 @@ import launch
 from benchmarks import measure
 from benchmarks.measure import Row
 from multimix_jax import evaluate, parallel, workdir
+from multimix_jax.checkpoint import read_variables
 from multimix_jax.errors import UsageError
 from multimix_jax.models import MultiMix
 from multimix_jax.objectives.joint import JointObjective
@@ -64,12 +66,16 @@ def measured(path: pathlib.Path, data_dir: str | None) -> list[Row]:
     if data_dir is not None:
         c.data_dir = data_dir
     run = launch.make_run(c, path)
+    cases = [(way, *how, model.variables) for way, how in ways(objective, model.components).items()]
+    if held["ema_decay"]:
+        _, trained = read_variables(path, workdir.BEST, model.variables, average=False)
+        cases.append(("no moving average", objective, model.components, trained))
     rows, first = [], {}
-    for way, (method, components) in ways(objective, model.components).items():
+    for way, method, components, variables in cases:
         predict = jax.jit(method.predict)
         for eval_set in run.tests:
             found = evaluate.predict_set(
-                predict, model.variables, eval_set, batch_size=BATCH, components=components
+                predict, variables, eval_set, batch_size=BATCH, components=components
             )
             summary, _ = evaluate.measure(found, class_names=run.class_names, intervals=False)
             for metric in METRICS:

@@ -136,16 +136,17 @@ class Checkpoints(contextlib.AbstractContextManager):
         return restored and restored[1:]
 
     def restore_variables(
-        self, which: str, like: PyTree | None = None
+        self, which: str, like: PyTree | None = None, *, average: bool = True
     ) -> tuple[int, PyTree, dict[str, Any]] | None:
         """What to evaluate the newest checkpoint with, whatever optimiser it was trained with.
 
         Args:
           which: LAST or BEST.
           like: `TrainState.eval_variables` of the model; None takes what is there.
+          average: take the moving average of the weights, where one was kept.
 
         Returns:
-          Step, variables (of the moving average where one was kept) and `meta`, or None.
+          Step, variables and `meta`, or None.
 
         Raises:
           UsageError: as for `restore`.
@@ -153,7 +154,8 @@ class Checkpoints(contextlib.AbstractContextManager):
         names = {"batch_stats": "batch_stats"}
 
         def arguments(held: Mapping[str, Any]) -> Any:
-            names["params"] = "params" if held["ema_params"] is None else "ema_params"
+            averaged = average and held["ema_params"] is not None
+            names["params"] = "ema_params" if averaged else "params"
             wanted = {
                 name: held[name] if like is None else like[part] for part, name in names.items()
             }
@@ -242,7 +244,7 @@ class Checkpoints(contextlib.AbstractContextManager):
 
 
 def read_variables(
-    workdir: pathlib.Path, which: str, like: PyTree | None = None
+    workdir: pathlib.Path, which: str, like: PyTree | None = None, *, average: bool = True
 ) -> tuple[int, PyTree]:
     """Step and variables of a run's checkpoint; see `Checkpoints.restore_variables`.
 
@@ -252,7 +254,7 @@ def read_variables(
     if not (workdir / "checkpoints").is_dir():
         raise UsageError(f"{workdir} holds no checkpoints; name the folder of a run")
     with Checkpoints(workdir) as checkpoints:
-        restored = checkpoints.restore_variables(which, like)
+        restored = checkpoints.restore_variables(which, like, average=average)
     if restored is None:
         other = LAST if which == BEST else BEST
         raise UsageError(f"{workdir} holds no {which!r} checkpoint; ask for the {other!r} one")

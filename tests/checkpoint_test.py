@@ -15,7 +15,7 @@ import numpy as np
 import optax
 import pytest
 
-from multimix_jax.checkpoint import Checkpoints
+from multimix_jax.checkpoint import Checkpoints, read_variables
 from multimix_jax.errors import UsageError
 from multimix_jax.train_state import TrainState
 from multimix_jax.workdir import BEST, LAST
@@ -58,6 +58,21 @@ def test_what_was_saved_is_restored_bit_by_bit(tmp_path, which, with_extras):
     assert_same(restored, saved)
     assert (restored.ema_params is None, restored.batch_stats == {}) == (not with_extras,) * 2
     assert meta == META
+
+
+@pytest.mark.parametrize("keep_average", [True, False])
+@pytest.mark.parametrize("average", [True, False])
+def test_variables_to_evaluate_with(tmp_path, keep_average, average):
+    saved = state(7, keep_average=keep_average)
+    with Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(BEST, saved, META)
+    step, variables = read_variables(tmp_path, BEST, average=average)
+    want = saved.ema_params if average and keep_average else saved.params
+    assert step == 7
+    jax.tree.map(np.testing.assert_array_equal, variables["params"], want)
+    like = state(0, keep_average=keep_average).eval_variables
+    _, again = read_variables(tmp_path, BEST, like, average=average)
+    jax.tree.map(np.testing.assert_array_equal, again["params"], want)
 
 
 def test_a_state_is_restored_where_the_given_one_lies(tmp_path):
