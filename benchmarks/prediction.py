@@ -68,7 +68,7 @@ def measured(path: pathlib.Path, data_dir: str | None) -> list[Row]:
     run = launch.make_run(c, path)
     cases = [(way, *how, model.variables) for way, how in ways(objective, model.components).items()]
     if held["ema_decay"]:
-        _, trained = read_variables(path, workdir.BEST, model.variables, average=False)
+        _, trained = read_variables(path, workdir.BEST, average=False)
         cases.append(("no moving average", objective, model.components, trained))
     rows, first = [], {}
     for way, method, components, variables in cases:

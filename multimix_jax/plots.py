@@ -167,8 +167,10 @@ def _dice(groups: Sequence[Group], checkpoint: str, path: pathlib.Path) -> None:
             if values:
                 pooled = np.concatenate(values)
                 boxes[group.system] = pooled[~np.isnan(pooled)]
-        panel.boxplot(list(boxes.values()), tick_labels=list(boxes), showmeans=True)
-        panel.tick_params("x", rotation=35)
+        panel.boxplot(list(boxes.values()), showmeans=True)
+        panel.set_xticks(
+            panel.get_xticks(), list(boxes), rotation=35, ha="right", rotation_mode="anchor"
+        )
         panel.set_title(_where(groups[0], data_set, "seg"))
         panel.set_ylabel("Dice of each image")
         panel.grid(axis="y", alpha=0.3)
