@@ -28,9 +28,6 @@ SYSTEMS: dict[str, dict[str, bool | float]] = {
     "best_no_pseudo_labels": {"objective.pseudo_label_weight": 0.0},
     "best_equal_weights": {"objective.class_weight": 1.0},
     "best_equal_streams": {"class_multiple": 1},
-    # The published bridge put back.
-    "best_bridge": {"model.use_bridge": True},
-    "best_smooth_bridge": {"model.use_bridge": True, "model.bridge_smooth": True},
 }
 ALL = tuple(SYSTEMS)  # of a grid
 FULL = "best"

@@ -65,7 +65,6 @@ def get_config() -> ml_collections.ConfigDict:
             use_decoder=True,
             use_bridge=True,
             bridge_gradient=False,
-            bridge_smooth=False,
             dropout_rate=0.25,
             initializer="torch",
         )

@@ -21,14 +21,7 @@ from multimix_jax.workdir import BEST, LAST
 # Fields that switch parts on and off.
 SWITCHES = {
     "": ("ema_decay",),
-    "model": (
-        "use_classifier",
-        "use_decoder",
-        "use_bridge",
-        "bridge_gradient",
-        "bridge_smooth",
-        "use_sdf",
-    ),
+    "model": ("use_classifier", "use_decoder", "use_bridge", "bridge_gradient", "use_sdf"),
     "objective": (
         "pseudo_label_weight",
         "kl_weight",

@@ -25,7 +25,6 @@ ADDED = {
     "fit": "squash",
     "largest_component": False,  # what `components` was before
     "max_skipped": 20,
-    "model.bridge_smooth": False,
     "objective.exclusive": True,
     "objective.mirror": False,
     FILES: "",

@@ -74,15 +74,6 @@ class SaliencyBridgeTest(parameterized.TestCase):
         want = [tiny.resized(image, 16 // factor, 24 // factor) for image in joined]
         np.testing.assert_allclose(got, want, atol=1e-5)
 
-    def test_smooth(self):
-        """Means of cells, the largest 1, whatever the scale; also where all is zero."""
-        images = jnp.zeros((2, 4, 4, 1))
-        cells = np.asarray([[1.0, 2.0], [0.0, 4.0]])
-        rough = np.kron(cells, [[0.0, 4.0], [0.0, 0.0]])
-        saliency = jnp.asarray(np.stack([1e-6 * rough, 0 * rough])[..., None])
-        got = SaliencyBridge(2, smooth=True).apply({}, images, saliency)[..., 1]
-        np.testing.assert_allclose(got, [cells / 4, 0 * cells], rtol=1e-6)
-
     def test_published_factor_and_no_weights(self):
         images = jnp.ones((1, 16, 16, 1))
         got, variables = SaliencyBridge().init_with_output(jax.random.key(0), images, images)

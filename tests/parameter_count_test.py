@@ -61,7 +61,6 @@ COUNTS = {
 COUNTS |= {("best", system): ENCODER + CLASSIFIER + DECODER for system in best.SYSTEMS}
 COUNTS["best", "unet_augmented"] = ENCODER + DECODER
 COUNTS |= {("best", system): ENCODER + CLASSIFIER for system in ("best_classes", "enc_augmented")}
-COUNTS |= {("best", system): PUBLISHED for system in ("best_bridge", "best_smooth_bridge")}
 SYSTEMS = {"multimix": multimix.SYSTEMS, "dtml": dtml.SYSTEMS, "best": best.SYSTEMS}
 
 

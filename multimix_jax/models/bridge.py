@@ -38,22 +38,13 @@ class SaliencyBridge(nn.Module):
 
     Attributes:
       factor: of both sides.
-      smooth: the saliency is averaged over cells of `factor` x `factor` pixels instead, where
-        shrinking looks at a few of them, and divided by the largest of the image: gradients are
-        rough, and their scale is the classifier's.
     """
 
     factor: int = 8
-    smooth: bool = False
 
     @nn.compact
     def __call__(self, images: jax.Array, saliency: jax.Array) -> jax.Array:
         """[B,H,W,C] and [B,H,W,1] -> [B, H/factor, W/factor, C+1]."""
         height, width = images.shape[1] // self.factor, images.shape[2] // self.factor
-        saliency = saliency.astype(images.dtype)
-        if self.smooth:
-            saliency = nn.avg_pool(saliency, 2 * (self.factor,), 2 * (self.factor,))
-            largest = saliency.max(axis=(1, 2, 3), keepdims=True)
-            saliency /= jnp.maximum(largest, jnp.finfo(saliency.dtype).tiny)
-            return jnp.concatenate([resize_aligned(images, height, width), saliency], axis=-1)
-        return resize_aligned(jnp.concatenate([images, saliency], axis=-1), height, width)
+        joined = jnp.concatenate([images, saliency.astype(images.dtype)], axis=-1)
+        return resize_aligned(joined, height, width)

@@ -50,7 +50,6 @@ class MultiMix(nn.Module):
       mask_channels: logits per pixel.
       use_classifier, use_decoder, use_bridge: the wires.
       bridge_gradient: let gradients flow through the saliency map (second order).
-      bridge_smooth: average the saliency and bring it to one scale, see `SaliencyBridge`.
       dropout_rate: dropout after each block, on when `dropout_keys` are given.
       initializer: 'torch' (as published) or 'flax'.
       dtype: dtype of the computation, float32 or bfloat16; parameters stay float32.
@@ -66,7 +65,6 @@ class MultiMix(nn.Module):
     use_decoder: bool = True
     use_bridge: bool = True
     bridge_gradient: bool = False
-    bridge_smooth: bool = False
     dropout_rate: float = 0.25
     initializer: str = "torch"
     dtype: Any = jnp.float32
@@ -84,9 +82,7 @@ class MultiMix(nn.Module):
         if self.use_classifier:
             self.classifier = ClassifierHead(self.num_classes, **common)
         if self.use_bridge:
-            self.bridge = bridge_lib.SaliencyBridge(
-                2 ** (len(self.filters) - 2), self.bridge_smooth
-            )
+            self.bridge = bridge_lib.SaliencyBridge(2 ** (len(self.filters) - 2))
         if self.use_decoder:
             self.decoder = Decoder(
                 tuple(self.filters[-2::-1]), self.mask_channels, self.dropout_rate, **common

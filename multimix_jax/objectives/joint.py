@@ -112,7 +112,6 @@ class JointObjective:
             "decoder": model.use_decoder,
             "bridge": model.use_bridge,
             "gradient through the bridge": model.use_bridge and model.bridge_gradient,
-            "smooth saliency": model.use_bridge and model.bridge_smooth,
             "pseudo-labels": CLS_UNLABELED in self.streams,
         }
 
