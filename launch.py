@@ -179,7 +179,7 @@ def _run() -> int:
         parallel.keep_compiled()
         if _CELL.value is not None and "grid" not in c:
             raise UsageError(f"--cell={_CELL.value} is for grids (--config=configs/grid.py)")
-        with Stopping() as stopping:
+        with Stopping(c.grace_period) as stopping:
             run = functools.partial(run_one, stopping=stopping)
             if "grid" in c:
                 # An error in one of several processes would leave the others at another run.

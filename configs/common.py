@@ -52,6 +52,7 @@ def get_config() -> ml_collections.ConfigDict:
     c.log_every = 10
     c.eval_every = 100
     c.checkpoint_every = 100
+    c.grace_period = 25.0  # seconds in which a run that is told to stop finishes its step and saves
     c.max_skipped = 20  # steps in a row whose loss or gradient is not finite, before the run stops
     c.eval_batch_size = 32
 
@@ -102,6 +103,11 @@ def check(c: ml_collections.ConfigDict) -> None:
     for key, least in [*((key, 1) for key in COUNTS), *((key, 0) for key in NATURAL)]:
         if c[key] < least:
             raise ConfigError(f"{key}={c[key]}, but it must be {least} or more; set --config.{key}")
+    if not 0 <= c.grace_period < float("inf"):
+        raise ConfigError(
+            f"grace_period={c.grace_period}, but it is a number of seconds, 0 or more; set "
+            "--config.grace_period"
+        )
     if c.seed >= 2**32:
         raise ConfigError(f"seed={c.seed}, but it must be below 2^32; set --config.seed")
 

@@ -261,6 +261,15 @@ def read_variables(
     return restored[:2]
 
 
+def newest_step(workdir: pathlib.Path, which: str) -> int:
+    """Of the checkpoints that lie whole in a run's folder; 0 if there is none."""
+    try:
+        names = [path.name for path in (workdir / "checkpoints" / which).iterdir()]
+    except FileNotFoundError:
+        return 0
+    return max((int(name) for name in names if name.isdecimal()), default=0)
+
+
 def _fault(path: pathlib.Path) -> str:
     """Why orbax cannot as much as list a checkpoint, when it is alone in a folder; '' if it can."""
     with tempfile.TemporaryDirectory() as alone:

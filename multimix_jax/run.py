@@ -1,6 +1,7 @@
 """A run from start to end: training in a workdir, then evaluation of its best and last weights."""
 
 import dataclasses
+import functools
 import pathlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
@@ -10,7 +11,7 @@ import numpy as np
 
 from multimix_jax import calibration, figures, nifti, parallel, report, workdir
 from multimix_jax.calibration import Calibration
-from multimix_jax.checkpoint import Checkpoints
+from multimix_jax.checkpoint import Checkpoints, newest_step
 from multimix_jax.errors import UsageError
 from multimix_jax.evaluate import (
     EvalSet,
@@ -98,6 +99,7 @@ class Run:
         with Checkpoints(self.path) as checkpoints:
             state, progress = restore(checkpoints, LAST, state, Progress(data=self.data_digest))
             start = int(state.step)
+            stopping.begin(start, functools.partial(newest_step, self.path, LAST))
             first = parallel.is_first()
             with MetricWriter(self.path, start, silent=not first) as writer:
                 if start == 0 and first:

@@ -6,15 +6,18 @@ import signal
 import socket
 import sys
 import threading
+import time
+from collections.abc import Callable
 from types import FrameType
 from typing import Any
 
 import jax
+from tqdm import tqdm
 
 from multimix_jax import parallel
 
 STATUS = 75  # of the process; EX_TEMPFAIL: the same command goes on
-GRACE = 8.0  # seconds to save in
+NOTHING_UNSAVED = 8.0  # seconds to end by itself in, where no step would be lost
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
@@ -25,10 +28,19 @@ class Stopped(Exception):
 class Stopping(contextlib.AbstractContextManager):
     """Notes SIGTERM and SIGINT, for a training loop to ask for; ends the process where none does.
 
-    While XLA compiles, or a model is evaluated, no loop asks. Then the process ends by itself after
-    GRACE seconds, with STATUS: what was saved before is whole, and the rest is done again. A second
-    SIGINT ends it at once.
+    While there are steps that no checkpoint on disk holds, the loop has `grace_period` seconds to
+    finish its step and save. Where nothing would be lost, because XLA compiles the first step or a
+    test set is evaluated, the process ends by itself after NOTHING_UNSAVED seconds. Either way it
+    ends with STATUS, and what was saved before is whole. A second SIGINT ends it at once.
     """
+
+    def __init__(self, grace_period: float = 25.0):
+        """Args:
+        grace_period: seconds that the system leaves between its signal and the end of the process.
+        """
+        self._grace_period = grace_period
+        self._on_disk: Callable[[], int] = lambda: 0
+        self._step = 0
 
     def __enter__(self) -> "Stopping":
         self._noted = threading.Event()
@@ -56,9 +68,19 @@ class Stopping(contextlib.AbstractContextManager):
             self._thread.join()
             self._ear.close()
 
-    def requested(self) -> bool:
-        """Whether to stop after this step. Of several processes, all are told the same: what was
+    def begin(self, step: int, on_disk: Callable[[], int]) -> None:
+        """A training loop begins after `step`, which a checkpoint holds, or which is 0.
+
+        Args:
+          step: of the loop's first state.
+          on_disk: the step of the newest checkpoint that is whole, 0 if there is none.
+        """
+        self._on_disk, self._step = on_disk, step
+
+    def requested(self, step: int) -> bool:
+        """Whether to stop after this `step`. Of several processes, all are told the same: what was
         so for any of them one step ago, so that the device never waits for the host."""
+        self._step = step
         if jax.process_count() == 1:
             return self._noted.is_set()
         before, self._asked = self._asked, parallel.any_process(self._noted.is_set())
@@ -66,20 +88,47 @@ class Stopping(contextlib.AbstractContextManager):
 
     def _listen(self) -> None:
         while numbers := self._ear.recv(16):
-            heard = [number for number in numbers if number in _SIGNALS]
-            if not heard:
+            received = [number for number in numbers if number in _SIGNALS]
+            if not received:
                 continue
-            if self._noted.is_set() and signal.SIGINT in heard:
+            if self._noted.is_set() and signal.SIGINT in received:
                 os._exit(128 + signal.SIGINT)
             if not self._noted.is_set():
                 self._noted.set()
-                threading.Thread(target=self._insist, daemon=True).start()
+                name = signal.Signals(received[0]).name
+                threading.Thread(target=self._insist, args=(name,), daemon=True).start()
 
-    def _insist(self) -> None:
-        if not self._left.wait(GRACE):
-            print("stopped; the same command goes on from the last checkpoint", file=sys.stderr)
-            sys.stderr.flush()
+    def _insist(self, name: str) -> None:
+        """Says at once what is waited for, and ends the process when it has taken too long."""
+        begun = time.monotonic()
+        if self._unsaved():
+            limit = f"up to {self._grace_period:g} s (config.grace_period)"
+            _say(f"{name}: waiting for the step and its checkpoint, {limit}")
+        else:
+            _say(f"{name}: no step to save; ending within {NOTHING_UNSAVED:g} s")
+        while not self._left.wait(0.1):
+            unsaved = self._unsaved()
+            limit = self._grace_period if unsaved else NOTHING_UNSAVED
+            if time.monotonic() - begun < limit:
+                continue
+            lost = ""
+            if unsaved:
+                lost = (
+                    f" {limit:g} s after {name}, before a checkpoint was written: lost are the "
+                    f"steps {unsaved[0]} to {unsaved[-1]}"
+                )
+            _say(f"stopped{lost}; the same command goes on from the last checkpoint")
             os._exit(STATUS)
+
+    def _unsaved(self) -> range:
+        """The steps that were begun and that no checkpoint on disk holds."""
+        return range(self._on_disk() + 1, self._step + 1)
+
+
+def _say(line: str) -> None:
+    """To stderr, above a progress bar if there is one."""
+    tqdm.write(line, file=sys.stderr)
+    sys.stderr.flush()
 
 
 def _ignore(number: int, frame: FrameType | None) -> None:

@@ -159,7 +159,7 @@ def train(
             bar.update()
             look_back()
             waiting = step, metrics
-            stop = stopping.requested()
+            stop = stopping.requested(step)
             evaluate = step == steps or step % eval_every == 0
             if not (evaluate or stop or step % checkpoint_every == 0):
                 continue

@@ -15,8 +15,10 @@ EXAMPLES, GALLERY, PAGE = "examples.npz", "gallery.npz", "report.html"
 CARD = "README.md"  # as model hubs call it
 BEST, LAST, TRIVIAL = "best", "last", "trivial"  # checkpoints, and the answer without a model
 CONVERTED = "converted.json"  # says where weights that were not trained here come from
-# Where things lie and how often they are said may differ between two starts of one run.
-FREE_KEYS = "data_dir prepared_dir folder leave_out cache_gib log_every test_data".split()
+# Where things lie, how often they are said and how a run is stopped may differ between two starts of one run.
+FREE_KEYS = (
+    "data_dir prepared_dir folder leave_out cache_gib log_every grace_period test_data".split()
+)
 FILES = "own_files"  # what folders of one's own hold, wherever they lie; "" for nothing known
 # Fields that configs have had from some day on, and what runs without them did.
 ADDED = {
