@@ -13,6 +13,8 @@ Row = Mapping[str, float | int | str]
 
 TRUTH_COLOR = (64, 220, 96)
 PREDICTION_COLOR = (255, 96, 32)
+CELL = 1.9  # inches a side of a cell of a grid
+SHARE = 0.96  # of a cell's side that a picture's longer one fills
 
 
 def instructive(rows: Sequence[Row], count: int) -> np.ndarray:
@@ -178,25 +180,33 @@ def grid(
       corners: a text for the upper left corner of each picture.
     """
     width = max(len(row) for row in pictures)
-    figure = Figure(figsize=(1.9 * width + 1.2, 2.0 * len(pictures) + 0.4), layout="constrained")
-    axes = figure.subplots(len(pictures), width, squeeze=False)
+    figure = Figure(figsize=(CELL * width, CELL * len(pictures)))
+    # One set of axes for all: matplotlib takes far longer to make axes than to draw pictures.
+    axes = figure.add_axes((0, 0, 1, 1), xlim=(0, width), ylim=(len(pictures), 0))
+    axes.set_axis_off()
     for i, row in enumerate(pictures):
-        for j, axis in enumerate(axes[i]):
-            axis.set_xticks([])
-            axis.set_yticks([])
-            if j >= len(row):
-                axis.set_axis_off()
-                continue
-            picture = row[j][..., 0] if row[j].ndim == 3 and row[j].shape[-1] == 1 else row[j]
-            axis.imshow(picture, cmap="gray", vmin=0, vmax=255, interpolation="nearest")
+        for j, picture in enumerate(row):
+            left, right, top, bottom = _placed(picture, i, j)
+            axes.imshow(
+                picture[..., 0] if picture.ndim == 3 and picture.shape[-1] == 1 else picture,
+                **dict(cmap="gray", vmin=0, vmax=255, interpolation="nearest"),
+                **dict(extent=(left, right, bottom, top), aspect="auto"),
+            )
             if corners:
-                axis.text(
-                    *(0.03, 0.97, corners[i][j]),
-                    **dict(transform=axis.transAxes, va="top", color="white", fontsize=8),
-                )
+                inset = (left + 0.03, top + 0.03, corners[i][j])
+                axes.text(*inset, va="top", color="white", fontsize=8)
             if i == 0 and j < len(columns):
-                axis.set_title(columns[j], fontsize=9)
+                axes.text(j + 0.5, top - 0.03, columns[j], ha="center", va="bottom", fontsize=9)
             if j == 0 and i < len(rows):
-                axis.set_ylabel(rows[i], fontsize=8)
+                beside = dict(ha="right", va="center", rotation=90, multialignment="center")
+                axes.text(left - 0.03, i + 0.5, rows[i], fontsize=8, **beside)
+    axes.set(xlim=(0, width), ylim=(len(pictures), 0))  # which imshow has changed
     path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=110)
+    figure.savefig(path, dpi=110, bbox_inches="tight", pad_inches=0.05)
+
+
+def _placed(picture: np.ndarray, row: int, column: int) -> tuple[float, float, float, float]:
+    """Left, right, top and bottom of a picture in the middle of its cell of a grid of unit cells."""
+    height, width = np.array(picture.shape[:2]) / max(picture.shape[:2]) * SHARE
+    x, y = column + 0.5, row + 0.5
+    return x - width / 2, x + width / 2, y - height / 2, y + height / 2

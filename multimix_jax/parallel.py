@@ -232,6 +232,12 @@ def make_predict(
     return padded
 
 
+def compile_for_once(function: Callable[..., Any]) -> Callable[..., Any]:
+    """`jax.jit` of what is computed once: on CPU, optimising it takes longer than computing it."""
+    quick = {"xla_backend_optimization_level": 0} if jax.default_backend() == "cpu" else None
+    return jax.jit(function, compiler_options=quick)
+
+
 def check_divisible(batch_size: int, accumulate: int, device_count: int | None = None) -> None:
     """Raises UsageError where a batch cannot be split evenly over devices and micro-batches."""
     device_count = jax.device_count() if device_count is None else device_count

@@ -83,13 +83,19 @@ class Programs:
 
     @functools.cached_property
     def saliency(self) -> Callable[[PyTree, np.ndarray], jax.Array | None]:
-        """`Objective.saliency`."""
-        return jax.jit(self.objective.saliency)
+        """`Objective.saliency`, of few images at once, so on one device."""
+        compiled = jax.jit(self.objective.saliency)
+
+        def saliency(variables: PyTree, images: np.ndarray) -> jax.Array | None:
+            # Wherever they lay, in training or after it, the program is the same.
+            return compiled(jax.device_put(variables, jax.local_devices()[0]), images)
+
+        return saliency
 
     @functools.cached_property
     def views(self) -> Callable[..., dict[str, jax.Array]]:
-        """`Objective.views`."""
-        return jax.jit(self.objective.views)
+        """`Objective.views`, for one figure."""
+        return parallel.compile_for_once(self.objective.views)
 
     def initial_state(self, seed: int, size: int) -> TrainState:
         """State before the first step, for images of `size` x `size`."""

@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import pathlib
+import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -136,43 +137,43 @@ class Run:
           UsageError: there is no checkpoint, or it was trained on other images.
         """
         results: dict[str, Any] = {"run": {}}
-        rows: list[dict[str, Any]] = []
+        noted: dict[str, list[dict[str, Any]]] = {BEST: [], LAST: [], TRIVIAL: []}
         examples: dict[str, np.ndarray] = {}
         gallery: dict[str, np.ndarray] = {}
 
         def note(which: str, eval_set: EvalSet, summary: Summary, images: Sequence[Row]) -> None:
             if summary:
                 results.setdefault(which, {})[eval_set.name] = summary
-            rows.extend({"checkpoint": which, "data_set": eval_set.name, **row} for row in images)
+            noted[which] += [
+                {"checkpoint": which, "data_set": eval_set.name, **row} for row in images
+            ]
 
         with Checkpoints(self.path, alone=True) as checkpoints:
             like = self._initial_state().eval_variables
             self._check(like)  # tested on what may be other sets than when it was trained
-            for which in (BEST, LAST):
-                restored = checkpoints.restore_variables(which, like)
-                if restored is None:
-                    continue  # converted weights are not the best of any
-                step, variables, meta = restored
+            for held, step, variables, meta in _restored(checkpoints, like):
                 if meta["data"]:  # not of converted weights
                     check_data(meta["data"], self.data_digest)
                 calibrated = self._calibration(variables)
                 if not results["run"]:  # one checkpoint is enough to look at
-                    gallery["checkpoint"] = np.array(which)
-                results["run"][which] = {"step": step}
-                if calibrated is not None:
-                    results["run"][which] |= dataclasses.asdict(calibrated)
+                    gallery["checkpoint"] = np.array(held[0])
+                for which in held:
+                    results["run"][which] = {"step": step}
+                    if calibrated is not None:
+                        results["run"][which] |= dataclasses.asdict(calibrated)
                 for eval_set in self.tests:
                     found = self._predict(variables, eval_set)
                     summary, images = measure(
                         found, class_names=self.class_names, calibration=calibrated
                     )
-                    note(which, eval_set, summary, images)
                     if summary:
-                        self._picture(which, variables, eval_set, found, images)
-                        if gallery["checkpoint"] == which:
+                        self._picture(held, variables, eval_set, found, images)
+                        if gallery["checkpoint"] == held[0]:
                             gallery |= self._gallery(variables, eval_set, found, images)
-                    examples |= _examples(which, eval_set, found)
-                    self._write_volumes(which, eval_set, found)
+                    for which in held:
+                        note(which, eval_set, summary, images)
+                        examples |= _examples(which, eval_set, found)
+                        self._write_volumes(which, eval_set, found)
         if not results["run"]:
             raise UsageError(
                 f"{self.path} holds no checkpoint to evaluate; train first (--mode=train), with "
@@ -193,7 +194,7 @@ class Run:
             "class_names": list(self.class_names),
             "mask_names": self._mask_names,
         }
-        report.write_per_image(self.path / workdir.PER_IMAGE, rows)
+        report.write_per_image(self.path / workdir.PER_IMAGE, sum(noted.values(), []))
         workdir.write_arrays(self.path / workdir.EXAMPLES, examples)
         workdir.write_arrays(self.path / workdir.GALLERY, gallery)
         card = model_card(self.config, results, self.ids)
@@ -306,21 +307,25 @@ class Run:
 
     def _picture(
         self,
-        which: str,
+        held: Sequence[str],
         variables: PyTree,
         eval_set: EvalSet,
         found: Predictions,
         rows: Sequence[Row],
     ) -> None:
-        """Figure of a few images of a test set, from the worst to the best."""
+        """Figure of a few images of a test set, from the worst to the best, of each checkpoint that
+        holds the same weights."""
         shown = figures.instructive(rows, PICTURED)
         titles, places, pictures = self._pictures(variables, eval_set, found, shown)
+        first, *others = (self.path / "figures" / f"{which}_{eval_set.name}.png" for which in held)
         figures.grid(
             pictures,
-            self.path / "figures" / f"{which}_{eval_set.name}.png",
+            first,
             columns=titles,
             rows=[f"{figures.caption(rows[index])}{slice_}" for index, slice_ in places],
         )
+        for path in others:
+            shutil.copyfile(first, path)
 
     def _pictures(
         self,
@@ -415,6 +420,28 @@ class Run:
             self.path / "figures" / "views.png",
             rows=list(views),
         )
+
+
+def _restored(
+    checkpoints: Checkpoints, like: PyTree
+) -> list[tuple[list[str], int, PyTree, dict[str, Any]]]:
+    """Names, step, variables and meta of the best and the last checkpoint, together where they hold
+    the same weights; converted weights are not the best of any."""
+    found: list[tuple[list[str], int, PyTree, dict[str, Any]]] = []
+    for which in (BEST, LAST):
+        restored = checkpoints.restore_variables(which, like)
+        if restored is None:
+            continue
+        step, variables, meta = restored
+        if found and found[0][1] == step and _equal(found[0][2], variables):
+            found = [([BEST, LAST], step, variables, meta)]
+        else:
+            found.append(([which], step, variables, meta))
+    return found
+
+
+def _equal(one: PyTree, other: PyTree) -> bool:
+    return all(jax.tree.leaves(jax.tree.map(np.array_equal, one, other)))
 
 
 def _examples(which: str, eval_set: EvalSet, found: Predictions) -> dict[str, np.ndarray]:

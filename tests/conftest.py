@@ -1,18 +1,47 @@
 """Four fake devices, quick compilation, and JAX at its strictest, for every test."""
 
+import gc
 import os
+import tempfile
 
-os.environ["XLA_FLAGS"] = (
-    os.environ.get("XLA_FLAGS", "")
-    + " --xla_force_host_platform_device_count=4"
-    # Compiling takes most of the time, and tiny tensors gain nothing from the effort.
-    + " --xla_backend_optimization_level=0"
-).strip()
+# Set before JAX is imported, and inherited by pytest's workers and by what the tests start.
+if "JAX_COMPILATION_CACHE_DIR" not in os.environ:  # what one process compiles, all others load
+    _programs = tempfile.TemporaryDirectory(prefix="multimix_jax_tests_")
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = _programs.name
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
 import jax
+import pytest
+
+QUICK = [
+    "--xla_force_host_platform_device_count=4",
+    # Compiling takes most of the time, and tiny tensors gain nothing from the effort.
+    "--xla_backend_optimization_level=0",
+]
+# XLA ends the process at a flag that it does not know; later versions may not know this one.
+if (0, 10) <= tuple(map(int, jax.__version__.split(".")[:2])) < (0, 13):
+    QUICK.append("--xla_cpu_use_fusion_emitters=false")
+given = os.environ.get("XLA_FLAGS", "").split()
+os.environ["XLA_FLAGS"] = " ".join([*given, *(flag for flag in QUICK if flag not in given)])
 
 from multimix_jax import parallel
 
 parallel.set_xla_flags()  # as launch.py does: a run goes on bit for bit under the same flags alone
 jax.config.update("jax_numpy_rank_promotion", "raise")
+
+# The files that take longest, so that no worker is left with one of them at the end.
+FIRST = []
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    place = {name: index for index, name in enumerate(FIRST)}
+    items.sort(key=lambda item: place.get(item.path.stem.removesuffix("_test"), len(place)))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _forget_programs():
+    """Programs of one file are seldom those of the next, and memory would grow with each."""
+    yield
+    jax.clear_caches()
+    gc.collect()

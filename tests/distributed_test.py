@@ -17,7 +17,6 @@ from multimix_jax import stopping
 from multimix_jax.checkpoint import Checkpoints
 from multimix_jax.workdir import BEST, LAST
 from tests.small_runs import (
-    kept_programs,
     launch_flags,
     launch_main,
     prepare_phantoms,
@@ -27,11 +26,6 @@ from tests.small_runs import (
 )
 
 STEPS = 24
-
-
-@pytest.fixture(scope="module", autouse=True)
-def programs(tmp_path_factory):
-    yield from kept_programs(tmp_path_factory.mktemp("cache"))
 
 
 @pytest.fixture(scope="module")

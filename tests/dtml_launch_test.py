@@ -15,15 +15,10 @@ from data_pipelines import load, phantom3d
 from multimix_jax import parallel, report
 from multimix_jax.errors import UsageError
 from tests.official_formats import write_la, write_nifti
-from tests.small_runs import kept_programs, launch_main
+from tests.small_runs import launch_main
 
 COUNTS = {"train": 6, "val": 2, "test": 3}
 PATCH = (16, 16, 8)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def programs(tmp_path_factory):
-    yield from kept_programs(tmp_path_factory.mktemp("cache"))
 
 
 def small(prepared, arguments="", **fields):

@@ -8,7 +8,7 @@ import pytest
 
 import launch
 from configs import grid, quickstart
-from tests.small_runs import kept_programs, launch_main, prepare_phantoms, start_launch
+from tests.small_runs import launch_main, prepare_phantoms, start_launch
 
 ARGUMENTS = "systems=enc+umtl,budgets=10/5,seeds=0+1,size=32"
 CELLS = [
@@ -23,11 +23,6 @@ FIELDS = {
     **{"batch_size": 4, "eval_batch_size": 8, "model.filters": (4, 8, 8)},
     **{"steps": 8, "log_every": 1, "eval_every": 4, "checkpoint_every": 2},
 }
-
-
-@pytest.fixture(scope="module", autouse=True)
-def programs(tmp_path_factory):
-    yield from kept_programs(tmp_path_factory.mktemp("cache"))
 
 
 @pytest.fixture(scope="module")

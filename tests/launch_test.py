@@ -32,7 +32,6 @@ from multimix_jax.workdir import BEST, LAST
 from tests.official_formats import box, write_csv, write_image, write_nih
 from tests.small_runs import (
     assert_same_runs,
-    kept_programs,
     launch_flags,
     launch_main,
     prepare_phantoms,
@@ -48,11 +47,6 @@ CONFIGS = sorted(
 )
 TESTS = {"phantom_seg_a": 5, "phantom_seg_b": 4, "phantom_cls_a": 7, "phantom_cls_b": 6}
 STEPS = 12
-
-
-@pytest.fixture(scope="module", autouse=True)
-def programs(tmp_path_factory):
-    yield from kept_programs(tmp_path_factory.mktemp("cache"))
 
 
 @pytest.fixture(scope="module")

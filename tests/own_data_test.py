@@ -16,14 +16,9 @@ from multimix_jax.finished_run import read_run
 from multimix_jax.trained_model import read_model
 from multimix_jax.workdir import BEST
 from tests.official_formats import box, write_csv, write_image
-from tests.small_runs import NETWORK, kept_programs, launch_main, prepare_phantoms
+from tests.small_runs import NETWORK, launch_main, prepare_phantoms
 
 HEIGHT, WIDTH = 24, 40
-
-
-@pytest.fixture(scope="module", autouse=True)
-def programs(tmp_path_factory):
-    yield from kept_programs(tmp_path_factory.mktemp("cache"))
 
 
 @pytest.fixture(scope="module")

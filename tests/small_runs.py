@@ -9,14 +9,13 @@ import pathlib
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from types import SimpleNamespace
 from unittest import mock
 
 import jax
 import ml_collections
 import numpy as np
-from jax.experimental.compilation_cache import compilation_cache
 
 import launch
 from configs import common
@@ -110,23 +109,6 @@ def prepare_phantoms(prepared_dir: pathlib.Path) -> None:
                 task=task, hospital=hospital, size=32, prepared_dir=str(prepared_dir)
             )
             builder.prepare()
-
-
-def kept_programs(cache: pathlib.Path) -> Iterator[None]:
-    """All runs of a test file share what they compile in `cache`, and nothing with the user's."""
-    quick = {
-        "jax_disable_most_optimizations": (True, False),
-        "jax_persistent_cache_min_compile_time_secs": (0.0, 1.0),
-    }
-    env = {name.upper(): str(value) for name, (value, _) in quick.items()}
-    for name, (value, _) in quick.items():
-        jax.config.update(name, value)
-    with mock.patch.dict(os.environ, {"XDG_CACHE_HOME": str(cache), **env}):
-        yield
-    for name, (_, default) in quick.items():
-        jax.config.update(name, default)
-    jax.config.update("jax_compilation_cache_dir", None)  # `parallel.keep_compiled` has set it
-    compilation_cache.reset_cache()
 
 
 def small_config(prepared_dir: pathlib.Path, **fields: object) -> ml_collections.ConfigDict:

@@ -12,7 +12,7 @@ import launch
 from multimix_jax import parallel
 from multimix_jax.stopping import Stopping
 from tests import process
-from tests.small_runs import kept_programs, prepare_phantoms, small_config
+from tests.small_runs import prepare_phantoms, small_config
 
 COMPILED = "/jax/core/compile/backend_compile_duration"
 SAMPLES = 30
@@ -30,11 +30,6 @@ class Held:
     compiled: int  # programs so far
     threads: int
     files: int
-
-
-@pytest.fixture(scope="module", autouse=True)
-def cache(tmp_path_factory):
-    yield from kept_programs(tmp_path_factory.mktemp("cache"))
 
 
 @pytest.fixture
