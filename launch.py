@@ -23,7 +23,6 @@ from ml_collections import ConfigDict, config_flags
 
 import data_pipelines
 from configs import common, grid
-from data_pipelines import input_pipeline, run_data
 from data_pipelines.of_config import preparation, with_packaged
 from multimix_jax import objectives, optimizer, parallel, report, workdir
 from multimix_jax.command import ends_quietly
@@ -66,6 +65,9 @@ def make_programs(fields: str) -> Programs:
 
 def make_run(c: ConfigDict, path: pathlib.Path) -> Run:
     """The run that a config describes, in its folder."""
+    # Here, since TensorFlow takes seconds to import, and what cannot be run needs none of it.
+    from data_pipelines import input_pipeline, run_data
+
     compiled = (
         "method model dtype objective optimizer schedule learning_rate steps batch_size size "
         "accumulate parallel ema_decay window"

@@ -31,7 +31,7 @@ parallel.set_xla_flags()  # as launch.py does: a run goes on bit for bit under t
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
 # The files that take longest, so that no worker is left with one of them at the end.
-FIRST = []
+FIRST = ["notebook", "dtml_launch", "launch", "distributed", "own_data", "grid_launch", "docs"]
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

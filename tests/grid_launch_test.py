@@ -8,7 +8,7 @@ import pytest
 
 import launch
 from configs import grid, quickstart
-from tests.small_runs import launch_main, prepare_phantoms, start_launch
+from tests.small_runs import NETWORK, launch_main, prepare_phantoms, start_launch
 
 ARGUMENTS = "systems=enc+umtl,budgets=10/5,seeds=0+1,size=32"
 CELLS = [
@@ -20,7 +20,7 @@ CELLS = [
 FIELDS = {
     **{"seg_data": "phantom_seg_a", "cls_data": "phantom_cls_a"},
     "test_data": "phantom_seg_a=test,phantom_cls_b=all",
-    **{"batch_size": 4, "eval_batch_size": 8, "model.filters": (4, 8, 8)},
+    **{"batch_size": 4, "eval_batch_size": 8, "model.filters": NETWORK},
     **{"steps": 8, "log_every": 1, "eval_every": 4, "checkpoint_every": 2},
 }
 

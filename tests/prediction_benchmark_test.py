@@ -24,7 +24,8 @@ def test_ways():
     said = {name: jax.jit(way.predict)(variables, images) for name, (way, _) in ways.items()}
     whole, blind = said["as configured"], said["saliency of zeros"]
     assert np.abs(whole["mask"] - blind["mask"]).max() > 1e-4
-    np.testing.assert_array_equal(whole["classes"], blind["classes"])
+    # Two programs, whose sums may be taken in another order.
+    np.testing.assert_allclose(whole["classes"], blind["classes"], rtol=1e-6)
     assert np.abs(whole["mask"] - said["no mirror image"]["mask"]).max() > 1e-4
     np.testing.assert_array_equal(whole["mask"], said["all parts of a mask"]["mask"])
 

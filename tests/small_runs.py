@@ -31,7 +31,7 @@ SMALL_PLANS = {
     ("cls", "a"): dict(train=24, val=6, test=7),
     ("cls", "b"): dict(train=0, val=0, test=6),
 }
-NETWORK = (4, 8, 8)
+NETWORK = (4, 8)
 
 
 @dataclasses.dataclass
