@@ -17,6 +17,7 @@ TEST = [
     "nbclient>=0.11",
     "nbformat>=5.11",
     "pytest>=8.3",
+    "pytest-xdist>=3.8",
     "ruff>=0.9",
     "scikit-learn>=1.6",
     "selenium>=4.30",

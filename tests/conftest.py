@@ -8,7 +8,7 @@ import tempfile
 if "JAX_COMPILATION_CACHE_DIR" not in os.environ:  # what one process compiles, all others load
     _programs = tempfile.TemporaryDirectory(prefix="multimix_jax_tests_")
     os.environ["JAX_COMPILATION_CACHE_DIR"] = _programs.name
-os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.05")
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
 import jax
@@ -29,6 +29,7 @@ from multimix_jax import parallel
 
 parallel.set_xla_flags()  # as launch.py does: a run goes on bit for bit under the same flags alone
 jax.config.update("jax_numpy_rank_promotion", "raise")
+gc.set_threshold(100_000, 20, 50)  # tracing makes much that lasts; each file is cleared up after
 
 # The files that take longest, so that no worker is left with one of them at the end.
 FIRST = ["notebook", "dtml_launch", "launch", "distributed", "own_data", "grid_launch", "docs"]
@@ -40,7 +41,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @pytest.fixture(scope="module", autouse=True)
-def _forget_programs():
+def _clear_up():
     """Programs of one file are seldom those of the next, and memory would grow with each."""
     yield
     jax.clear_caches()

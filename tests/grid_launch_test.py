@@ -1,14 +1,14 @@
 """Grids of small runs, as a user starts them."""
 
 import json
-import signal
-import time
+from unittest import mock
 
 import pytest
 
 import launch
 from configs import grid, quickstart
-from tests.small_runs import NETWORK, launch_main, prepare_phantoms, start_launch
+from data_pipelines import input_pipeline
+from tests.small_runs import NETWORK, launch_main, prepare_phantoms
 
 ARGUMENTS = "systems=enc+umtl,budgets=10/5,seeds=0+1,size=32"
 CELLS = [
@@ -98,21 +98,23 @@ def test_one_cell(whole, config, tmp_path):
         assert ours.read_bytes() == theirs.read_bytes(), name
 
 
-def test_killed_in_the_second_cell_and_started_again(whole, config, prepared, tmp_path):
+def test_interrupted_in_the_second_cell_and_started_again(whole, config, tmp_path):
     """The rest is done; what is there at the end is what an undisturbed grid leaves."""
-    fields = {**FIELDS, "prepared_dir": prepared}
-    flags = [f"--config.{name}={value}" for name, value in fields.items()]
-    command = [f"--config=configs/grid.py:{ARGUMENTS}", f"--workdir={tmp_path}", *flags]
-    metrics = tmp_path / CELLS[1] / "metrics.jsonl"
-    with start_launch(*command) as process:
-        deadline = time.monotonic() + 180
-        while process.poll() is None and time.monotonic() < deadline:
-            if metrics.exists() and metrics.read_text().count("\n") >= 3:
-                break
-            time.sleep(0.002)
-        process.send_signal(signal.SIGKILL)
-        _, errors = process.communicate()
-    assert process.returncode == -signal.SIGKILL, errors
+    train_batches = input_pipeline.train_batches
+    begun = []
+
+    def interrupted(*args, **kwargs):
+        begun.append(args)
+        for step, batch in enumerate(train_batches(*args, **kwargs)):
+            # Each cell draws its first batch for a figure, and then those to train on.
+            if len(begun) == 4 and step == 3:
+                raise KeyboardInterrupt
+            yield batch
+
+    with mock.patch.object(input_pipeline, "train_batches", interrupted):
+        with pytest.raises(KeyboardInterrupt):
+            launch_main(config, tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == CELLS[:2]
     first = times(tmp_path / CELLS[0])
     assert not (tmp_path / CELLS[1] / "results.json").exists()
     launch_main(config, tmp_path)

@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import functools
 import json
+import logging
 import os
 import pathlib
 import subprocess
@@ -136,6 +137,8 @@ def launch_main(
     with contextlib.ExitStack() as stack:
         for name, value in flags.items():
             stack.enter_context(mock.patch.object(launch, name, SimpleNamespace(value=value)))
+        logger = logging.getLogger("data_pipelines")
+        stack.callback(logger.setLevel, logger.level)
         launch.main(["launch.py"])
 
 
