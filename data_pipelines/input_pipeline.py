@@ -6,13 +6,11 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
-import tensorflow as tf
 
 from data_pipelines.examples import Examples
+from data_pipelines.tensorflow_alone import tf
 
 Batch = dict[str, Any]
-
-tf.config.set_visible_devices([], "GPU")  # accelerators belong to JAX
 
 
 @dataclasses.dataclass(frozen=True)

@@ -29,9 +29,10 @@ class Stopping(contextlib.AbstractContextManager):
     """Notes SIGTERM and SIGINT, for a training loop to ask for; ends the process where none does.
 
     While there are steps that no checkpoint on disk holds, the loop has `grace_period` seconds to
-    finish its step and save. Where nothing would be lost, because XLA compiles the first step or a
-    test set is evaluated, the process ends by itself after NOTHING_UNSAVED seconds. Either way it
-    ends with STATUS, and what was saved before is whole. A second SIGINT ends it at once.
+    finish its step and save. Where nothing would be lost (any more), because XLA compiles the first
+    step, say, or a test set is evaluated, the process ends by itself after NOTHING_UNSAVED seconds.
+    Either way it ends with STATUS, and what was saved before is whole. A second SIGINT ends it at
+    once.
     """
 
     def __init__(self, grace_period: float = 25.0):
@@ -100,22 +101,23 @@ class Stopping(contextlib.AbstractContextManager):
 
     def _insist(self, name: str) -> None:
         """Says at once what is waited for, and ends the process when it has taken too long."""
-        begun = time.monotonic()
+        begun = calm_since = time.monotonic()
         if self._unsaved():
             limit = f"up to {self._grace_period:g} s (config.grace_period)"
             _say(f"{name}: waiting for the step and its checkpoint, {limit}")
         else:
             _say(f"{name}: no step to save; ending within {NOTHING_UNSAVED:g} s")
         while not self._left.wait(0.1):
-            unsaved = self._unsaved()
-            limit = self._grace_period if unsaved else NOTHING_UNSAVED
-            if time.monotonic() - begun < limit:
+            now, unsaved = time.monotonic(), self._unsaved()
+            if unsaved:
+                calm_since = now
+            if now - begun < self._grace_period if unsaved else now - calm_since < NOTHING_UNSAVED:
                 continue
             lost = ""
             if unsaved:
                 lost = (
-                    f" {limit:g} s after {name}, before a checkpoint was written: lost are the "
-                    f"steps {unsaved[0]} to {unsaved[-1]}"
+                    f" {self._grace_period:g} s after {name}, before a checkpoint was written: "
+                    f"lost are the steps {unsaved[0]} to {unsaved[-1]}"
                 )
             _say(f"stopped{lost}; the same command goes on from the last checkpoint")
             os._exit(STATUS)

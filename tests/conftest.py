@@ -21,7 +21,7 @@ QUICK = [
 ]
 # XLA ends the process at a flag that it does not know; later versions may not know this one.
 if (0, 10) <= tuple(map(int, jax.__version__.split(".")[:2])) < (0, 13):
-    QUICK.append("--xla_cpu_use_fusion_emitters=false")
+    QUICK += ["--xla_cpu_use_fusion_emitters=false", "--xla_cpu_parallel_codegen_split_count=1"]
 given = os.environ.get("XLA_FLAGS", "").split()
 os.environ["XLA_FLAGS"] = " ".join([*given, *(flag for flag in QUICK if flag not in given)])
 

@@ -304,19 +304,22 @@ def test_stopped_in_a_slow_step(whole, config, tmp_path, like, monkeypatch):
 
         def step(state, batch):
             if int(state.step) == 6:
-                signal.raise_signal(signal.SIGINT)
-                time.sleep(1)
+                with mock.patch.object(stopping, "NOTHING_UNSAVED", 0.2):
+                    signal.raise_signal(signal.SIGINT)
+                    time.sleep(1)
             return spread.step(state, batch)
 
         return dataclasses.replace(spread, step=step)
 
     workdir = tmp_path / "run"
+    c = config.copy_and_resolve_references().unlock()
+    c.grace_period = 500.0
     launch.make_programs.cache_clear()
     with monkeypatch.context() as patched:
         patched.setattr("multimix_jax.programs.make_spread", make_slow_spread)
-        patched.setattr(stopping, "NOTHING_UNSAVED", 0.2)
+        patched.setattr(stopping, "NOTHING_UNSAVED", 500.0)  # closing may take long, too
         with pytest.raises(SystemExit) as stop:
-            launch_main(config, workdir)
+            launch_main(c.lock(), workdir)
     launch.make_programs.cache_clear()
     assert stop.value.code == stopping.STATUS
     assert sorted(os.listdir(workdir / "checkpoints" / LAST)) == ["5", "7"]
