@@ -1,4 +1,4 @@
-"""TensorFlow for tf.data alone: without Keras, and without the accelerators, which belong to JAX."""
+"""TensorFlow for tf.data alone: without Keras, and without accelerators, which belong to JAX."""
 
 import os
 

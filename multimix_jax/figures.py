@@ -189,8 +189,12 @@ def grid(
             left, right, top, bottom = _placed(picture, i, j)
             axes.imshow(
                 picture[..., 0] if picture.ndim == 3 and picture.shape[-1] == 1 else picture,
-                **dict(cmap="gray", vmin=0, vmax=255, interpolation="nearest"),
-                **dict(extent=(left, right, bottom, top), aspect="auto"),
+                cmap="gray",
+                vmin=0,
+                vmax=255,
+                interpolation="nearest",
+                extent=(left, right, bottom, top),
+                aspect="auto",
             )
             if corners:
                 inset = (left + 0.03, top + 0.03, corners[i][j])
@@ -198,15 +202,23 @@ def grid(
             if i == 0 and j < len(columns):
                 axes.text(j + 0.5, top - 0.03, columns[j], ha="center", va="bottom", fontsize=9)
             if j == 0 and i < len(rows):
-                beside = dict(ha="right", va="center", rotation=90, multialignment="center")
-                axes.text(left - 0.03, i + 0.5, rows[i], fontsize=8, **beside)
+                axes.text(
+                    left - 0.03,
+                    i + 0.5,
+                    rows[i],
+                    fontsize=8,
+                    ha="right",
+                    va="center",
+                    rotation=90,
+                    multialignment="center",
+                )
     axes.set(xlim=(0, width), ylim=(len(pictures), 0))  # which imshow has changed
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=110, bbox_inches="tight", pad_inches=0.05)
 
 
 def _placed(picture: np.ndarray, row: int, column: int) -> tuple[float, float, float, float]:
-    """Left, right, top and bottom of a picture in the middle of its cell of a grid of unit cells."""
+    """Left, right, top and bottom of a picture in the middle of its cell; cells have sides of 1."""
     height, width = np.array(picture.shape[:2]) / max(picture.shape[:2]) * SHARE
     x, y = column + 0.5, row + 0.5
     return x - width / 2, x + width / 2, y - height / 2, y + height / 2

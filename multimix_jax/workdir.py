@@ -15,7 +15,8 @@ EXAMPLES, GALLERY, PAGE = "examples.npz", "gallery.npz", "report.html"
 CARD = "README.md"  # as model hubs call it
 BEST, LAST, TRIVIAL = "best", "last", "trivial"  # checkpoints, and the answer without a model
 CONVERTED = "converted.json"  # says where weights that were not trained here come from
-# Where things lie, how often they are said and how a run is stopped may differ between two starts of one run.
+# Where things lie, how often they are said and how long a stop may take may differ between two
+# starts of one run.
 FREE_KEYS = (
     "data_dir prepared_dir folder leave_out cache_gib log_every grace_period test_data".split()
 )

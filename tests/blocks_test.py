@@ -138,7 +138,7 @@ class InitializersTest(parameterized.TestCase):
                 self.assertAlmostEqual(spread, 1, delta=0.15)
 
         images = jnp.zeros((1, tiny.SIDE, tiny.SIDE, 1))
-        params = tiny.model().init(jax.random.key(0), images)["params"]
+        params = jax.jit(tiny.model().init)(jax.random.key(0), images)["params"]
         is_layer = lambda node: isinstance(node, dict) and "kernel" in node
         layers = jax.tree.leaves(params, is_leaf=is_layer)
         # Two blocks of the encoder, one of the decoder, and two heads.

@@ -1,29 +1,12 @@
-"""Four fake devices, quick compilation, and JAX at its strictest, for every test."""
+"""JAX at its strictest, and one file's programs forgotten before the next, for every test."""
 
+import tests.environment  # noqa: F401 (before JAX)
+
+# isort: split
 import gc
-import os
-import tempfile
-
-# Set before JAX is imported, and inherited by pytest's workers and by what the tests start.
-if "JAX_COMPILATION_CACHE_DIR" not in os.environ:  # what one process compiles, all others load
-    _programs = tempfile.TemporaryDirectory(prefix="multimix_jax_tests_")
-    os.environ["JAX_COMPILATION_CACHE_DIR"] = _programs.name
-os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.05")
-os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
 import jax
 import pytest
-
-QUICK = [
-    "--xla_force_host_platform_device_count=4",
-    # Compiling takes most of the time, and tiny tensors gain nothing from the effort.
-    "--xla_backend_optimization_level=0",
-]
-# XLA ends the process at a flag that it does not know; later versions may not know this one.
-if (0, 10) <= tuple(map(int, jax.__version__.split(".")[:2])) < (0, 13):
-    QUICK += ["--xla_cpu_use_fusion_emitters=false", "--xla_cpu_parallel_codegen_split_count=1"]
-given = os.environ.get("XLA_FLAGS", "").split()
-os.environ["XLA_FLAGS"] = " ".join([*given, *(flag for flag in QUICK if flag not in given)])
 
 from multimix_jax import parallel
 

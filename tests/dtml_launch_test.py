@@ -162,7 +162,8 @@ def test_la_and_a_folder_of_ones_own(tmp_path):
         label = (values > 0.5).astype(np.uint8)
         write_nifti(tmp_path / "folder3d" / "labels" / f"v{n}.nii.gz", label)
     for data in ("la", "folder3d"):
-        c = small(tmp_path / "prepared", f",data={data}", data_dir=str(tmp_path), seg_labels="1")
+        few = dict(seg_labels="1", steps=2, eval_every=2)
+        c = small(tmp_path / "prepared", f",data={data}", data_dir=str(tmp_path), **few)
         launch_main(c, tmp_path / "runs" / data)
         assert (tmp_path / "runs" / data / "results.json").exists()
 

@@ -23,7 +23,7 @@ import launch
 from configs import best, common, dtml, multimix
 from data_pipelines import input_pipeline
 from data_pipelines.of_config import with_packaged
-from multimix_jax import optimizer, page, parallel, stopping
+from multimix_jax import optimizer, page, run, stopping
 from multimix_jax.finished_run import read_run
 from multimix_jax.models import MultiMix
 from multimix_jax.objectives import ConsistencyObjective, DtmlObjective, MultiMixObjective
@@ -297,11 +297,9 @@ def test_stopped_and_resumed_is_uninterrupted(whole, config, tmp_path, like):
 
 def test_stopped_in_a_slow_step(whole, config, tmp_path, like, monkeypatch):
     """The step takes longer than a process lives that has nothing to save."""
-    make_spread = parallel.make_spread
+    train = run.train
 
-    def make_slow_spread(*args, **kwargs):
-        spread = make_spread(*args, **kwargs)
-
+    def train_slowly(state, spread, *args, **kwargs):
         def step(state, batch):
             if int(state.step) == 6:
                 with mock.patch.object(stopping, "NOTHING_UNSAVED", 0.2):
@@ -309,18 +307,16 @@ def test_stopped_in_a_slow_step(whole, config, tmp_path, like, monkeypatch):
                     time.sleep(1)
             return spread.step(state, batch)
 
-        return dataclasses.replace(spread, step=step)
+        return train(state, dataclasses.replace(spread, step=step), *args, **kwargs)
 
     workdir = tmp_path / "run"
-    c = config.copy_and_resolve_references().unlock()
-    c.grace_period = 500.0
-    launch.make_programs.cache_clear()
+    patient = config.copy_and_resolve_references().unlock()
+    patient.grace_period = 500.0
     with monkeypatch.context() as patched:
-        patched.setattr("multimix_jax.programs.make_spread", make_slow_spread)
+        patched.setattr(run, "train", train_slowly)
         patched.setattr(stopping, "NOTHING_UNSAVED", 500.0)  # closing may take long, too
         with pytest.raises(SystemExit) as stop:
-            launch_main(c.lock(), workdir)
-    launch.make_programs.cache_clear()
+            launch_main(patient.lock(), workdir)
     assert stop.value.code == stopping.STATUS
     assert sorted(os.listdir(workdir / "checkpoints" / LAST)) == ["5", "7"]
     launch_main(config, workdir)

@@ -59,7 +59,7 @@ class MultiMixTest(parameterized.TestCase):
         model = tiny.model(filters=(2, 3, 4))
         variables = tiny.variables(model)
         image = RNG.uniform(-1, 1, (16, 16, 1)).astype(np.float32)
-        output = model.apply(variables, jnp.asarray(image)[None])
+        output = jax.jit(model.apply)(variables, jnp.asarray(image)[None])
         params = jax.device_get(variables["params"])
         levels = [image]
         for name in ("block1", "block2", "block3"):
@@ -86,7 +86,8 @@ class MultiMixTest(parameterized.TestCase):
         variables = tiny.variables(model)
         image = jnp.asarray(RNG.uniform(-1, 1, (1, 16, 16, 1)), jnp.float32)
         score = jax.jit(lambda x: model.apply(variables, x).class_logits.max(-1))
-        got = np.asarray(model.apply(variables, image, method="saliency"))[0, ..., 0]
+        saliency = jax.jit(lambda x: model.apply(variables, x, method="saliency"))
+        got = np.asarray(saliency(image))[0, ..., 0]
         # Where the map is strongest the difference stands out from float32's rounding.
         row, column = np.unravel_index(got.argmax(), got.shape)
         step = jnp.zeros_like(image).at[0, row, column, 0].set(1e-2)

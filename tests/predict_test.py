@@ -65,7 +65,7 @@ def answers(folder, *names, **how):
     keys = jax.random.split(jax.random.key(0), len(images))
     together = make_predictor([model.objective for model in models], **how)
     variables = [model.variables for model in models]
-    each = lambda x: [model.objective.predict(model.variables, x) for model in models]
+    each = jax.jit(lambda x: [model.objective.predict(model.variables, x) for model in models])
     return jax.jit(together)(variables, images, keys), each, images, (together, variables, keys)
 
 

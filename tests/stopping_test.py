@@ -86,9 +86,8 @@ def test_a_slow_step_is_waited_for(ended, capfd, monkeypatch, number):
         assert not ended[1].wait(0.5)  # the step
         assert stop.requested(6)
     assert ended[0] == set()
-    assert said == (
-        f"{number.name}: waiting for the step and its checkpoint, up to 30 s (config.grace_period)\n"
-    )
+    words = "waiting for the step and its checkpoint, up to 30 s (config.grace_period)"
+    assert said == f"{number.name}: {words}\n"
 
 
 def test_what_is_lost_when_the_time_is_up_is_said(ended, capfd):
