@@ -229,6 +229,35 @@ def test_a_finished_run_is_evaluated_again(whole, config, capsys):
     assert read(whole / "results.json") == before
 
 
+def test_equal_checkpoints_are_evaluated_once_and_others_each(whole, config, tmp_path, monkeypatch):
+    workdir = shutil.copytree(whole, tmp_path / "run")
+    before = read(workdir / "results.json")
+    assert before["run"][BEST]["step"] == before["run"][LAST]["step"] == STEPS
+    evaluated = []
+    predict_set = run.predict_set
+
+    def noted(predict, variables, eval_set, **kwargs):
+        evaluated.append(eval_set.name)
+        return predict_set(predict, variables, eval_set, **kwargs)
+
+    monkeypatch.setattr(run, "predict_set", noted)
+    launch_main(config, workdir, "eval")
+    # The set to calibrate on; the test sets, and these again for the trivial answer.
+    assert evaluated == ["phantom_cls_a", *TESTS, *TESTS]
+    for name in TESTS:
+        best, last = (workdir / "figures" / f"{which}_{name}.png" for which in (BEST, LAST))
+        assert best.read_bytes() == last.read_bytes()
+
+    evaluated.clear()
+    shutil.rmtree(workdir / "checkpoints" / BEST / str(STEPS))
+    shutil.copytree(workdir / "checkpoints" / LAST / "10", workdir / "checkpoints" / BEST / "10")
+    launch_main(config, workdir, "eval")
+    assert evaluated == [*2 * ["phantom_cls_a", *TESTS], *TESTS]
+    after = read(workdir / "results.json")
+    assert after["run"][BEST]["step"] == 10
+    assert after[BEST] != after[LAST] == before[LAST]
+
+
 @pytest.mark.parametrize("exists", [True, False])
 def test_nothing_to_evaluate(config, tmp_path, exists):
     workdir = tmp_path if exists else tmp_path / "new"
@@ -490,6 +519,8 @@ def test_an_image_without_a_label_in_the_table(tmp_path):
         ({"accumulate": -1}, r"accumulate=-1, .*0 or more"),
         ({"log_every": 0}, r"log_every"),
         ({"eval_every": 0}, r"eval_every"),
+        ({"grace_period": -1.0}, r"grace_period=-1\.0, .*0 or more; set --config\.grace_period"),
+        ({"grace_period": float("nan")}, r"grace_period=nan"),
         ({"checkpoint_every": 0}, r"checkpoint_every"),
         ({"eval_batch_size": 0}, r"eval_batch_size"),
     ],
