@@ -12,9 +12,12 @@ QUICK = [
     # Compiling takes most of the time, and tiny tensors gain nothing from the effort.
     "--xla_backend_optimization_level=0",
 ]
-# XLA ends the process at a flag that it does not know; later versions may not know these.
-if (0, 10) <= tuple(map(int, importlib.metadata.version("jax").split(".")[:2])) < (0, 13):
-    QUICK += ["--xla_cpu_use_fusion_emitters=false", "--xla_cpu_parallel_codegen_split_count=1"]
+# XLA ends the process at a flag that it does not know: a later version at these, say.
+_version = tuple(map(int, importlib.metadata.version("jax").split(".")[:2]))
+if (0, 10) <= _version < (0, 13):
+    QUICK.append("--xla_cpu_parallel_codegen_split_count=1")
+if _version == (0, 10):
+    QUICK.append("--xla_cpu_use_fusion_emitters=false")
 
 _given = os.environ.get("XLA_FLAGS", "").split()
 os.environ["XLA_FLAGS"] = " ".join([*_given, *(flag for flag in QUICK if flag not in _given)])
