@@ -182,7 +182,7 @@ def grid(
     width = max(len(row) for row in pictures)
     figure = Figure(figsize=(CELL * width, CELL * len(pictures)))
     # One set of axes for all: matplotlib takes far longer to make axes than to draw pictures.
-    axes = figure.add_axes((0, 0, 1, 1), xlim=(0, width), ylim=(len(pictures), 0))
+    axes = figure.add_axes((0, 0, 1, 1))
     axes.set_axis_off()
     for i, row in enumerate(pictures):
         for j, picture in enumerate(row):
@@ -212,7 +212,7 @@ def grid(
                     rotation=90,
                     multialignment="center",
                 )
-    axes.set(xlim=(0, width), ylim=(len(pictures), 0))  # which imshow has changed
+    axes.set(xlim=(0, width), ylim=(len(pictures), 0))  # last, since imshow sets them, too
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=110, bbox_inches="tight", pad_inches=0.05)
 

@@ -103,20 +103,23 @@ class Stopping(contextlib.AbstractContextManager):
         """Says at once what is waited for, and ends the process when it has taken too long."""
         begun = calm_since = time.monotonic()
         if self._unsaved():
-            limit = f"up to {self._grace_period:g} s (config.grace_period)"
-            _say(f"{name}: waiting for the step and its checkpoint, {limit}")
+            most = f"up to {self._grace_period:g} s (config.grace_period)"
+            _say(f"{name}: waiting for the step and its checkpoint, {most}")
         else:
             _say(f"{name}: no step to save; ending within {NOTHING_UNSAVED:g} s")
         while not self._left.wait(0.1):
             now, unsaved = time.monotonic(), self._unsaved()
             if unsaved:
                 calm_since = now
-            if now - begun < self._grace_period if unsaved else now - calm_since < NOTHING_UNSAVED:
+                waited, limit = now - begun, self._grace_period
+            else:
+                waited, limit = now - calm_since, NOTHING_UNSAVED
+            if waited < limit:
                 continue
             lost = ""
             if unsaved:
                 lost = (
-                    f" {self._grace_period:g} s after {name}, before a checkpoint was written: "
+                    f" {limit:g} s after {name}, before a checkpoint was written: "
                     f"lost are the steps {unsaved[0]} to {unsaved[-1]}"
                 )
             _say(f"stopped{lost}; the same command goes on from the last checkpoint")
