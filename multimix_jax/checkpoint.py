@@ -9,6 +9,7 @@ import pathlib
 import shutil
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -121,8 +122,12 @@ class Checkpoints(contextlib.AbstractContextManager):
             folder,
             _reason(error)[-200:],
         )
-        for path in folder.glob("*.orbax-checkpoint-tmp"):
-            shutil.rmtree(path, ignore_errors=True)
+        for _ in range(25):  # since threads that write other parts of it may not have ended yet
+            for path in (unfinished := list(folder.glob("*.orbax-checkpoint-tmp"))):
+                shutil.rmtree(path, ignore_errors=True)
+            if not unfinished:
+                return
+            time.sleep(0.2)
 
     def restore(self, which: str, like: TrainState) -> tuple[TrainState, dict[str, Any]] | None:
         """The newest sound checkpoint of LAST or BEST, shaped and placed like `like`; None if none.

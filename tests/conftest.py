@@ -4,6 +4,7 @@ import tests.environment  # noqa: F401 (before JAX)
 
 # isort: split
 import gc
+import os
 
 import jax
 import pytest
@@ -16,6 +17,11 @@ gc.set_threshold(100_000, 20, 50)  # tracing makes much that lasts; each file is
 
 # The files that take longest, so that no worker is left with one of them at the end.
 FIRST = ["notebook", "dtml_launch", "launch", "distributed", "own_data", "grid_launch", "docs"]
+
+
+def pytest_xdist_auto_num_workers() -> int:
+    """One more than the processors, since some tests wait: for a signal, or for a silence."""
+    return len(os.sched_getaffinity(0)) + 1 if hasattr(os, "sched_getaffinity") else 4
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -1,5 +1,6 @@
 """A set far larger than the memory it may take is read as well after a while as at the start."""
 
+import gc
 import shutil
 import time
 import tracemalloc
@@ -70,6 +71,8 @@ def stream(folder, *, count, size, steps):
     assert not examples.in_memory
     opened = process.memory() - before
 
+    gc.collect()
+    gc.freeze()  # what is there by now need not be gone through for each figure
     pool = np.arange(count)
     streams = {
         "seg/labeled": Stream(examples, pool, ("image", "mask")),
@@ -87,6 +90,7 @@ def stream(folder, *, count, size, steps):
             rates.append(images / (time.perf_counter() - begun))
             memory.append(process.memory())
             begun = time.perf_counter()
+    gc.unfreeze()
     np.testing.assert_array_equal(np.sort(np.concatenate(shown)[:count]), pool)
 
     third, last = (np.median(quarter) for quarter in np.split(np.array(memory), 4)[2:])
