@@ -36,9 +36,12 @@ def draw_appearance(key: jax.Array, image: jax.Array) -> jax.Array:
       float32 of the same shape, in 0..255.
     """
     x = image.astype(jnp.float32) / 255
-    for index, change in enumerate((_curve, _gamma, _contrast, _exposure, _sharpen, _noise)):
-        coin, own = jax.random.split(jax.random.fold_in(key, index))
-        x = jnp.where(jax.random.bernoulli(coin), change(own, x), x).clip(0, 1)
+    changes = (_curve, _gamma, _contrast, _exposure, _sharpen, _noise)
+    # All at once, since each draw takes long to compile.
+    split = lambda index: jax.random.split(jax.random.fold_in(key, index))
+    coins, keys = jax.vmap(split, out_axes=1)(jnp.arange(len(changes)))
+    for change, applied, own in zip(changes, jax.vmap(jax.random.bernoulli)(coins), keys):
+        x = jnp.where(applied, change(own, x), x).clip(0, 1)
     return 255 * x
 
 

@@ -55,7 +55,11 @@ def weak(key: jax.Array, image: jax.Array) -> jax.Array:
     vertical, horizontal = height // 8, width // 8
     padding = ((vertical, vertical), (horizontal, horizontal), (0, 0))
     padded = jnp.pad(image, padding, mode="reflect")
-    return dm_pix.random_crop(crop_key, padded, image.shape)
+    # The numbers of dm_pix.random_crop, drawn together: each draw takes long to compile.
+    keys = jax.random.split(crop_key, image.ndim)[:2]
+    room = jnp.asarray([2 * vertical + 1, 2 * horizontal + 1])
+    start = jax.vmap(lambda key, end: jax.random.randint(key, (), 0, end))(keys, room)
+    return jax.lax.dynamic_slice(padded, (*start, 0), image.shape)
 
 
 def crop(

@@ -1,3 +1,5 @@
+import zlib
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -25,6 +27,14 @@ class ExampleKeysTest(absltest.TestCase):
         names = ("view", "weak", "seg/labeled/encoder")
         keys = [bits(ExampleKeys(step)(name, 4)) for step in steps for name in names]
         self.assertLen(np.unique(np.concatenate(keys), axis=0), 3 * 3 * 4)
+
+    def test_several_are_those_of_each(self):
+        keys = ExampleKeys(KEY, 1)
+        each = [keys("view", 2), keys("weak", 3), keys("other", 2)]
+        several = keys.several({"view": 2, "weak": 3, "other": 2})
+        np.testing.assert_array_equal(bits(several), bits(jnp.concatenate(each)))
+        by_hand = jax.random.fold_in(jax.random.fold_in(KEY, zlib.crc32(b"weak") & 0x7FFFFFFF), 4)
+        np.testing.assert_array_equal(bits(several)[3], bits(by_hand))
 
     def test_traced_shard(self):
         draw = jax.jit(lambda shard: jax.random.key_data(ExampleKeys(KEY, shard)("view", 2)))

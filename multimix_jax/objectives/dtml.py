@@ -135,9 +135,9 @@ class DtmlObjective:
         labeled = slice(len(masks))
         outputs, stats = {}, {}
         for name in self._networks():
-            dropout = [keys(f"{at}/{name}", len(views[at]["image"])) for at in self.streams]
+            dropout = keys.several({f"{at}/{name}": len(views[at]["image"]) for at in self.streams})
             outputs[name], stats[name] = self._train(
-                name, params, state.batch_stats, images, jnp.concatenate(dropout)
+                name, params, state.batch_stats, images, dropout
             )
 
         logits = outputs["seg"]

@@ -211,4 +211,4 @@ def at(batch: Batch, name: str) -> Batch:
 
 def dropout_keys(keys: ExampleKeys, part: str, views: Batch) -> jax.Array:
     """A key for each image of each of `views` (arrays by stream), in their order."""
-    return jnp.concatenate([keys(f"{name}/{part}", len(view)) for name, view in views.items()])
+    return keys.several({f"{name}/{part}": len(view) for name, view in views.items()})
