@@ -18,11 +18,12 @@ SHAPES = [
 
 
 def operands(shape, features):
-    keys = jax.random.split(jax.random.key(0), 3)
-    x = jax.random.normal(keys[0], shape)
-    kernel = jax.random.normal(keys[1], (3, 3, shape[-1], features))
-    gradient = jax.random.normal(keys[2], (*shape[:-1], features))
-    return x, kernel, gradient
+    return normal(shape, (3, 3, shape[-1], features), (*shape[:-1], features))
+
+
+def normal(*shapes):
+    rng = np.random.default_rng(0)
+    return [rng.standard_normal(shape, np.float32) for shape in shapes]
 
 
 def plain(x, kernel):
@@ -36,7 +37,7 @@ def gradients(conv, x, kernel, gradient):
 
 
 def assert_near(got, want):
-    np.testing.assert_allclose(got, want, atol=1e-5 * float(jnp.abs(want).max()))
+    np.testing.assert_allclose(got, want, atol=1e-5 * np.abs(want).max())
 
 
 class Conv3x3Test(parameterized.TestCase):
@@ -48,7 +49,7 @@ class Conv3x3Test(parameterized.TestCase):
         for b, c, k in np.ndindex(2, channels, features):
             tap = kernel[:, :, c, k]
             want[b, :, :, k] += ndimage.correlate(x[b, :, :, c], tap, mode="constant")
-        got = convolution.conv3x3(jnp.asarray(x), jnp.asarray(kernel))
+        got = jax.jit(convolution.conv3x3)(*operand[:2])
         np.testing.assert_allclose(got, want, atol=1e-4)
 
     @parameterized.parameters(*SHAPES)
@@ -64,19 +65,18 @@ class Conv3x3Test(parameterized.TestCase):
 
         def along(conv):
             to_x = lambda x, kernel: jax.vjp(lambda x: conv(x, kernel), x)[1](gradient)[0]
-            return jax.grad(lambda kernel: jnp.square(to_x(x, kernel)).sum())(kernel)
+            return jax.jit(jax.grad(lambda kernel: jnp.square(to_x(x, kernel)).sum()))(kernel)
 
         got, want = along(convolution.conv3x3), along(plain)
         assert_near(got, want)
 
     def test_bfloat16_is_summed_in_float32(self):
-        x, kernel, gradient = (t.astype(jnp.bfloat16) for t in operands((4, 16, 16, 8), 4))
-        got = jax.vjp(convolution.conv3x3, x, kernel)[1](gradient)[1]
+        rounded = [t.astype(jnp.bfloat16) for t in operands((4, 16, 16, 8), 4)]
+        got = gradients(convolution.conv3x3, *rounded)[1]
         self.assertEqual(got.dtype, jnp.bfloat16)
-        exact = (t.astype(jnp.float32) for t in (x, kernel))
-        want = jax.vjp(plain, *exact)[1](gradient.astype(jnp.float32))[1]
-        error = jnp.abs(got.astype(jnp.float32) - want).max() / jnp.abs(want).max()
-        self.assertLess(float(error), 2**-8)
+        want = gradients(plain, *(t.astype(np.float32) for t in rounded))[1]
+        error = np.abs(np.asarray(got, np.float32) - want).max() / np.abs(want).max()
+        self.assertLess(error, 2**-8)
 
 
 def plain_of_volumes(x, kernel, stride=1):
@@ -89,11 +89,9 @@ def plain_of_volumes(x, kernel, stride=1):
 class VolumeTest(parameterized.TestCase):
     @parameterized.parameters(((2, 3, 5, 4, 1), 4), ((1, 4, 6, 5, 6), 2), ((2, 1, 4, 6, 5), 8))
     def test_value_and_gradients_equal_those_of_lax(self, shape, features):
-        keys = jax.random.split(jax.random.key(0), 3)
-        x = jax.random.normal(keys[0], shape)
-        kernel = jax.random.normal(keys[1], (3, 3, 3, shape[-1], features))
-        gradient = jax.random.normal(keys[2], (*shape[:-1], features))
-        assert_near(convolution.conv3x3x3(x, kernel), plain_of_volumes(x, kernel))
+        x, kernel, gradient = normal(shape, (3, 3, 3, shape[-1], features), (*shape[:-1], features))
+        conv = jax.jit(convolution.conv3x3x3)
+        assert_near(conv(x, kernel), jax.jit(plain_of_volumes)(x, kernel))
         got = gradients(convolution.conv3x3x3, x, kernel, gradient)
         for ours, theirs in zip(got, gradients(plain_of_volumes, x, kernel, gradient), strict=True):
             assert_near(ours, theirs)
@@ -103,20 +101,18 @@ class StridedTest(parameterized.TestCase):
     @parameterized.parameters(((2, 6, 4, 3),), ((2, 4, 6, 8, 3),))
     def test_halving_equals_lax(self, shape):
         dims = len(shape) - 2
-        x = jax.random.normal(jax.random.key(0), shape)
-        kernel = jax.random.normal(jax.random.key(1), (*[2] * dims, 3, 5))
+        x, kernel = normal(shape, (*[2] * dims, 3, 5))
         names = ("NHWC", "HWIO", "NHWC") if dims == 2 else ("NDHWC", "DHWIO", "NDHWC")
         want = jax.lax.conv_general_dilated(
             x, kernel, (2,) * dims, "VALID", dimension_numbers=names
         )
-        assert_near(convolution.conv_halving(x, kernel), want)
+        assert_near(jax.jit(convolution.conv_halving)(x, kernel), want)
 
     @parameterized.product(shape=[(2, 4, 6, 3), (2, 4, 2, 6, 3)], doubling=[False, True])
     def test_gradients(self, shape, doubling):
         """Those that JAX finds of the same, spelled pixel by pixel."""
         dims = len(shape) - 2
-        kernel = jax.random.normal(jax.random.key(1), (*[2] * dims, 3, 5))
-        x = jax.random.normal(jax.random.key(0), shape)
+        x, kernel = normal(shape, (*[2] * dims, 3, 5))
         names = ("NHWC", "HWIO", "NHWC") if dims == 2 else ("NDHWC", "DHWIO", "NDHWC")
         lax = {
             False: lambda x, kernel: jax.lax.conv_general_dilated(
@@ -127,7 +123,7 @@ class StridedTest(parameterized.TestCase):
             ),
         }[doubling]
         ours = convolution.conv_doubling if doubling else convolution.conv_halving
-        gradient = jax.random.normal(jax.random.key(2), ours(x, kernel).shape)
+        gradient = normal(jax.eval_shape(ours, x, kernel).shape)[0]
         got = gradients(ours, x, kernel, gradient)
         for mine, other in zip(got, gradients(lax, x, kernel, gradient), strict=True):
             assert_near(mine, other)
@@ -135,9 +131,8 @@ class StridedTest(parameterized.TestCase):
     @parameterized.parameters(((2, 3, 4, 3),), ((2, 2, 3, 4, 3),))
     def test_doubling_pixel_by_pixel(self, shape):
         dims = len(shape) - 2
-        x = jax.random.normal(jax.random.key(0), shape)
-        kernel = jax.random.normal(jax.random.key(1), (*[2] * dims, 3, 5))
-        got = convolution.conv_doubling(x, kernel)
+        x, kernel = normal(shape, (*[2] * dims, 3, 5))
+        got = np.asarray(jax.jit(convolution.conv_doubling)(x, kernel))
         for at in np.ndindex(*got.shape[1:-1]):
             tap = kernel[tuple(place % 2 for place in at)]
             want = x[(slice(None), *(place // 2 for place in at))] @ tap
@@ -147,12 +142,10 @@ class StridedTest(parameterized.TestCase):
 class Conv3x3DoubledTest(parameterized.TestCase):
     @parameterized.parameters(((2, 3, 5, 4), 3), ((2, 8, 6, 2), 3), ((1, 1, 1, 2), 2))
     def test_equals_doubling_then_convolution(self, shape, features):
-        x, kernel, _ = operands(shape, features)
-        gradient = jax.random.normal(
-            jax.random.key(1), (shape[0], 2 * shape[1], 2 * shape[2], features)
-        )
+        doubled = (shape[0], 2 * shape[1], 2 * shape[2], features)
+        x, kernel, gradient = normal(shape, (3, 3, shape[-1], features), doubled)
         separate = lambda x, kernel: plain(interpolation.double_aligned(x), kernel)
-        assert_near(convolution.conv3x3_doubled(x, kernel), separate(x, kernel))
+        assert_near(jax.jit(convolution.conv3x3_doubled)(x, kernel), jax.jit(separate)(x, kernel))
         got = gradients(convolution.conv3x3_doubled, x, kernel, gradient)
         for ours, theirs in zip(got, gradients(separate, x, kernel, gradient), strict=True):
             assert_near(ours, theirs)

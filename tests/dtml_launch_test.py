@@ -157,7 +157,8 @@ def test_la_and_a_folder_of_ones_own(tmp_path):
     write_la(tmp_path / "la")
     rng = np.random.default_rng(0)
     for n in range(6):
-        values = rng.normal(size=(12, 10, 9)).astype(np.float32)
+        # Of the largest of la's sides, for which programs are compiled.
+        values = rng.normal(size=(10, 9, 11)).astype(np.float32)
         write_nifti(tmp_path / "folder3d" / "images" / f"v{n}.nii.gz", values)
         label = (values > 0.5).astype(np.uint8)
         write_nifti(tmp_path / "folder3d" / "labels" / f"v{n}.nii.gz", label)

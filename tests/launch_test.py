@@ -361,14 +361,11 @@ def test_poisoned_images_are_passed_over_and_named(config, tmp_path):
     def spoiled(streams, batch_size, seed, start, stop, **share):
         drawn = train_batches(streams, batch_size, seed, start, stop, **share)
         for step, batch in enumerate(drawn, start):
-            if step + 1 in poisoned:
-                image = batch["seg"]["labeled"]["image"].astype(np.float32)
-                image[1] = np.nan
-                batch["seg"]["labeled"]["image"] = image
-            else:
-                batch["seg"]["labeled"]["image"] = batch["seg"]["labeled"]["image"].astype(
-                    np.float32
-                )
+            if stop == STEPS:  # it is trained on, and not drawn
+                labeled = batch["seg"]["labeled"]
+                labeled["image"] = labeled["image"].astype(np.float32)
+                if step + 1 in poisoned:
+                    labeled["image"][1] = np.nan
             yield batch
 
     c = config.copy_and_resolve_references()

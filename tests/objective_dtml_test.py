@@ -162,13 +162,13 @@ class LossTest(parameterized.TestCase):
 
         def answers(name, net):
             """By the statistics of the images, of the teacher and of the pupil."""
-            say = lambda held, **train: net.apply({"params": far[name], **held}, images, **train)
-            (want,) = say({"batch_stats": stats[name]}, train=True, mutable="batch_stats")[
-                0
-            ].values()
-            return want, *(
-                say({"batch_stats": of[name]})[net.heads[0]] for of in (stats["teacher"], stats)
+            say = lambda held, **train: net.apply(
+                {"params": far[name], "batch_stats": held}, images, **train
             )
+            train = functools.partial(say, train=True, mutable="batch_stats")
+            (want,) = jax.jit(train)(stats[name])[0].values()
+            test = jax.jit(say)
+            return want, *(test(of[name])[net.heads[0]] for of in (stats["teacher"], stats))
 
         for name, net, key in (("seg", both.seg, "mask"), ("sdf", both.sdf, "distance")):
             want, teacher, pupil = answers(name, net)

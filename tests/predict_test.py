@@ -76,7 +76,7 @@ def test_one_network_says_what_it_says(folder):
     for name, values in wanted.items():
         np.testing.assert_allclose(found[name], values, atol=1e-6)
     model = read_model(folder / "a", BEST)
-    saliency = model.objective.saliency(model.variables, images)
+    saliency = jax.jit(model.objective.saliency)(model.variables, images)
     np.testing.assert_allclose(found["saliency"], saliency, rtol=1e-4, atol=1e-7)
 
 
@@ -232,7 +232,7 @@ def test_a_folder(folder, tmp_path, capsys):
     model = read_model(folder / "a", BEST)
     with Image.open(folder / "images" / "one.png") as picture:
         resized = resize_image(np.asarray(picture, np.float32), SIZE, SIZE)
-    wanted = model.objective.predict(model.variables, resized[None, ..., None])
+    wanted = jax.jit(model.objective.predict)(model.variables, resized[None, ..., None])
     assert float(rows[0]["probability_1"]) == pytest.approx(
         float(wanted["classes"][0, 1]), abs=1e-5
     )
