@@ -270,7 +270,7 @@ def newest_step(workdir: pathlib.Path, which: str) -> int:
     """Of the checkpoints that lie whole in a run's folder; 0 if there is none."""
     try:
         names = [path.name for path in (workdir / "checkpoints" / which).iterdir()]
-    except FileNotFoundError:
+    except OSError:  # no folder yet, or a disk that does not answer
         return 0
     return max((int(name) for name in names if name.isdecimal()), default=0)
 

@@ -35,7 +35,7 @@ class Stopping(contextlib.AbstractContextManager):
     once.
     """
 
-    def __init__(self, grace_period: float = 25.0):
+    def __init__(self, grace_period: float):
         """Args:
         grace_period: seconds that the system leaves between its signal and the end of the process.
         """

@@ -1,5 +1,6 @@
 import itertools
 
+import dm_pix
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -150,6 +151,18 @@ class ViewsTest(parameterized.TestCase):
         counts = np.asarray([seen.count(view) for view in possible])
         expected = 600 / len(possible)
         self.assertLess(((counts - expected) ** 2 / expected).sum(), 2 * len(possible))
+
+    def test_weak_is_the_flip_and_the_crop_of_dm_pix(self):
+        def by_dm_pix(key, image):
+            flip_key, crop_key = jax.random.split(key)
+            flipped = dm_pix.random_flip_left_right(flip_key, image)
+            padded = jnp.pad(flipped, ((3, 3), (1, 1), (0, 0)), mode="reflect")
+            return dm_pix.random_crop(crop_key, padded, image.shape)
+
+        images = np.random.default_rng(0).integers(0, 256, (32, 24, 10, 1), np.uint8)
+        keys = jax.random.split(jax.random.key(1), 32)
+        want = jax.jit(jax.vmap(by_dm_pix))(keys, images)
+        np.testing.assert_array_equal(weak_batch(keys, images), want)
 
     def test_strong_is_two_pil_operations_on_its_own_weak_view(self):
         image = IMAGES["smooth_32"]

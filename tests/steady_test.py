@@ -83,7 +83,7 @@ def train(folder, compiled, *, steps, checkpoint_every, leak=0):
     gc.collect()
     gc.freeze()  # what is there by now need not be gone through for each sample
     try:
-        with Stopping() as stopping:
+        with Stopping(grace_period=60) as stopping:
             watched_run = dataclasses.replace(run, batches=watched)
             watched_run.train(
                 stopping,

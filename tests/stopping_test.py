@@ -20,7 +20,7 @@ import time
 from multimix_jax import stopping
 
 stopping.NOTHING_UNSAVED = 1.0
-with stopping.Stopping():
+with stopping.Stopping(60):
     print("ready", flush=True)
     {work}
 """
@@ -67,7 +67,7 @@ def raise_and_wait(number, capfd, words):
 
 @pytest.mark.parametrize("number", SIGNALS)
 def test_a_loop_that_asks_ends_by_itself(ended, capfd, number):
-    with stopping.Stopping() as stop:
+    with stopping.Stopping(PATIENCE) as stop:
         stop.begin(0, lambda: 0)
         assert not stop.requested(1)
         raise_and_wait(number, capfd, "\n")
@@ -127,7 +127,7 @@ def test_a_second_interrupt_ends_at_once(ended, capfd):
 
 def test_afterwards_signals_are_as_before():
     before = signal.getsignal(signal.SIGTERM)
-    with stopping.Stopping() as stop:
+    with stopping.Stopping(PATIENCE) as stop:
         assert signal.getsignal(signal.SIGTERM) is not before
         assert not stop.requested(1)
     assert signal.getsignal(signal.SIGTERM) is before
