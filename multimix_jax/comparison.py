@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import scipy.stats
 
 from multimix_jax import metrics, workdir
 from multimix_jax.errors import UsageError
@@ -329,7 +328,9 @@ def _difference(
         return None
     p = None
     if len(pairs) > 1:
-        test = scipy.stats.permutation_test(
+        from scipy import stats  # takes half a second, and who trains has no use for it
+
+        test = stats.permutation_test(
             (mean,),
             np.mean,
             permutation_type="samples",

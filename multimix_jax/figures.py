@@ -7,6 +7,7 @@ from typing import Any
 
 import matplotlib
 import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 Row = Mapping[str, float | int | str]
@@ -214,7 +215,10 @@ def grid(
                 )
     axes.set(xlim=(0, width), ylim=(len(pictures), 0))  # last, since imshow sets them, too
     path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=110, bbox_inches="tight", pad_inches=0.05)
+    # What `bbox_inches="tight"` finds by drawing everything once more.
+    figure.set_dpi(110)
+    box = figure.get_tightbbox(FigureCanvasAgg(figure).get_renderer())
+    figure.savefig(path, dpi=110, bbox_inches=box.padded(0.05))
 
 
 def _placed(picture: np.ndarray, row: int, column: int) -> tuple[float, float, float, float]:

@@ -82,6 +82,11 @@ class Programs:
         return predict
 
     @functools.cached_property
+    def predicted(self) -> Callable[..., dict[str, jax.ShapeDtypeStruct]]:
+        """Shapes of `Objective.predict`, traced once for the same arguments."""
+        return jax.jit(self.objective.predict).eval_shape
+
+    @functools.cached_property
     def saliency(self) -> Callable[[PyTree, np.ndarray], jax.Array | None]:
         """`Objective.saliency`, of few images at once, so on one device."""
         compiled = jax.jit(self.objective.saliency)

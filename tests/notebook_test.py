@@ -22,6 +22,13 @@ from nbclient import NotebookClient
 ROOT = pathlib.Path(__file__).parent.parent
 NOTEBOOK = ROOT / "docs" / "learn.ipynb"
 LIMIT = 400_000  # bytes, of a file that every clone has
+# A third of the images, since drawing them takes long.
+FEWER = {
+    ("seg", "a"): dict(train=60, val=10, test=20),
+    ("seg", "b"): dict(train=0, val=0, test=20),
+    ("cls", "a"): dict(train=150, val=20, test=60),
+    ("cls", "b"): dict(train=0, val=0, test=40),
+}
 # Fewer steps of a smaller network, since compiling takes most of the time.
 SHORTER = {
     "STEPS = 150": "STEPS = 100",
@@ -84,12 +91,16 @@ def check_results(notebook: nbformat.NotebookNode) -> None:
 
 
 def test_runs(tmp_path):
+    from tests.small_runs import prepare_phantoms  # not for the process that only runs the notebook
+
     notebook = read()
     (parameters,) = [cell for cell in code(notebook) if cell.source.startswith("STEPS")]
     for old, new in SHORTER.items():
         assert parameters.source.count(old) == 1
         parameters.source = parameters.source.replace(old, new)
+    prepare_phantoms(tmp_path / "prepared", FEWER)
     for cell in code(notebook):
+        cell.source = re.sub(r"folder / .prepared.", f"{str(tmp_path / 'prepared')!r}", cell.source)
         cell.outputs = []
     file = tmp_path / NOTEBOOK.name
     nbformat.write(notebook, file)

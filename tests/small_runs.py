@@ -10,7 +10,7 @@ import pathlib
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from types import SimpleNamespace
 from unittest import mock
 
@@ -26,7 +26,8 @@ from multimix_jax.train_state import TrainState
 from multimix_jax.workdir import BEST, LAST
 
 ROOT = pathlib.Path(launch.__file__).parent
-SMALL_PLANS = {
+Plans = Mapping[tuple[str, str], Mapping[str, int]]
+SMALL_PLANS: Plans = {
     ("seg", "a"): dict(train=14, val=3, test=5),
     ("seg", "b"): dict(train=0, val=0, test=4),
     ("cls", "a"): dict(train=24, val=6, test=7),
@@ -101,9 +102,9 @@ def listed(
     )
 
 
-def prepare_phantoms(prepared_dir: pathlib.Path) -> None:
+def prepare_phantoms(prepared_dir: pathlib.Path, counts: Plans = SMALL_PLANS) -> None:
     """Prepares the phantom sets with a few images each; launch.py finds them prepared."""
-    plans = {key: phantom.PLANS[key]._replace(**few) for key, few in SMALL_PLANS.items()}
+    plans = {key: phantom.PLANS[key]._replace(**few) for key, few in counts.items()}
     with mock.patch.object(phantom, "PLANS", plans):
         for task, hospital in plans:
             builder = phantom.Phantom(
