@@ -181,7 +181,7 @@ def grid(
       corners: a text for the upper left corner of each picture.
     """
     width = max(len(row) for row in pictures)
-    figure = Figure(figsize=(CELL * width, CELL * len(pictures)))
+    figure = Figure(figsize=(CELL * width, CELL * len(pictures)), dpi=110)
     # One set of axes for all: matplotlib takes far longer to make axes than to draw pictures.
     axes = figure.add_axes((0, 0, 1, 1))
     axes.set_axis_off()
@@ -216,9 +216,8 @@ def grid(
     axes.set(xlim=(0, width), ylim=(len(pictures), 0))  # last, since imshow sets them, too
     path.parent.mkdir(parents=True, exist_ok=True)
     # What `bbox_inches="tight"` finds by drawing everything once more.
-    figure.set_dpi(110)
     box = figure.get_tightbbox(FigureCanvasAgg(figure).get_renderer())
-    figure.savefig(path, dpi=110, bbox_inches=box.padded(0.05))
+    figure.savefig(path, dpi="figure", bbox_inches=box.padded(0.05))
 
 
 def _placed(picture: np.ndarray, row: int, column: int) -> tuple[float, float, float, float]:

@@ -82,7 +82,7 @@ class Programs:
         return predict
 
     @functools.cached_property
-    def predicted(self) -> Callable[..., dict[str, jax.ShapeDtypeStruct]]:
+    def predicted_shapes(self) -> Callable[..., dict[str, jax.ShapeDtypeStruct]]:
         """Shapes of `Objective.predict`, traced once for the same arguments."""
         return jax.jit(self.objective.predict).eval_shape
 

@@ -240,7 +240,7 @@ class Run:
                 )
         images = self.validation[0].images(np.zeros(1, int))
         shown = images if wanted == "images" else np.zeros((1, *shape))
-        predicted = self.programs.predicted(variables, shown)
+        predicted = self.programs.predicted_shapes(variables, shown)
         for eval_set in (*self.validation, *self.tests):
             if "mask" not in predicted or not eval_set.has_mask.any():
                 continue

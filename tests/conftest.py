@@ -19,9 +19,14 @@ gc.set_threshold(100_000, 20, 50)  # tracing makes much that lasts; each file is
 FIRST = ["notebook", "dtml_launch", "launch", "distributed", "own_data", "grid_launch", "docs"]
 
 
-def pytest_xdist_auto_num_workers() -> int:
+def pytest_xdist_auto_num_workers() -> int | None:
     """One more than the processors, since some tests wait: for a signal, or for a silence."""
-    return len(os.sched_getaffinity(0)) + 1 if hasattr(os, "sched_getaffinity") else 4
+    if "PYTEST_XDIST_AUTO_NUM_WORKERS" in os.environ:
+        return None  # as xdist reads it
+    usable = (
+        os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else range(os.cpu_count() or 1)
+    )
+    return len(usable) + 1
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -126,10 +126,10 @@ def test_interrupted_in_the_second_cell_and_started_again(whole, config, tmp_pat
 
 def test_a_cell_that_cannot_be_run_keeps_none_from_running(config, tmp_path):
     c = config.copy_and_resolve_references().unlock()
-    c.grid.systems, c.grid.budgets, c.grid.seeds = "umtl", "10/99+10/5", "0"
+    c.grid.budgets, c.grid.seeds = "10/99+10/5", "0"
     with pytest.raises(SystemExit) as stop:
         launch_main(c.lock(), tmp_path)
-    assert stop.value.code.startswith("error: 1 of 2 runs failed: umtl_10labels_99masks_seed0: ")
+    assert stop.value.code.startswith("error: 1 of 3 runs failed: umtl_10labels_99masks_seed0: ")
     assert "seg_labels=99" in stop.value.code
     done = sorted(path.parent.name for path in tmp_path.glob("*/results.json"))
-    assert done == ["umtl_10labels_5masks_seed0"]
+    assert done == ["enc_10labels_seed0", "umtl_10labels_5masks_seed0"]

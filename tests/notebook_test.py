@@ -99,9 +99,13 @@ def test_runs(tmp_path):
         assert parameters.source.count(old) == 1
         parameters.source = parameters.source.replace(old, new)
     prepare_phantoms(tmp_path / "prepared", FEWER)
+    prepared = 0
     for cell in code(notebook):
-        cell.source = re.sub(r"folder / .prepared.", f"{str(tmp_path / 'prepared')!r}", cell.source)
+        there = repr(str(tmp_path / "prepared"))
+        cell.source, count = re.subn(r"folder / .prepared.", there, cell.source)
+        prepared += count
         cell.outputs = []
+    assert prepared == 2
     file = tmp_path / NOTEBOOK.name
     nbformat.write(notebook, file)
     # With one device, as a user starts it, but compiled in a hurry.

@@ -1,7 +1,6 @@
 """A long training holds no more at its end than it did on its way."""
 
 import dataclasses
-import gc
 import time
 
 import jax
@@ -80,17 +79,12 @@ def train(folder, compiled, *, steps, checkpoint_every, leak=0):
             lost.append(np.ones(leak, np.uint8))
             yield batch
 
-    gc.collect()
-    gc.freeze()  # what is there by now need not be gone through for each sample
-    try:
-        with Stopping(grace_period=60) as stopping:
-            watched_run = dataclasses.replace(run, batches=watched)
-            watched_run.train(
-                stopping,
-                **launch._fields(config, "log_every eval_every checkpoint_every max_skipped"),
-            )
-    finally:
-        gc.unfreeze()
+    with process.only_new_garbage(), Stopping(grace_period=60) as stopping:
+        watched_run = dataclasses.replace(run, batches=watched)
+        watched_run.train(
+            stopping,
+            **launch._fields(config, "log_every eval_every checkpoint_every max_skipped"),
+        )
     return held
 
 

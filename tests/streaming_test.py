@@ -1,6 +1,5 @@
 """A set far larger than the memory it may take is read as well after a while as at the start."""
 
-import gc
 import shutil
 import time
 import tracemalloc
@@ -71,26 +70,24 @@ def stream(folder, *, count, size, steps):
     assert not examples.in_memory
     opened = process.memory() - before
 
-    gc.collect()
-    gc.freeze()  # what is there by now need not be gone through for each figure
     pool = np.arange(count)
     streams = {
         "seg/labeled": Stream(examples, pool, ("image", "mask")),
         "cls/unlabeled": Stream(examples, pool, ("image", "label")),
     }
     shown, memory, rates = [], [], []
-    begun = time.perf_counter()
-    for step, batch in enumerate(train_batches(streams, BATCH, 0, 0, steps), 1):
-        labeled, unlabeled = batch["seg"]["labeled"], batch["cls"]["unlabeled"]
-        shown.append(numbers(labeled["image"]))
-        np.testing.assert_array_equal(shown[-1], numbers(labeled["mask"]))
-        np.testing.assert_array_equal(numbers(unlabeled["image"]) % 2, unlabeled["label"])
-        if step % (steps // SAMPLES) == 0:
-            images = len(streams) * BATCH * (steps // SAMPLES)
-            rates.append(images / (time.perf_counter() - begun))
-            memory.append(process.memory())
-            begun = time.perf_counter()
-    gc.unfreeze()
+    with process.only_new_garbage():
+        begun = time.perf_counter()
+        for step, batch in enumerate(train_batches(streams, BATCH, 0, 0, steps), 1):
+            labeled, unlabeled = batch["seg"]["labeled"], batch["cls"]["unlabeled"]
+            shown.append(numbers(labeled["image"]))
+            np.testing.assert_array_equal(shown[-1], numbers(labeled["mask"]))
+            np.testing.assert_array_equal(numbers(unlabeled["image"]) % 2, unlabeled["label"])
+            if step % (steps // SAMPLES) == 0:
+                images = len(streams) * BATCH * (steps // SAMPLES)
+                rates.append(images / (time.perf_counter() - begun))
+                memory.append(process.memory())
+                begun = time.perf_counter()
     np.testing.assert_array_equal(np.sort(np.concatenate(shown)[:count]), pool)
 
     third, last = (np.median(quarter) for quarter in np.split(np.array(memory), 4)[2:])
