@@ -40,3 +40,4 @@ def _clear_up():
     yield
     jax.clear_caches()
     gc.collect()
+    gc.freeze()  # what is left, modules most of all, is there to stay and need not be looked at

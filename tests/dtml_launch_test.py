@@ -15,7 +15,7 @@ from data_pipelines import load, phantom3d
 from multimix_jax import parallel, report
 from multimix_jax.errors import UsageError
 from tests.official_formats import write_la, write_nifti
-from tests.small_runs import launch_main
+from tests.small_runs import SMALL_PLANS, launch_main, prepare_phantoms
 
 COUNTS = {"train": 6, "val": 2, "test": 3}
 PATCH = (16, 16, 8)
@@ -172,12 +172,14 @@ def test_la_and_a_folder_of_ones_own(tmp_path):
 @pytest.mark.parametrize("network", ["unet", "vnet"])
 def test_images(tmp_path, network):
     """All parts of the loss, with running statistics (vnet) and without."""
+    prepare_phantoms(tmp_path / "prepared", {("seg", "a"): SMALL_PLANS["seg", "a"]})
     data = f"data=phantom_seg_a,network={network},method={dtml.FULL}"
     c = dtml.get_config(f"{data},size=32,filters=2,steps=2,seg_labels=3")
+    c.prepared_dir = str(tmp_path / "prepared")
     c.model[{"unet": "filters", "vnet": "convolutions"}[network]] = (1, 2)
     c.batch_size = 4
-    launch_main(c.lock(), tmp_path)
-    with (tmp_path / "results.json").open() as file:
+    launch_main(c.lock(), tmp_path / "run")
+    with (tmp_path / "run" / "results.json").open() as file:
         assert {"dice", "sdf/dice", "average/dice"} <= set(json.load(file)["last"]["phantom_seg_a"])
 
 

@@ -368,6 +368,8 @@ def test_poisoned_images_are_passed_over_and_named(config, tmp_path):
             yield batch
 
     c = config.copy_and_resolve_references()
+    with c.unlocked():
+        multimix.use_system(c, "unet")  # which is soon compiled
     with mock.patch.object(input_pipeline, "train_batches", spoiled):
         launch_main(c, tmp_path / "run")
         with c.unlocked():

@@ -97,10 +97,16 @@ def test_names_and_ids_are_kept(run):
         assert held and f"| validation, {name} | {len(held)} |" in card
 
 
-def test_the_recipe_takes_own_images(own, tmp_path):
+@pytest.fixture(scope="module")
+def independent(own):
+    """A run of the recipe on independent classes."""
+    launch_main(config_of(own, "facts", "best"), own / "independent")
+    return own / "independent"
+
+
+def test_the_recipe_takes_own_images(independent):
     """Findings are independent, and every part of a mask is kept."""
-    launch_main(config_of(own, "facts", "best"), tmp_path)
-    held = read_run(tmp_path)
+    held = read_run(independent)
     assert (held.config["method"], held.config["components"]) == ("consistency", 0)
     assert held.config["model"]["num_classes"] == held.config["model"]["mask_channels"] == 2
     assert held.parts == {"classifier", "decoder", "pseudo-labels", "pose", "appearance"}
@@ -149,9 +155,8 @@ def predicted(run, image, out, *flags):
     return row
 
 
-def test_independent_classes(own, tmp_path):
-    run = tmp_path / "run"
-    launch_main(config_of(own, "facts"), run)
+def test_independent_classes(own, independent, tmp_path):
+    run = independent
     config = json.loads((run / "config.json").read_text())
     assert config["model"]["num_classes"] == 2 and not config["objective"]["exclusive"]
     results = json.loads((run / "results.json").read_text())
@@ -166,8 +171,8 @@ def test_independent_classes(own, tmp_path):
     assert tested.labels.shape == tested.probabilities.shape and tested.labels.shape[1] == 2
     assert np.nanmean(tested.correct) == pytest.approx(best["accuracy"]["mean"])
     assert not np.allclose(tested.probabilities.sum(1), 1)  # each by itself
-    page.write(held, run / "page.html")
-    text = (run / "page.html").read_text()
+    page.write(held, tmp_path / "page.html")
+    text = (tmp_path / "page.html").read_text()
     assert "best, odd" in text and "not odd" in text  # a curve; the label of a card
 
     image = own / "pictures" / "p29.png"

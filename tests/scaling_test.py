@@ -40,10 +40,10 @@ class Plan(NamedTuple):
 
 
 @functools.cache
-def plan(devices, spelling="pmap"):
-    """Of MultiMix on the tiny network, compiled for one image of each stream on each device."""
+def plan(devices, spelling="pmap", system="multimix"):
+    """Of a tiny network, compiled for one image of each stream on each device."""
     assert jax.device_count() >= devices
-    objective, optimizer = tiny.objective(), optax.adam(1e-3)
+    objective, optimizer = tiny.objective(system), optax.adam(1e-3)
     step = make_train_step(objective, optimizer, axis_name=parallel.AXIS)
     spread = parallel.make_spread(step, spelling=spelling, devices=jax.devices()[:devices])
     state = spread.put_state(tiny.train_state(objective, optimizer))
@@ -77,20 +77,22 @@ class CollectivesTest(absltest.TestCase):
         found = plan(4)
         self.assertEqual(found.exchanges, [("all-reduce", found.averaged)])
 
-    def of_256(self, spelling):
+    def of_256(self, *arguments):
         with mock.patch.dict(os.environ):  # in_fake_devices changes it
-            many = scaling.in_fake_devices(plan, 256, 256, spelling)
-        few = plan(4, spelling)
+            many = scaling.in_fake_devices(plan, 256, 256, *arguments)
+        few = plan(4, *arguments)
         self.assertEqual(many.exchanges, few.exchanges)
         self.assertEqual(many.exchanges, [("all-reduce", many.averaged)])
         self.assertLessEqual(many.memory, 1.01 * few.memory)
 
     def test_256_devices_meet_once_and_take_no_more_memory_each(self):
-        self.of_256("pmap")
+        self.of_256("pmap", "umtl")  # both tasks, but soon compiled
 
     @pytest.mark.slow
-    def test_256_devices_in_the_other_spelling(self):
-        self.of_256("jit")
+    def test_256_devices_of_the_full_system(self):
+        for spelling in ("pmap", "jit"):
+            with self.subTest(spelling):
+                self.of_256(spelling)
 
 
 class ExponentTest(absltest.TestCase):
