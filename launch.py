@@ -10,6 +10,7 @@ config can be set: --config.steps=500.
 import contextlib
 import errno
 import functools
+import gc
 import json
 import logging
 import pathlib
@@ -223,6 +224,7 @@ def parse_flags(argv: list[str]) -> list[str]:
 def run() -> None:
     """The command, as `python launch.py` or `multimix-train`."""
     sys.modules["__main__"].__doc__ = __doc__  # what --help shows
+    gc.set_threshold(100_000, 20, 50)  # tracing makes much, and little of it is garbage
     flags.mark_flags_as_required(["config", "workdir"])
     app.run(main, flags_parser=parse_flags)
 

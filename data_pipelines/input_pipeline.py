@@ -1,8 +1,9 @@
 """tf.data: streams of named batches that are functions of (seed, step), and evaluation batches."""
 
 import dataclasses
+import os
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ from data_pipelines.examples import Examples
 from data_pipelines.tensorflow_alone import tf
 
 Batch = dict[str, Any]
+_AT_ONCE = min(8, os.cpu_count() or 1)  # batches that are read, each in a thread
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,9 +75,7 @@ def train_batches(
             batch.setdefault(task, {})[kind] = _read(stream, order)
         return batch
 
-    data = tf.data.Dataset.range(start, stop)
-    data = data.map(batch_of, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
-    return data.prefetch(tf.data.AUTOTUNE).as_numpy_iterator()
+    return _read_ahead(tf.data.Dataset.range(start, stop), batch_of)
 
 
 def ids_of_step(
@@ -113,8 +113,16 @@ def eval_batches(
     def read(row: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
         return {**_read(stream, row["index"]), "valid": row["valid"]}
 
-    data = data.map(read, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
-    return data.prefetch(tf.data.AUTOTUNE).as_numpy_iterator()
+    return _read_ahead(data, read)
+
+
+def _read_ahead(data: tf.data.Dataset, read: Callable[[Any], Batch]) -> Iterator[Batch]:
+    """Maps in the background, some batches ahead of the reader, in order."""
+    options = tf.data.Options()
+    # AUTOTUNE's thread sleeps for up to a minute, and who is done with the iterator waits for it.
+    options.autotune.enabled = False
+    data = data.map(read, num_parallel_calls=_AT_ONCE, deterministic=True).prefetch(_AT_ONCE)
+    return data.with_options(options).as_numpy_iterator()
 
 
 def _volumes(examples: Examples, indices: np.ndarray) -> Iterator[dict[str, np.ndarray]]:

@@ -7,6 +7,7 @@ import pytest
 
 import data_pipelines
 from data_pipelines.input_pipeline import Stream, eval_batches, ids_of_step, train_batches
+from data_pipelines.tensorflow_alone import tf
 from tests.official_formats import box, write_csv, write_image
 from tests.small_runs import listed
 
@@ -46,6 +47,20 @@ def test_a_batch_is_nested_by_the_names_of_its_streams():
     }
     assert sorted(batch["seg"]["labeled"]) == ["image", "mask"]
     assert sorted(batch["cls"]["unlabeled"]) == ["image", "label"]
+
+
+def test_an_iterator_is_given_up_at_once(monkeypatch):
+    """TensorFlow's tuner would sleep on for up to a minute, and the iterator's end wait for it."""
+    begin, begun = tf.data.Dataset.as_numpy_iterator, []
+
+    def note_and_begin(data):
+        begun.append(data.options().autotune.enabled)
+        return begin(data)
+
+    monkeypatch.setattr(tf.data.Dataset, "as_numpy_iterator", note_and_begin)
+    batches(0, 1)
+    list(eval_batches(listed(3), np.arange(3), batch_size=2))
+    assert begun == [False, False]
 
 
 def test_a_stream_may_hold_a_multiple():
