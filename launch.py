@@ -25,14 +25,17 @@ from ml_collections import ConfigDict, config_flags
 import data_pipelines
 from configs import common, grid
 from data_pipelines.of_config import preparation, with_packaged
-from multimix_jax import objectives, optimizer, parallel, report, workdir
-from multimix_jax.command import ends_quietly
+from multimix_jax import objectives
+from multimix_jax.commands import report
+from multimix_jax.commands.quiet import ends_quietly
 from multimix_jax.errors import UsageError
-from multimix_jax.grid import run_all
-from multimix_jax.programs import Programs
-from multimix_jax.run import Run
-from multimix_jax.sliding_window import Windows
-from multimix_jax.stopping import STATUS, Stopped, Stopping
+from multimix_jax.inference.windows import Windows
+from multimix_jax.runs import workdir
+from multimix_jax.runs.grid import run_all
+from multimix_jax.runs.run import Run
+from multimix_jax.training import optimizer, parallel
+from multimix_jax.training.preemption import STATUS, Stopped, Stopping
+from multimix_jax.training.programs import Programs
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "Config file, with :arguments if any.")
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run, or of the grid's runs.")
@@ -67,7 +70,7 @@ def make_programs(fields: str) -> Programs:
 def make_run(c: ConfigDict, path: pathlib.Path) -> Run:
     """The run that a config describes, in its folder."""
     # Here, since TensorFlow takes seconds to import, and what cannot be run needs none of it.
-    from data_pipelines import input_pipeline, run_data
+    from data_pipelines import run_data, streams
 
     compiled = (
         "method model dtype objective optimizer schedule learning_rate steps batch_size size "
@@ -90,12 +93,12 @@ def make_run(c: ConfigDict, path: pathlib.Path) -> Run:
         config=c.to_dict(),
         ids=data.ids,
         programs=programs,
-        batches=functools.partial(input_pipeline.train_batches, *drawn, **share),
-        ids_of_step=functools.partial(input_pipeline.ids_of_step, *drawn),
+        batches=functools.partial(streams.train_batches, *drawn, **share),
+        ids_of_step=functools.partial(streams.ids_of_step, *drawn),
         validation=data.validation,
         tests=data.tests,
         class_names=data.class_names,
-        trivial=data.trivial,
+        baseline=data.baseline,
         data_digest=data.digest,
         images_per_step=c.batch_size * sum(s.multiple for s in data.streams.values()),
         **_fields(c, "size seed steps eval_batch_size components"),

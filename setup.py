@@ -33,17 +33,17 @@ setup(
     python_requires=">=3.11",
     packages=find_packages(include=["multimix_jax*", "data_pipelines*", "configs*"]),
     package_data={
-        "multimix_jax": ["page.css", "page.js", "py.typed"],
+        "multimix_jax": ["__init__.pyi", "reporting/page.css", "reporting/page.js", "py.typed"],
         "data_pipelines": ["py.typed"],
     },
     py_modules=["launch"],
     entry_points={
         "console_scripts": [
             "multimix-audit = data_pipelines.audit:run",
-            "multimix-convert = multimix_jax.convert:main",
-            "multimix-export = multimix_jax.export:main",
-            "multimix-predict = multimix_jax.predict:main",
-            "multimix-report = multimix_jax.report:main",
+            "multimix-convert = multimix_jax.commands.convert:main",
+            "multimix-export = multimix_jax.commands.export:main",
+            "multimix-predict = multimix_jax.commands.predict:main",
+            "multimix-report = multimix_jax.commands.report:main",
             "multimix-train = launch:run",
         ]
     },
@@ -56,6 +56,7 @@ setup(
         "flax>=0.12.0",
         "h5py>=3.12",
         "jax>=0.8.0",
+        "lazy-loader>=0.4",
         "matplotlib>=3.9",
         "ml-collections>=1.0.0",
         "nibabel>=5.3",

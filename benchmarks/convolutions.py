@@ -14,7 +14,7 @@ import numpy as np
 
 from benchmarks import torch_multimix
 from configs import common
-from multimix_jax.models.convolution import conv3x3
+from multimix_jax.ops.convolution import conv3x3
 
 Streams = tuple[int, ...]  # how many streams each call takes at once
 Shape = tuple[int, int, int]  # side, channels, features

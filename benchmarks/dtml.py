@@ -23,12 +23,12 @@ import optax
 
 from benchmarks import measure, scaling, torch_vnet
 from benchmarks.measure import Row
-from multimix_jax import parallel
+from multimix_jax.inference.windows import Windows, make_sliding_window, window_starts
 from multimix_jax.models import VNet
 from multimix_jax.objectives import DtmlObjective
-from multimix_jax.sliding_window import Windows, make_sliding_window, window_starts
-from multimix_jax.train_state import TrainState
-from multimix_jax.train_step import make_train_step
+from multimix_jax.state import TrainState
+from multimix_jax.training import parallel
+from multimix_jax.training.step import make_train_step
 
 row = functools.partial(Row, "dtml")
 CONVOLUTIONS = (1, 2, 3, 3, 3)
@@ -55,7 +55,7 @@ def steps(objective: DtmlObjective, rounds: int, what: str) -> list[Row]:
     rng = np.random.default_rng(0)
     image = lambda: rng.normal(size=(2, *objective.patch, 1)).astype(np.float32)
     mask = (image() > 1).astype(np.uint8)
-    batch = {"seg": {"labeled": {"image": image(), "mask": mask}, "unlabeled": {"image": image()}}}
+    batch = {"seg/labeled": {"image": image(), "mask": mask}, "seg/unlabeled": {"image": image()}}
     optimizer = optax.chain(optax.add_decayed_weights(DECAY), optax.sgd(RATE, MOMENTUM))
     step = jax.jit(make_train_step(objective, optimizer), donate_argnums=0)
     variables = variables_of(objective)

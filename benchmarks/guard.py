@@ -22,8 +22,8 @@ import optax
 from benchmarks import measure, scaling
 from benchmarks.measure import Row
 from benchmarks.train_step import Case, OurStep
-from multimix_jax import parallel
-from multimix_jax.train_step import make_train_step
+from multimix_jax.training import parallel
+from multimix_jax.training.step import make_train_step
 
 UPDATES = 50  # for each round of the step
 

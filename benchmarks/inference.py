@@ -21,7 +21,7 @@ import numpy as np
 
 from benchmarks import convolutions, measure, scaling, torch_multimix
 from benchmarks.measure import Row
-from multimix_jax import parallel
+from multimix_jax.training import parallel
 
 PyTree = Any
 

@@ -34,10 +34,10 @@ import data_pipelines
 from benchmarks import measure, pil_augmentation, scaling
 from benchmarks.measure import Row
 from configs import common
-from data_pipelines import input_pipeline, run_data
-from data_pipelines.input_pipeline import Stream
-from multimix_jax import parallel
+from data_pipelines import run_data
+from data_pipelines.streams import Pool
 from multimix_jax.keys import ExampleKeys
+from multimix_jax.training import parallel
 
 Batches = Iterator[Any]
 Begin = Callable[[int], Batches]  # that many batches, from a fresh start
@@ -77,7 +77,7 @@ class Delivery:
 class PngStreams:
     """One image of each stream, read from PNG files: a `torch.utils.data.Dataset` without end."""
 
-    def __init__(self, streams: Mapping[str, Stream], folder: Path):
+    def __init__(self, streams: Mapping[str, Pool], folder: Path):
         """Writes the images of the streams to `folder`."""
         self._files: dict[str, list[Path]] = {}
         self._labels: dict[Path, int] = {}
@@ -99,22 +99,18 @@ class PngStreams:
         weak, strong = pil_augmentation.weak, pil_augmentation.strong
         # Pixels stay 8 bits, as ours do: less to hand over than floating point.
         return {
-            "seg": {
-                "labeled": {
-                    "image": _pixels(pictures["seg/labeled"]),
-                    "mask": _pixels(Image.open(_mask_of(drawn["seg/labeled"]))),
-                },
-                "unlabeled": {"image": _pixels(pictures["seg/unlabeled"])},
+            "seg/labeled": {
+                "image": _pixels(pictures["seg/labeled"]),
+                "mask": _pixels(Image.open(_mask_of(drawn["seg/labeled"]))),
             },
-            "cls": {
-                "labeled": {
-                    "image": _pixels(weak(labeled, rng)),
-                    "label": self._labels[drawn["cls/labeled"]],
-                },
-                "unlabeled": {
-                    "weak": _pixels(weak(unlabeled, rng)),
-                    "strong": _pixels(strong(unlabeled, rng)),
-                },
+            "seg/unlabeled": {"image": _pixels(pictures["seg/unlabeled"])},
+            "cls/labeled": {
+                "image": _pixels(weak(labeled, rng)),
+                "label": self._labels[drawn["cls/labeled"]],
+            },
+            "cls/unlabeled": {
+                "weak": _pixels(weak(unlabeled, rng)),
+                "strong": _pixels(strong(unlabeled, rng)),
             },
         }
 
@@ -149,7 +145,7 @@ def png_batches(pngs: PngStreams, workers: int) -> Begin:
     return begin
 
 
-def open_streams(side: int, prepared: Path, cache_bytes: int) -> dict[str, Stream]:
+def open_streams(side: int, prepared: Path, cache_bytes: int) -> dict[str, Pool]:
     """The streams of a run on the phantom sets, prepared where they are not yet."""
     c = common.get_config()
     return run_data.open_run(
@@ -171,9 +167,9 @@ def open_streams(side: int, prepared: Path, cache_bytes: int) -> dict[str, Strea
     ).streams
 
 
-def our_batches(streams: Mapping[str, Stream]) -> Begin:
+def our_batches(streams: Mapping[str, Pool]) -> Begin:
     """Batches as training gets them."""
-    return lambda count: input_pipeline.train_batches(streams, scaling.BATCH_SIZE, 0, 0, count)
+    return lambda count: streams.train_batches(streams, scaling.BATCH_SIZE, 0, 0, count)
 
 
 def forgetting(begin: Begin, prepared: Path) -> Begin:

@@ -19,8 +19,9 @@ import numpy as np
 from benchmarks import measure
 from benchmarks.measure import Row
 from configs import common
-from multimix_jax import parallel
-from multimix_jax.models import blocks, convolution, interpolation
+from multimix_jax.models import blocks
+from multimix_jax.ops import convolution, interpolation
+from multimix_jax.training import parallel
 
 Layer = Callable[..., jax.Array]
 

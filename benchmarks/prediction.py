@@ -21,12 +21,15 @@ from ml_collections import ConfigDict
 import launch
 from benchmarks import measure
 from benchmarks.measure import Row
-from multimix_jax import evaluate, parallel, workdir
-from multimix_jax.checkpoint import read_variables
 from multimix_jax.errors import UsageError
+from multimix_jax.evaluation import evaluate
+from multimix_jax.inference.trained_model import read_model
 from multimix_jax.models import MultiMix
+from multimix_jax.names import Checkpoint
 from multimix_jax.objectives.joint import JointObjective
-from multimix_jax.trained_model import read_model
+from multimix_jax.runs import workdir
+from multimix_jax.training import parallel
+from multimix_jax.training.checkpoint import read_variables
 
 BATCH = 32
 METRICS = ("dice", "accuracy", "auroc")
@@ -56,7 +59,7 @@ def ways(objective: JointObjective, components: int) -> dict[str, tuple[JointObj
 
 def measured(path: pathlib.Path, data_dir: str | None) -> list[Row]:
     """A row for each way, test set and metric of a run, against the configured way."""
-    model = read_model(path, workdir.BEST)
+    model = read_model(path, Checkpoint.BEST)
     objective: Any = model.objective
     held = json.loads((path / workdir.CONFIG).read_text(encoding="utf-8"))
     if not isinstance(objective, JointObjective):
@@ -68,7 +71,7 @@ def measured(path: pathlib.Path, data_dir: str | None) -> list[Row]:
     run = launch.make_run(c, path)
     cases = [(way, *how, model.variables) for way, how in ways(objective, model.components).items()]
     if held["ema_decay"]:
-        _, trained = read_variables(path, workdir.BEST, average=False)
+        _, trained = read_variables(path, Checkpoint.BEST, average=False)
         cases.append(("no moving average", objective, model.components, trained))
     rows, first = [], {}
     for way, method, components, variables in cases:

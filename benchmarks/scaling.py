@@ -28,10 +28,11 @@ import optax
 from benchmarks import measure
 from benchmarks.measure import Row
 from configs import common
-from multimix_jax import objectives, optimizer, parallel
+from multimix_jax import objectives
 from multimix_jax.objectives import Objective
-from multimix_jax.train_state import TrainState
-from multimix_jax.train_step import make_train_step
+from multimix_jax.state import TrainState
+from multimix_jax.training import optimizer, parallel
+from multimix_jax.training.step import make_train_step
 
 PyTree = Any
 Result = TypeVar("Result")
@@ -235,14 +236,10 @@ def random_batch(side: int, batch_size: int, seed: int = 0) -> PyTree:
     draw = lambda stop: rng.integers(0, stop, (batch_size, side, side, 1), dtype=np.uint8)
     label = (np.arange(batch_size) % 2).astype(np.int32)
     return {
-        "seg": {
-            "labeled": {"image": draw(256), "mask": draw(2)},
-            "unlabeled": {"image": draw(256)},
-        },
-        "cls": {
-            "labeled": {"image": draw(256), "label": label},
-            "unlabeled": {"image": draw(256), "label": label},
-        },
+        "seg/labeled": {"image": draw(256), "mask": draw(2)},
+        "seg/unlabeled": {"image": draw(256)},
+        "cls/labeled": {"image": draw(256), "label": label},
+        "cls/unlabeled": {"image": draw(256), "label": label},
     }
 
 

@@ -14,9 +14,9 @@ import numpy as np
 
 from benchmarks import measure, scaling
 from benchmarks.measure import Row
-from multimix_jax import parallel
-from multimix_jax.train_state import TrainState
-from multimix_jax.train_step import make_train_step
+from multimix_jax.state import TrainState
+from multimix_jax.training import parallel
+from multimix_jax.training.step import make_train_step
 
 row = functools.partial(Row, "seeds")
 

@@ -177,10 +177,10 @@ def load_flax(model: nn.Module, params: Mapping[str, Any]) -> None:
 
 def load_views(batch: Mapping[str, Any], *, labeled: Any, weak: Any, strong: Any) -> Views:
     """Our batch on the device, with 8-bit views of its images to classify."""
-    seg = batch["seg"]
-    images = seg["labeled"]["image"], seg["unlabeled"]["image"], labeled, weak, strong
-    mask = torch.tensor(np.asarray(seg["labeled"]["mask"]), device=device())
-    label = torch.tensor(np.asarray(batch["cls"]["labeled"]["label"]), device=device())
+    of_masks, without = batch["seg/labeled"], batch["seg/unlabeled"]
+    images = of_masks["image"], without["image"], labeled, weak, strong
+    mask = torch.tensor(np.asarray(of_masks["mask"]), device=device())
+    label = torch.tensor(np.asarray(batch["cls/labeled"]["label"]), device=device())
     return Views(tuple(map(load_images, images)), mask.permute(0, 3, 1, 2).float(), label.long())
 
 

@@ -113,11 +113,11 @@ class Step:
     def __init__(
         self, objective: Any, variables: Mapping[str, Any], batch: Any, *, channels_last: bool
     ) -> None:
-        streams = batch["seg"]
-        images = np.concatenate([streams["labeled"]["image"], streams["unlabeled"]["image"]])
+        labeled, unlabeled = batch["seg/labeled"], batch["seg/unlabeled"]
+        images = np.concatenate([labeled["image"], unlabeled["image"]])
         self.format = torch.channels_last_3d if channels_last else torch.contiguous_format
         self.images = self._tensor(images)
-        self.mask = self._tensor(streams["labeled"]["mask"].astype(np.float32))
+        self.mask = self._tensor(labeled["mask"].astype(np.float32))
         self.sharpness, self.weight = objective.sharpness, objective.mutual_weight * np.exp(-5)
         self.models = nn.ModuleDict(make_networks(objective, variables))
         self.models.to(device(), memory_format=self.format).train()

@@ -31,9 +31,9 @@ import optax
 
 from benchmarks import convolutions, measure, scaling, torch_multimix
 from benchmarks.measure import Row
-from multimix_jax import parallel
 from multimix_jax.keys import ExampleKeys
-from multimix_jax.train_step import make_train_step
+from multimix_jax.training import parallel
+from multimix_jax.training.step import make_train_step
 
 PyTree = Any
 Program = Callable[[], Any]  # returns when its work is done
@@ -82,9 +82,9 @@ class OurStep:
 def peer_step(case: Case, form: str) -> Program:
     """PyTorch's step in this form, with our weights; its views are the images as they are."""
     batch = scaling.random_batch(case.side, case.batch_size)
-    unlabeled = batch["cls"]["unlabeled"]["image"]
+    unlabeled = batch["cls/unlabeled"]["image"]
     views = torch_multimix.load_views(
-        batch, labeled=batch["cls"]["labeled"]["image"], weak=unlabeled, strong=unlabeled
+        batch, labeled=batch["cls/labeled"]["image"], weak=unlabeled, strong=unlabeled
     )
     return torch_multimix.Step(form, scaling.first_state().params, views, case.dtype)
 

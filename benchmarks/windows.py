@@ -23,12 +23,14 @@ from benchmarks import measure
 from benchmarks.dtml import released_stride
 from benchmarks.measure import Row
 from data_pipelines.of_config import preparation
-from multimix_jax import parallel, workdir
-from multimix_jax.checkpoint import read_variables
-from multimix_jax.geometry import largest_components
-from multimix_jax.metrics import segmentation_metrics
+from multimix_jax.evaluation.geometry import largest_components
+from multimix_jax.evaluation.metrics import segmentation_metrics
+from multimix_jax.inference.windows import Windows, make_sliding_window, window_starts
+from multimix_jax.names import Checkpoint
 from multimix_jax.objectives import make_objective
-from multimix_jax.sliding_window import Windows, make_sliding_window, window_starts
+from multimix_jax.runs import workdir
+from multimix_jax.training import parallel
+from multimix_jax.training.checkpoint import read_variables
 
 
 def main() -> None:
@@ -43,7 +45,7 @@ def main() -> None:
     objective = make_objective(c.method, model=c.model, dtype=c.dtype, terms=c.objective)
     like = jax.eval_shape(lambda: objective.init(jax.random.key(0), c.size))
     like = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), like)
-    step, variables = read_variables(args.run, workdir.BEST, like)
+    step, variables = read_variables(args.run, Checkpoint.BEST, like)
     examples = data_pipelines.load(c.seg_data, **preparation(c))
     ids = json.loads((args.run / workdir.IDS).read_text(encoding="utf-8"))["test"][c.seg_data]
     chosen = np.flatnonzero(np.isin(examples.ids, ids))[: 2 if args.quick else None]

@@ -10,17 +10,17 @@ from typing import Any
 os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
 
 from data_pipelines.builder import SetBuilder
-from data_pipelines.chex import Chex
 from data_pipelines.errors import DataError
 from data_pipelines.examples import Examples
-from data_pipelines.folder import Folder
-from data_pipelines.folder3d import Folder3D
-from data_pipelines.image_set import ImageSetBuilder
-from data_pipelines.jsrt import Jsrt
-from data_pipelines.la import La
-from data_pipelines.mcu import Mcu
-from data_pipelines.nihx import Nihx
-from data_pipelines.volume_set import VolumeSetBuilder
+from data_pipelines.sets.chex import Chex
+from data_pipelines.sets.folder import Folder
+from data_pipelines.sets.folder3d import Folder3D
+from data_pipelines.sets.image_set import ImageSetBuilder
+from data_pipelines.sets.jsrt import Jsrt
+from data_pipelines.sets.la import La
+from data_pipelines.sets.mcu import Mcu
+from data_pipelines.sets.nihx import Nihx
+from data_pipelines.sets.volume_set import VolumeSetBuilder
 
 _OF_IMAGES: dict[str, type[ImageSetBuilder]] = {
     "chex": Chex,
@@ -57,11 +57,11 @@ def make_builder(
     kind, _, subdir = name.partition(":")
     options: dict[str, Any] = dict(prepared_dir=prepared_dir)
     if name == "phantom3d":
-        from data_pipelines.phantom3d import Phantom3D  # here, since it needs SciPy
+        from data_pipelines.sets.phantom3d import Phantom3D
 
         return Phantom3D(**options)
     if name in _DRAWN:
-        from data_pipelines.phantom import Phantom
+        from data_pipelines.sets.phantom import Phantom
 
         _, task, hospital = name.split("_")
         return Phantom(task=task, hospital=hospital, size=size, **options)

@@ -1,7 +1,7 @@
 """Looks at every file of the data sets of a config, before anything is trained on them.
 
-    python -m data_pipelines.audit --config=configs/multimix.py --config.data_dir=DIR
-    python -m data_pipelines.audit --config=... --json=audit.json --fix_list=leave_out.csv
+    multimix-audit --config=configs/multimix.py --config.data_dir=DIR
+    multimix-audit --config=... --json=audit.json --fix_list=leave_out.csv
 
 Prints what it found, by kind; --json has all of it. --fix_list writes the examples that should be
 left out; a run takes that list as --config.leave_out. Exit status 1 where some file cannot be used.
@@ -28,9 +28,10 @@ from scipy import fft
 from tqdm import tqdm
 
 import data_pipelines
-from data_pipelines import dicom, fix_list, images
+from data_pipelines import exclude
 from data_pipelines.builder import SetBuilder, Source, in_threads
 from data_pipelines.errors import DataError
+from data_pipelines.files import dicom, images
 from data_pipelines.of_config import preparation, with_packaged
 
 ERROR, WARNING, NOTE = "error", "warning", "note"
@@ -317,7 +318,7 @@ def write_fix_list(path: Path, findings: Sequence[Finding]) -> int:
     for finding in findings:
         for entry in finding.leave_out:
             reasons.setdefault(entry, finding.kind)
-    fix_list.write(path, reasons)
+    exclude.write(path, reasons)
     return len(reasons)
 
 
@@ -348,7 +349,7 @@ def main(argv: list[str]) -> None:
 
 
 def run() -> None:
-    """The command, as `python -m data_pipelines.audit` or `multimix-audit`."""
+    """The command, as `multimix-audit` or `multimix-audit`."""
     sys.modules["__main__"].__doc__ = __doc__  # what --help shows
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # into `head` it ends quietly
     config_flags.DEFINE_config_file("config", None, "Config file, as for launch.py.")

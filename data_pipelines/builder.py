@@ -30,8 +30,8 @@ import tensorflow_datasets as tfds
 from absl import logging as absl_logging
 from tqdm import tqdm
 
-from data_pipelines import claims
 from data_pipelines.errors import DataError
+from data_pipelines.files import claims
 
 SPLIT = "examples"  # the one TFDS split; its name for all splits, "all", is reserved
 INDEX_FILE = "examples.csv"

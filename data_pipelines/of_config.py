@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from data_pipelines import fix_list
+from data_pipelines import exclude
 
 
 def preparation(c: Any) -> dict[str, Any]:
@@ -21,7 +21,7 @@ def preparation(c: Any) -> dict[str, Any]:
         fit=c.fit,
         channels=c.model.get("in_channels", 1),
         folder=c.folder.to_dict(),
-        leave_out=fix_list.read(c.leave_out) if c.leave_out else {},
+        leave_out=exclude.read(c.leave_out) if c.leave_out else {},
     )
 
 

@@ -8,18 +8,19 @@ from typing import Any
 
 import numpy as np
 
-from data_pipelines import input_pipeline, splits
+from data_pipelines import splits, streams
 from data_pipelines.errors import DataError
 from data_pipelines.examples import Examples
-from data_pipelines.input_pipeline import Stream
+from data_pipelines.streams import Pool
+from multimix_jax.names import Stream
 
 # What a training batch holds of each stream. The unlabelled stream's label feeds a monitor of the
 # pseudo-labels and no loss.
 FIELDS = {
-    "seg/labeled": ("image", "mask"),
-    "seg/unlabeled": ("image",),
-    "cls/labeled": ("image", "label"),
-    "cls/unlabeled": ("image", "label"),
+    Stream.SEG_LABELED: ("image", "mask"),
+    Stream.SEG_UNLABELED: ("image",),
+    Stream.CLS_LABELED: ("image", "label"),
+    Stream.CLS_UNLABELED: ("image", "label"),
 }
 
 
@@ -79,8 +80,8 @@ class EvalSet:
         return None if affines is None else affines[self.indices]
 
     def batches(self, batch_size: int) -> Iterator[dict[str, np.ndarray]]:
-        """See `input_pipeline.eval_batches`."""
-        return input_pipeline.eval_batches(self.examples, self.indices, batch_size=batch_size)
+        """See `streams.eval_batches`."""
+        return streams.eval_batches(self.examples, self.indices, batch_size=batch_size)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -94,7 +95,7 @@ class RunData:
       class_names: what the classes are called, in the order of the labels; () without a classifier.
     """
 
-    streams: dict[str, Stream]
+    streams: dict[Stream, Pool]
     validation: list[EvalSet]
     tests: list[EvalSet]
     class_names: tuple[str, ...]
@@ -106,7 +107,7 @@ class RunData:
         return hashlib.sha256(listed.encode()).hexdigest()[:16]
 
     @property
-    def trivial(self) -> dict[str, np.ndarray]:
+    def baseline(self) -> dict[str, np.ndarray]:
         """What the labels say of any image: mean `mask` [*sides,C], shares of `classes` [K].
 
         What a model says has to be better than this. Masks of volumes are stretched to one size.
@@ -140,7 +141,7 @@ class RunData:
 
 
 def open_run(
-    stream_names: Sequence[str],
+    stream_names: Sequence[Stream],
     *,
     load: Callable[[str], Examples],
     seg_data: str,
@@ -162,7 +163,7 @@ def open_run(
       seg_labels, cls_labels: how many masks and class labels may be used.
       seed: of the choice of labelled images.
       split_seed: of the division; the same for all runs that are compared.
-      class_multiple: `Stream.multiple` of the class streams.
+      class_multiple: `Pool.multiple` of the class streams.
 
     Raises:
       DataError: data missing or damaged, a budget that cannot be met, a test set that would overlap
@@ -175,7 +176,7 @@ def open_run(
             opened[name] = load(name)
         return opened[name]
 
-    streams: dict[str, Stream] = {}
+    streams: dict[Stream, Pool] = {}
     validation: list[EvalSet] = []
     class_names: tuple[str, ...] = ()
     for task, name, budget in (("seg", seg_data, seg_labels), ("cls", cls_data, cls_labels)):
@@ -189,11 +190,11 @@ def open_run(
         examples = get(name)
         part = _divide(name, examples, split_seed)
         for kind, indices in _pools(task, name, examples, part["train"], budget, seed).items():
-            stream = f"{task}/{kind}"
+            stream = Stream(f"{task}/{kind}")
             if stream in stream_names:
                 fields = FIELDS[stream] + (("extent",) if examples.of_volumes else ())
                 multiple = class_multiple if task == "cls" else 1
-                streams[stream] = Stream(examples, indices, fields, multiple)
+                streams[stream] = Pool(examples, indices, fields, multiple)
         validation.append(_validation(task, name, examples, part["val"]))
         if task == "cls":
             class_names = examples.class_names

@@ -5,18 +5,27 @@ import tests.environment  # noqa: F401 (before JAX)
 # isort: split
 import gc
 import os
+import pathlib
 
 import jax
 import pytest
 
-from multimix_jax import parallel
+from multimix_jax.training import parallel
 
 parallel.set_xla_flags()  # as launch.py does: a run goes on bit for bit under the same flags alone
 jax.config.update("jax_numpy_rank_promotion", "raise")
 gc.set_threshold(100_000, 20, 50)  # tracing makes much that lasts; each file is cleared up after
 
 # The files that take longest, so that no worker is left with one of them at the end.
-FIRST = ["notebook", "dtml_launch", "launch", "distributed", "own_data", "grid_launch", "docs"]
+FIRST = [
+    "notebook_test.py",
+    "launch/dtml_test.py",
+    "launch/launch_test.py",
+    "training/distributed_test.py",
+    "launch/own_data_test.py",
+    "launch/grid_test.py",
+    "docs_test.py",
+]
 
 
 def pytest_xdist_auto_num_workers() -> int | None:
@@ -31,7 +40,8 @@ def pytest_xdist_auto_num_workers() -> int | None:
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     place = {name: index for index, name in enumerate(FIRST)}
-    items.sort(key=lambda item: place.get(item.path.stem.removesuffix("_test"), len(place)))
+    tests = pathlib.Path(__file__).parent
+    items.sort(key=lambda item: place.get(item.path.relative_to(tests).as_posix(), len(place)))
 
 
 @pytest.fixture(scope="module", autouse=True)

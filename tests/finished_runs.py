@@ -7,7 +7,7 @@ import numpy as np
 from sklearn.metrics import accuracy_score, roc_auc_score
 
 from configs import multimix
-from multimix_jax import report
+from multimix_jax.commands import report
 from multimix_jax.objectives import make_objective
 
 LUNGS, CHESTS = 30, 40
@@ -46,12 +46,12 @@ def write_run(
     objective = make_objective(c.method, model=c.model, dtype=c.dtype, terms=c.objective)
     results["run"]["parts"] = objective.parts
     rows = []
-    for which in ("best", "last", "trivial"):
+    for which in ("best", "last", "baseline"):
         results[which] = {}
         results["run"][which] = {"step": c.steps, "temperature": 2.0, "threshold": 0.4}
         if c.model.use_decoder:
             scores = (dice + rng.normal(0, 0.02, LUNGS)).clip(0, 1)
-            scores = np.full(LUNGS, 0.5) if which == "trivial" else scores
+            scores = np.full(LUNGS, 0.5) if which == "baseline" else scores
             rows += [
                 {"checkpoint": which, "data_set": "jsrt", "id": f"l{n}", "dice": score}
                 for n, score in enumerate(scores)
@@ -60,7 +60,7 @@ def write_run(
             results[which]["jsrt"] = {"dice": dices}
         if c.model.use_classifier:
             ill = (0.3 + 0.4 * LABELS + rng.normal(0, noise, CHESTS)).clip(0, 1)
-            ill = np.full(CHESTS, 0.7) if which == "trivial" else ill
+            ill = np.full(CHESTS, 0.7) if which == "baseline" else ill
             rows += [
                 {
                     **{"checkpoint": which, "data_set": "chex", "id": f"c{n}"},

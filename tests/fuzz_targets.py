@@ -134,7 +134,7 @@ def _own_images(folder: Path) -> Read:
     """As picture and mask, by preparation and by the audit, which says nothing of persons."""
     from data_pipelines import audit
     from data_pipelines.builder import Source
-    from data_pipelines.folder import Folder
+    from data_pipelines.sets.folder import Folder
     from tests.official_formats import IDENTIFYING
 
     builder = Folder(source_dir=folder / "own", size=16, prepared_dir=str(folder / "prepared"))
@@ -164,7 +164,7 @@ def _dicoms(folder: Path) -> list[bytes]:
         (np.stack([RAMP] * 3, -1), dict(PhotometricInterpretation="RGB", PlanarConfiguration=0)),
     ]
     found = [write_dicom(path, values, **more).read_bytes() for values, more in elements]
-    from tests.dicom_test import compressed
+    from tests.data_pipelines.dicom_test import compressed
 
     found.append(compressed(path, RAMP, uid.JPEGBaseline8Bit, "JPEG").read_bytes())
     found.append(compressed(path, RAMP, uid.JPEG2000Lossless, "JPEG2000").read_bytes())
@@ -181,8 +181,8 @@ def _raw_films(folder: Path) -> list[bytes]:
 
 
 def _jsrt(folder: Path) -> Read:
-    from data_pipelines import jsrt
     from data_pipelines.builder import Source
+    from data_pipelines.sets import jsrt
 
     jsrt._SIDE = 32  # official films have 8 MiB
     builder = jsrt.Jsrt(source_dir=folder / "own", size=16, prepared_dir=str(folder / "prepared"))
@@ -205,7 +205,7 @@ def _h5s(folder: Path) -> list[bytes]:
 
 def _la(folder: Path) -> Read:
     from data_pipelines.builder import Source
-    from data_pipelines.la import La
+    from data_pipelines.sets.la import La
 
     builder = La(source_dir=folder / "own", prepared_dir=str(folder / "prepared"))
     return lambda path: _check_example(builder.example(Source("a", "a", image=path)), 3)
@@ -229,7 +229,7 @@ def _niftis(suffix: str) -> Callable[[Path], list[bytes]]:
 
 def _own_volumes(folder: Path) -> Read:
     from data_pipelines.builder import Source
-    from data_pipelines.folder3d import Folder3D
+    from data_pipelines.sets.folder3d import Folder3D
 
     builder = Folder3D(source_dir=folder / "own", prepared_dir=str(folder / "prepared"))
     return lambda path: _check_example(
@@ -246,7 +246,7 @@ def _check_sources(sources: Sequence[Any], count: int) -> None:
 
 def _own_table(folder: Path) -> Read:
     """labels.csv or classes.txt of a folder."""
-    from data_pipelines.folder import Folder
+    from data_pipelines.sets.folder import Folder
     from tests.official_formats import write_image
 
     def read(path: Path) -> None:
@@ -262,7 +262,7 @@ def _own_table(folder: Path) -> Read:
 
 
 def _nihx(folder: Path) -> Read:
-    from data_pipelines.nihx import Nihx
+    from data_pipelines.sets.nihx import Nihx
     from tests.official_formats import write_nih
 
     write_nih(folder / "own")
@@ -280,7 +280,7 @@ def _nih_tables(folder: Path) -> list[bytes]:
 
 
 def _la_list(folder: Path) -> Read:
-    from data_pipelines.la import La
+    from data_pipelines.sets.la import La
     from tests.official_formats import write_la
 
     write_la(folder / "own")
@@ -289,10 +289,10 @@ def _la_list(folder: Path) -> Read:
 
 
 def _fix_list(folder: Path) -> Read:
-    from data_pipelines import fix_list
+    from data_pipelines import exclude
 
     def read(path: Path) -> None:
-        for name, ids in fix_list.read(path).items():
+        for name, ids in exclude.read(path).items():
             assert isinstance(name, str) and all(isinstance(id_, str) for id_ in ids)
 
     return read
@@ -337,7 +337,7 @@ def _tars(folder: Path) -> list[bytes]:
 def _state_dicts(folder: Path) -> list[bytes]:
     import torch
 
-    from tests.convert_test import authors
+    from tests.commands.convert_test import authors
 
     found = []
     for options in ({}, dict(_use_new_zipfile_serialization=False)):
@@ -356,7 +356,7 @@ def _state_dict(content: bytes, rng: np.random.Generator, others: Sequence[bytes
 def _convert(folder: Path) -> Read:
     import jax
 
-    from multimix_jax import convert
+    from multimix_jax.commands import convert
 
     def read(path: Path) -> None:
         for leaf in jax.tree.leaves(convert.read_params(path)):
@@ -367,9 +367,9 @@ def _convert(folder: Path) -> Read:
 
 def _checkpoint_files(folder: Path) -> list[bytes]:
     """All files of a small checkpoint as one: which is changed is drawn by `_checkpoint_change`."""
-    from multimix_jax.checkpoint import Checkpoints
-    from multimix_jax.workdir import LAST
-    from tests.checkpoint_test import META, state
+    from multimix_jax.runs.workdir import LAST
+    from multimix_jax.training.checkpoint import Checkpoints
+    from tests.training.checkpoint_test import META, state
 
     with tempfile.TemporaryDirectory() as run:
         with Checkpoints(run) as checkpoints:
@@ -398,9 +398,9 @@ def _checkpoint_change(content: bytes, rng: np.random.Generator, others: Sequenc
 def _restore(folder: Path) -> Read:
     import jax
 
-    from multimix_jax.checkpoint import Checkpoints
-    from multimix_jax.workdir import LAST
-    from tests.checkpoint_test import META, state
+    from multimix_jax.runs.workdir import LAST
+    from multimix_jax.training.checkpoint import Checkpoints
+    from tests.training.checkpoint_test import META, state
 
     sound = [jax.tree.map(np.asarray, tree) for tree in vars(state(3)).values()]
 
@@ -435,7 +435,7 @@ RESULTS = {
 
 
 def _run_config(folder: Path) -> Read:
-    from multimix_jax import workdir
+    from multimix_jax.runs import workdir
 
     def read(path: Path) -> None:
         assert workdir.check(path.parent, CONFIG) == path.parent
@@ -445,8 +445,8 @@ def _run_config(folder: Path) -> Read:
 
 def _run_results(folder: Path) -> Read:
     """By what goes on with a run, and by what reports it."""
-    from multimix_jax import finished_run, workdir
     from multimix_jax.errors import UsageError
+    from multimix_jax.runs import record, workdir
 
     def read(path: Path) -> None:
         (path.parent / "config.json").write_text(json.dumps(CONFIG))
@@ -455,7 +455,7 @@ def _run_results(folder: Path) -> Read:
             results = workdir.finished(path.parent, 10, {"jsrt"})
             assert results is None or results["run"]["last"]["step"] == 10
             try:
-                found = finished_run.read_run(path.parent)
+                found = record.read_run(path.parent)
                 assert isinstance(found.parts, frozenset)
             except UsageError as error:
                 assert str(path.parent) in str(error)

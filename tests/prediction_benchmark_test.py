@@ -20,7 +20,7 @@ def test_ways():
     ]
     assert [parts for _, parts in ways.values()] == [2, 2, 0, 2]
     variables = {"params": tiny.variables(objective.model)["params"]}
-    images = tiny.batch()["seg"]["labeled"]["image"]
+    images = tiny.batch()["seg/labeled"]["image"]
     said = {name: jax.jit(way.predict)(variables, images) for name, (way, _) in ways.items()}
     whole, blind = said["as configured"], said["saliency of zeros"]
     assert np.abs(whole["mask"] - blind["mask"]).max() > 1e-4

@@ -20,10 +20,10 @@ import numpy as np
 
 import launch
 from configs import common
-from data_pipelines import phantom
-from multimix_jax.checkpoint import Checkpoints
-from multimix_jax.train_state import TrainState
-from multimix_jax.workdir import BEST, LAST
+from data_pipelines.sets import phantom
+from multimix_jax.names import Checkpoint
+from multimix_jax.state import TrainState
+from multimix_jax.training.checkpoint import Checkpoints
 
 ROOT = pathlib.Path(launch.__file__).parent
 Plans = Mapping[tuple[str, str], Mapping[str, int]]
@@ -179,7 +179,7 @@ def wait_for_lines(path: pathlib.Path, count: int, process: subprocess.Popen) ->
 
 def assert_same_runs(ours: pathlib.Path, theirs: pathlib.Path, like: TrainState) -> None:
     """Bit by bit: weights, optimiser, random numbers, choice of the best, figures."""
-    for which in (BEST, LAST):
+    for which in (Checkpoint.BEST, Checkpoint.LAST):
         with Checkpoints(ours) as checkpoints:
             our_state, our_meta = checkpoints.restore(which, like)
         with Checkpoints(theirs) as checkpoints:

@@ -11,8 +11,9 @@ from scipy import ndimage
 
 from multimix_jax.keys import ExampleKeys
 from multimix_jax.models import MultiMix
+from multimix_jax.names import Stream
 from multimix_jax.objectives import MultiMixObjective
-from multimix_jax.train_state import TrainState
+from multimix_jax.state import TrainState
 
 SIDE = 16
 
@@ -63,14 +64,10 @@ def batch(size=4, seed=0):
     labels = rng.permutation(np.arange(2 * size) % 2).reshape(2, size).astype(np.int32)
     zeros = np.zeros(size, int)
     return {
-        "seg": {
-            "labeled": {"image": images(zeros) + 150 * masks, "mask": masks},
-            "unlabeled": {"image": images(zeros)},
-        },
-        "cls": {
-            "labeled": {"image": images(labels[0]), "label": labels[0]},
-            "unlabeled": {"image": images(labels[1]), "label": labels[1]},
-        },
+        Stream.SEG_LABELED: {"image": images(zeros) + 150 * masks, "mask": masks},
+        Stream.SEG_UNLABELED: {"image": images(zeros)},
+        Stream.CLS_LABELED: {"image": images(labels[0]), "label": labels[0]},
+        Stream.CLS_UNLABELED: {"image": images(labels[1]), "label": labels[1]},
     }
 
 

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from multimix_jax.errors import UsageError
-from multimix_jax.models.convolution import conv3x3, conv3x3_doubled
+from multimix_jax.ops.convolution import conv3x3, conv3x3_doubled
 
 Array = jax.Array
 Initializer = Callable[..., Array]

@@ -6,7 +6,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from multimix_jax.models.interpolation import resize_aligned
+from multimix_jax.ops.interpolation import resize_aligned
 
 
 def saliency_map(

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 
 from multimix_jax.errors import UsageError
 from multimix_jax.models.blocks import EPSILON, BatchNormRelu, ExampleDropout, initializers
-from multimix_jax.models.convolution import conv3x3, conv3x3x3, conv_doubling, conv_halving
+from multimix_jax.ops.convolution import conv3x3, conv3x3x3, conv_doubling, conv_halving
 
 Array = jax.Array
 

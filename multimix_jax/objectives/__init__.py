@@ -3,12 +3,12 @@
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from multimix_jax import parallel
 from multimix_jax.errors import UsageError
 from multimix_jax.objectives.base import Objective
 from multimix_jax.objectives.consistency import ConsistencyObjective, make_consistency
 from multimix_jax.objectives.dtml import DtmlObjective, make_dtml
 from multimix_jax.objectives.multimix import MultiMixObjective, make_multimix
+from multimix_jax.training import parallel
 
 METHODS: dict[str, Callable[..., Objective]] = {
     "multimix": make_multimix,

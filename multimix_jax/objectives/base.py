@@ -6,7 +6,8 @@ from typing import Any, Protocol
 import jax
 
 from multimix_jax.keys import ExampleKeys
-from multimix_jax.train_state import TrainState
+from multimix_jax.names import Stream
+from multimix_jax.state import TrainState
 
 PyTree = Any
 Batch = Mapping[str, Any]
@@ -17,8 +18,8 @@ class Objective(Protocol):
     """A method: its networks, its loss, and what it predicts."""
 
     @property
-    def streams(self) -> tuple[str, ...]:
-        """Streams that a batch must hold: 'seg/labeled' stands for `batch['seg']['labeled']`."""
+    def streams(self) -> tuple[Stream, ...]:
+        """The streams that a batch must hold."""
         ...
 
     @property

@@ -12,20 +12,18 @@ import jax
 import jax.numpy as jnp
 
 from multimix_jax import losses
-from multimix_jax.appearance import cut_out, draw_appearance
+from multimix_jax.augment.intensity import cut_out, draw_appearance
+from multimix_jax.augment.spatial import apply_pose, draw_pose
 from multimix_jax.errors import UsageError
 from multimix_jax.keys import ExampleKeys
 from multimix_jax.models.multimix import MultiMix, normalize
+from multimix_jax.names import Stream
 from multimix_jax.objectives.base import Batch, Metrics
 from multimix_jax.objectives.joint import (
-    CLS_UNLABELED,
-    SEG_LABELED,
     JointObjective,
-    at,
     dropout_keys,
 )
-from multimix_jax.pose import apply_pose, draw_pose
-from multimix_jax.train_state import TrainState
+from multimix_jax.state import TrainState
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,7 +83,7 @@ class ConsistencyObjective(JointObjective):
     @property
     def uses_average(self) -> bool:
         """The teacher is the moving average of the weights."""
-        return CLS_UNLABELED in self.streams
+        return Stream.CLS_UNLABELED in self.streams
 
     def __call__(
         self, params: Any, state: TrainState, batch: Batch, keys: ExampleKeys
@@ -118,10 +116,10 @@ class ConsistencyObjective(JointObjective):
     def views(self, batch: Batch, keys: ExampleKeys) -> dict[str, jax.Array]:
         """The 8-bit images that the networks see of `batch`, by stream and view, to look at."""
         views, weak, _ = self._views(batch, keys)
-        seen = {name: at(batch, name)["image"] for name in self.streams}
+        seen = {name: batch[name]["image"] for name in self.streams}
         seen |= {f"{name}, view": view for name, view in views.items()}
         if weak is not None:
-            seen[f"{CLS_UNLABELED}, teacher's view"] = weak
+            seen[f"{Stream.CLS_UNLABELED}, teacher's view"] = weak
         return {name: images.round().astype(jnp.uint8) for name, images in seen.items()}
 
     def _views(self, batch: Batch, keys: ExampleKeys) -> tuple[dict[str, jax.Array], Any, Any]:
@@ -129,13 +127,13 @@ class ConsistencyObjective(JointObjective):
         views: dict[str, jax.Array] = {}
         weak = mask = None
         for name in self.streams:
-            stream = at(batch, name)
+            stream = batch[name]
             images = stream["image"].astype(jnp.float32)
             pose = self._pose(keys(f"{name}/pose", len(images)), images, self.pose)
             posed = pose(images)
-            if name == SEG_LABELED:
+            if name == Stream.SEG_LABELED:
                 mask = pose(stream["mask"].astype(jnp.float32))
-            elif name == CLS_UNLABELED:
+            elif name == Stream.CLS_UNLABELED:
                 drawn = keys(f"{name}/weak_pose", len(images))
                 weak = self._pose(drawn, images, self.weak_pose)(images)
             views[name] = self._look(name, posed, keys)
@@ -152,10 +150,10 @@ class ConsistencyObjective(JointObjective):
         return functools.partial(jax.vmap(apply_pose), poses)
 
     def _look(self, name: str, images: jax.Array, keys: ExampleKeys) -> jax.Array:
-        if not self.appearance or name == SEG_LABELED:
+        if not self.appearance or name == Stream.SEG_LABELED:
             return images
         images = jax.vmap(draw_appearance)(keys(f"{name}/appearance", len(images)), images)
-        if name == CLS_UNLABELED:
+        if name == Stream.CLS_UNLABELED:
             images = jax.vmap(cut_out)(keys(f"{name}/hole", len(images)), images)
         return images
 

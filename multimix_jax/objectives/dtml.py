@@ -8,18 +8,21 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from multimix_jax import augment, geometry, losses
+from multimix_jax import losses
+from multimix_jax.augment import randaugment
 from multimix_jax.errors import UsageError
+from multimix_jax.evaluation import geometry
 from multimix_jax.keys import ExampleKeys
 from multimix_jax.models.multimix import normalize
 from multimix_jax.models.unet import UNet
 from multimix_jax.models.vnet import VNet
+from multimix_jax.names import Stream
 from multimix_jax.objectives.base import Batch, Metrics, PyTree
-from multimix_jax.train_state import TrainState
+from multimix_jax.state import TrainState
 
 Network = VNet | UNet
 
-LABELED, UNLABELED = "seg/labeled", "seg/unlabeled"
+LABELED, UNLABELED = Stream.SEG_LABELED, Stream.SEG_UNLABELED
 NETWORKS: dict[str, type[Network]] = {"vnet": VNet, "unet": UNet}
 _TEACHER = "teacher"  # beside the networks' statistics
 _STAIRS = 40  # of the ramp-up
@@ -76,7 +79,7 @@ class DtmlObjective:
     teacher_noise: float = 0.1
 
     @property
-    def streams(self) -> tuple[str, ...]:
+    def streams(self) -> tuple[Stream, ...]:
         """Names of the streams that a batch must hold; the unlabelled one where a term uses it."""
         return (LABELED, UNLABELED) if self._mutual or self.teacher_weight else (LABELED,)
 
@@ -202,17 +205,16 @@ class DtmlObjective:
         """A random crop of every image, as floats, and of its mask."""
         views = {}
         for name in self.streams:
-            task, kind = name.split("/")
-            stream = batch[task][kind]
+            stream = batch[name]
             arrays = {key: stream[key] for key in ("image", "mask") if key in stream}
             count, *sides, _ = stream["image"].shape
             extent = jnp.broadcast_to(jnp.asarray(sides), (count, len(sides)))
             if self.patch:
-                crop = functools.partial(augment.crop, patch=self.patch)
+                crop = functools.partial(randaugment.crop, patch=self.patch)
                 extent = stream.get("extent", extent)
                 arrays = jax.vmap(crop)(keys(f"{name}/crop", count), arrays, extent)
             if self.turn:
-                arrays = jax.vmap(augment.turn_mirror)(keys(f"{name}/turn", count), arrays)
+                arrays = jax.vmap(randaugment.turn_mirror)(keys(f"{name}/turn", count), arrays)
             views[name] = {**arrays, "image": as_float(arrays["image"])}
         return views
 

@@ -10,12 +10,8 @@ from multimix_jax import losses
 from multimix_jax.errors import UsageError
 from multimix_jax.keys import ExampleKeys
 from multimix_jax.models.multimix import MultiMix, normalize
+from multimix_jax.names import Stream, Task
 from multimix_jax.objectives.base import Batch, Metrics, PyTree
-
-SEG_LABELED = "seg/labeled"
-SEG_UNLABELED = "seg/unlabeled"
-CLS_LABELED = "cls/labeled"
-CLS_UNLABELED = "cls/unlabeled"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,14 +60,14 @@ class JointObjective:
         raise NotImplementedError
 
     @property
-    def streams(self) -> tuple[str, ...]:
-        """Names of the streams that a batch must hold: `batch['seg']['labeled']`, ..."""
+    def streams(self) -> tuple[Stream, ...]:
+        """The streams that a batch must hold."""
         model, names = self.model, []
         seg, cls = self.unlabeled
         if model.use_decoder:
-            names += [SEG_LABELED, SEG_UNLABELED] if seg else [SEG_LABELED]
+            names += [Stream.SEG_LABELED, Stream.SEG_UNLABELED] if seg else [Stream.SEG_LABELED]
         if model.use_classifier:
-            names += [CLS_LABELED, CLS_UNLABELED] if cls else [CLS_LABELED]
+            names += [Stream.CLS_LABELED, Stream.CLS_UNLABELED] if cls else [Stream.CLS_LABELED]
         return tuple(names)
 
     @property
@@ -112,7 +108,7 @@ class JointObjective:
             "decoder": model.use_decoder,
             "bridge": model.use_bridge,
             "gradient through the bridge": model.use_bridge and model.bridge_gradient,
-            "pseudo-labels": CLS_UNLABELED in self.streams,
+            "pseudo-labels": Stream.CLS_UNLABELED in self.streams,
         }
 
     def _predict(
@@ -157,7 +153,7 @@ class JointObjective:
         features = self._apply(
             params, images, dropout_keys(keys, "encoder", views), method="encode"
         )
-        return images, features, sum(len(v) for name, v in views.items() if name.startswith("seg/"))
+        return images, features, sum(len(v) for name, v in views.items() if name.task == Task.SEG)
 
     def _segment(
         self, params: PyTree, images: jax.Array, features: Any, dropout: jax.Array | None
@@ -178,7 +174,7 @@ class JointObjective:
           batch: the streams.
           taught: logits [B,K] that weak views give the pseudo-labels by, None for none.
         """
-        label = at(batch, CLS_LABELED)["label"]
+        label = batch[Stream.CLS_LABELED]["label"]
         labeled, strong = logits[: len(label)], logits[len(label) :]
         terms = {"cls/cross_entropy": losses.cross_entropy(logits=labeled, label=label).mean()}
         monitors = {"cls/train_accuracy": (self._pseudo_labels(labeled)[0] == label).mean()}
@@ -191,8 +187,8 @@ class JointObjective:
             ).mean()
             guessed, accepted = self._pseudo_labels(taught)
             monitors["cls/accepted"] = accepted.mean()
-            if "label" in at(batch, CLS_UNLABELED):
-                correct = accepted & (guessed == at(batch, CLS_UNLABELED)["label"])
+            if "label" in batch[Stream.CLS_UNLABELED]:
+                correct = accepted & (guessed == batch[Stream.CLS_UNLABELED]["label"])
                 monitors["cls/accepted_and_correct"] = correct.mean()
         return terms, monitors
 
@@ -201,12 +197,6 @@ class JointObjective:
 
     def _apply(self, params: Any, *args: Any, method: str) -> Any:
         return self.model.apply({"params": params}, *args, method=method)
-
-
-def at(batch: Batch, name: str) -> Batch:
-    """`batch['seg']['labeled']` for 'seg/labeled'."""
-    task, kind = name.split("/")
-    return batch[task][kind]
 
 
 def dropout_keys(keys: ExampleKeys, part: str, views: Batch) -> jax.Array:

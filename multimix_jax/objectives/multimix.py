@@ -7,20 +7,17 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from multimix_jax import augment, losses
+from multimix_jax import losses
+from multimix_jax.augment import randaugment
 from multimix_jax.keys import ExampleKeys
 from multimix_jax.models.multimix import MultiMix, normalize
+from multimix_jax.names import Stream
 from multimix_jax.objectives.base import Batch, Metrics
 from multimix_jax.objectives.joint import (
-    CLS_LABELED,
-    CLS_UNLABELED,
-    SEG_LABELED,
-    SEG_UNLABELED,
     JointObjective,
-    at,
     dropout_keys,
 )
-from multimix_jax.train_state import TrainState
+from multimix_jax.state import TrainState
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,7 +46,7 @@ class MultiMixObjective(JointObjective):
         return self.kl_weight > 0, self.pseudo_label_weight > 0
 
     def _parts(self) -> dict[str, bool]:
-        return {**super()._parts(), "KL": SEG_UNLABELED in self.streams}
+        return {**super()._parts(), "KL": Stream.SEG_UNLABELED in self.streams}
 
     @property
     def uses_average(self) -> bool:
@@ -60,7 +57,7 @@ class MultiMixObjective(JointObjective):
         self, params: Any, state: TrainState, batch: Batch, keys: ExampleKeys
     ) -> tuple[jax.Array, tuple[Metrics, Any]]:
         """Loss of one batch: scalar, (terms and other metrics, batch statistics)."""
-        streams = {name: at(batch, name) for name in self.streams}
+        streams = {name: batch[name] for name in self.streams}
         views = self._views(streams, keys)
         images, features, split = self._encode(params, views, keys)
 
@@ -78,7 +75,7 @@ class MultiMixObjective(JointObjective):
             logits = self._apply(params, [level[split:] for level in features], method="classify")
             taught = None
             if self.pseudo_label_weight:
-                taught = self._weak_logits(params, streams[CLS_UNLABELED], keys)
+                taught = self._weak_logits(params, streams[Stream.CLS_UNLABELED], keys)
             found, monitors = self._classification(logits, batch, taught)
             if "cls/pseudo_label" in found:
                 found["cls/pseudo_label"] *= self.pseudo_label_weight
@@ -87,19 +84,21 @@ class MultiMixObjective(JointObjective):
 
     def views(self, batch: Batch, keys: ExampleKeys) -> dict[str, jax.Array]:
         """The 8-bit images that the network sees of `batch`, by stream and view, to look at."""
-        streams = {name: at(batch, name) for name in self.streams}
+        streams = {name: batch[name] for name in self.streams}
         views = {name: stream["image"] for name, stream in streams.items()}
         seen = self._views(streams, keys)
-        if CLS_LABELED in streams:
-            views[f"{CLS_LABELED}, weak"] = seen[CLS_LABELED]
-        if CLS_UNLABELED in streams:
-            views[f"{CLS_UNLABELED}, strong"] = seen[CLS_UNLABELED]
-            views[f"{CLS_UNLABELED}, weak"] = self._weak_view(streams[CLS_UNLABELED], keys)
+        if Stream.CLS_LABELED in streams:
+            views[f"{Stream.CLS_LABELED}, weak"] = seen[Stream.CLS_LABELED]
+        if Stream.CLS_UNLABELED in streams:
+            views[f"{Stream.CLS_UNLABELED}, strong"] = seen[Stream.CLS_UNLABELED]
+            views[f"{Stream.CLS_UNLABELED}, weak"] = self._weak_view(
+                streams[Stream.CLS_UNLABELED], keys
+            )
         return views
 
     def _views(self, streams: Batch, keys: ExampleKeys) -> dict[str, jax.Array]:
         """What the network sees of each stream where a gradient flows."""
-        augmented = {CLS_LABELED: augment.weak, CLS_UNLABELED: augment.strong}
+        augmented = {Stream.CLS_LABELED: randaugment.weak, Stream.CLS_UNLABELED: randaugment.strong}
         views = {}
         for name, stream in streams.items():
             images = stream["image"]
@@ -111,10 +110,10 @@ class MultiMixObjective(JointObjective):
 
     def _weak_view(self, stream: Batch, keys: ExampleKeys) -> jax.Array:
         images = stream["image"]
-        return jax.vmap(augment.weak)(keys(f"{CLS_UNLABELED}/weak", len(images)), images)
+        return jax.vmap(randaugment.weak)(keys(f"{Stream.CLS_UNLABELED}/weak", len(images)), images)
 
     def _segmentation_terms(self, mask_logits: jax.Array, streams: Batch) -> Metrics:
-        masks = streams[SEG_LABELED]["mask"].astype(jnp.float32)
+        masks = streams[Stream.SEG_LABELED]["mask"].astype(jnp.float32)
         labeled, unlabeled = mask_logits[: len(masks)], mask_logits[len(masks) :]
         dice = losses.dice_loss(logits=labeled, mask=masks)
         terms = {"seg/dice": self.dice_weight * dice.mean()}
@@ -127,7 +126,7 @@ class MultiMixObjective(JointObjective):
         """Logits of the weak view, by an encoder call of its own: nothing is stored to go back."""
         images = normalize(self._weak_view(stream, keys))
         params = jax.lax.stop_gradient(params)
-        dropout_keys = keys(f"{CLS_UNLABELED}/weak_dropout", len(images))
+        dropout_keys = keys(f"{Stream.CLS_UNLABELED}/weak_dropout", len(images))
         features = self._apply(params, images, dropout_keys, method="encode")
         return self._apply(params, features, method="classify")
 

@@ -1,0 +1,154 @@
+"""Image files to arrays: decoding, grey values, resizing."""
+
+import io
+import re
+import struct
+import threading
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from data_pipelines.errors import DataError
+from data_pipelines.files import claims
+
+# The others that Pillow knows may run programs (EPS) or are never radiographs.
+FORMATS = ("PNG", "JPEG", "GIF", "BMP", "TIFF")
+LARGEST = 2**26  # pixels; the largest films of the official sets have 20 million
+# Values closer together than this, or further apart, are past what float32 can stretch.
+_LEAST, _MOST = 1e-30, float(np.finfo(np.float32).max)
+_HARMLESS = 2**24  # pixels; some ways to pack so many need next to nothing
+_LARGEST_FILE = 2**30  # bytes; the largest image allowed has fewer
+_lock = threading.Lock()
+_FILTERS: tuple[tuple[Any, None, type[Warning], re.Pattern[str] | None, int], ...] = (
+    ("error", None, Image.DecompressionBombWarning, None, 0),
+    ("ignore", None, Warning, re.compile(r"PIL\b"), 0),
+    ("ignore", None, Warning, re.compile(r"pydicom\b"), 0),
+)
+_DEEP_MODES = ("I", "F")  # besides I;16, I;16B, ...: more than 8 bits for each pixel
+UNREADABLE = (
+    OSError,
+    SyntaxError,
+    ValueError,
+    EOFError,
+    struct.error,
+    Image.DecompressionBombError,
+    Image.DecompressionBombWarning,
+)
+
+
+def set_filters() -> None:
+    """Keeps warnings of Pillow and pydicom off the screen, but turns one of bombs into an error.
+
+    To be called before each use, since test runners and others reset filters. `catch_warnings` is
+    not safe in threads, and filters that are set already would be gone for a moment if set again.
+    """
+    with _lock:
+        if tuple(warnings.filters[: len(_FILTERS)]) != _FILTERS:
+            for action, _, category, module, _ in reversed(_FILTERS):
+                pattern = module.pattern if module else ""
+                warnings.filterwarnings(action, module=pattern, category=category)
+
+
+def opened(content: bytes, formats: tuple[str, ...] = FORMATS) -> Image.Image:
+    """Opens an image of one of the formats; no more than its header is decoded yet.
+
+    Of a file, Pillow would set memory aside for any length that is claimed.
+
+    What Pillow has to say of a slightly damaged file is not shown, but an image that it finds far
+    too large is refused.
+
+    Raises:
+        UNREADABLE: for a file that cannot be read.
+    """
+    set_filters()
+    return Image.open(io.BytesIO(content), formats=formats)
+
+
+def read_values(path: Path, channels: int = 1) -> np.ndarray:
+    """The pixels of the first frame: uint8 grey [H, W] or, of 3 channels, red, green and blue
+    [H, W, 3]; or the file's own numbers [H, W] where it is deeper, which is always grey.
+
+    Raises:
+        DataError: the file is empty, truncated, not an image or far too large.
+    """
+    size = path.stat().st_size
+    if size == 0:
+        raise DataError(f"{path} is empty (0 bytes); copy or download the file again")
+    if size > _LARGEST_FILE:
+        raise DataError(f"{path} has {size} bytes, too many for an image; export it smaller")
+    try:
+        with opened(path.read_bytes()) as image:
+            width, height = image.size
+            needed = width * height / 8 / claims.MOST_PACKED if width * height > _HARMLESS else 0
+            claims.check(path, (height, width), "pixels", most=LARGEST, needed=needed)
+            if image.mode in _DEEP_MODES or image.mode.startswith("I;16"):
+                return np.asarray(image)
+            mode = "L" if channels == 1 else "RGB"
+            if image.mode in ("P", "PA"):  # the direct way warns where the palette has alpha
+                return np.asarray(image.convert("RGBA").convert(mode))
+            return np.asarray(image.convert(mode))
+    except DataError:
+        raise
+    except UNREADABLE as error:
+        raise DataError(
+            f"{path} cannot be read as an image ({error}); copy or download the file again"
+        ) from error
+
+
+def read(path: Path, channels: int = 1) -> np.ndarray:
+    """Reads an image as grey values [H, W] or, of 3 channels, as colours [H, W, 3]; float32 0..255.
+
+    As grey, colour becomes luminance (ITU-R 601); transparency is ignored. Values of 8 bits stay as
+    they are; deeper ones (12 or 16 bits, float) are stretched so that the image's own minimum
+    becomes 0 and its maximum 255, because such files use an unknown part of their range.
+
+    Raises:
+        DataError: the file is empty, truncated or not an image, or holds numbers not finite.
+    """
+    values = read_values(path, channels)
+    if values.dtype == np.uint8:
+        return values.astype(np.float32)
+    return stretch(values, path)
+
+
+def stretch(values: np.ndarray, path: Path) -> np.ndarray:
+    """Maps [min, max] of `values` [H, W] to 0..255, float32; an image of one value becomes 0."""
+    stretched = values.astype(np.float32)
+    low, high = stretched.min(), stretched.max()
+    if not float(high) - float(low) <= _MOST:  # so for NaN, too
+        raise DataError(f"{path} holds values that are not finite; export the image again")
+    stretched -= low
+    stretched *= 255 / (high - low) if high - low > _LEAST else 0
+    return stretched
+
+
+def read_mask(path: Path) -> np.ndarray:
+    """Reads a mask, bool [H, W]: True above half of the full scale.
+
+    The full scale is 1, 255 or 65535, whichever first holds the largest value, so masks of {0, 1}
+    and of {0, 255}, with hard or soft edges, read alike.
+
+    Raises:
+        DataError: as for `read`.
+    """
+    values = read_values(path)
+    highest = values.max()
+    full_scale = 1 if highest <= 1 else 255 if highest <= 255 else 65535
+    return values > full_scale / 2
+
+
+def resize_image(image: np.ndarray, height: int, width: int) -> np.ndarray:
+    """Resizes grey values [H, W] in 0..255 to uint8 [height, width], bilinear and antialiased."""
+    resized = Image.fromarray(image.astype(np.float32)).resize(
+        (width, height), Image.Resampling.BILINEAR
+    )
+    return np.clip(np.rint(np.asarray(resized)), 0, 255).astype(np.uint8)
+
+
+def resize_mask(mask: np.ndarray, height: int, width: int) -> np.ndarray:
+    """Resizes a mask bool [H, W] to uint8 [height, width]: 1 where half of the area is in."""
+    covered = Image.fromarray(mask.astype(np.float32)).resize((width, height), Image.Resampling.BOX)
+    return (np.asarray(covered) >= 0.5).astype(np.uint8)

@@ -1,0 +1,85 @@
+"""The square that images of any size and shape are fitted to."""
+
+import dataclasses
+
+import numpy as np
+
+from data_pipelines.errors import DataError
+from data_pipelines.files import images
+
+FITS = ("squash", "pad")
+
+
+@dataclasses.dataclass(frozen=True)
+class Canvas:
+    """What prepared images look like.
+
+    Attributes:
+        size: their side in pixels, a multiple of 16.
+        fit: 'squash' scales height and width apart; 'pad' keeps their ratio, with black beside.
+        channels: 1 for grey values, 3 for red, green and blue.
+    """
+
+    size: int
+    fit: str = "squash"
+    channels: int = 1
+
+    def __post_init__(self) -> None:
+        if self.size <= 0 or self.size % 16:
+            raise DataError(
+                f"size={self.size}, but images are prepared at a positive multiple of 16; "
+                "set --config.size to 64, 128, 256, ..."
+            )
+        if self.fit not in FITS:
+            raise DataError(f"fit={self.fit!r}; set --config.fit to {' or '.join(FITS)}")
+        if self.channels not in (1, 3):
+            raise DataError(
+                f"images of {self.channels} channels cannot be prepared; set "
+                "--config.model.in_channels to 1 (grey) or 3 (colour)"
+            )
+
+    @property
+    def variant(self) -> str:
+        """Part of the name of sets that are prepared like this."""
+        fit = "" if self.fit == "squash" else f"_{self.fit}"
+        return f"size{self.size}{fit}{'_rgb' if self.channels == 3 else ''}"
+
+    def inside(self, height: int, width: int) -> tuple[slice, slice]:
+        """Rows and columns of the canvas that an image of that size covers."""
+        if self.fit == "squash":
+            return slice(0, self.size), slice(0, self.size)
+        scale = self.size / max(height, width)
+        covered = [max(1, round(side * scale)) for side in (height, width)]
+        rows, columns = ((self.size - side) // 2 for side in covered)
+        return slice(rows, rows + covered[0]), slice(columns, columns + covered[1])
+
+    def image(self, values: np.ndarray) -> np.ndarray:
+        """Grey values [H, W] or colours [H, W, 3] in 0..255 -> uint8 [size, size, channels].
+
+        Bilinear and antialiased; grey values become equal red, green and blue where asked for.
+        """
+        rows, columns = self.inside(*values.shape[:2])
+        planes = [values] if values.ndim == 2 else np.moveaxis(values, -1, 0)
+        if len(planes) not in (1, self.channels):
+            raise ValueError(f"values are {values.shape}, for {self.channels} channels")
+        canvas = np.zeros((self.size, self.size, self.channels), np.uint8)
+        for channel in range(self.channels):
+            canvas[rows, columns, channel] = images.resize_image(
+                planes[channel % len(planes)], rows.stop - rows.start, columns.stop - columns.start
+            )
+        return canvas
+
+    def mask(self, mask: np.ndarray) -> np.ndarray:
+        """bool [H, W] -> uint8 [size, size]: 1 where at least half of the area is in."""
+        rows, columns = self.inside(*mask.shape)
+        canvas = np.zeros((self.size, self.size), np.uint8)
+        canvas[rows, columns] = images.resize_mask(
+            mask, rows.stop - rows.start, columns.stop - columns.start
+        )
+        return canvas
+
+    def spacing(self, spacing: tuple[float, float], height: int, width: int) -> np.ndarray:
+        """Millimetres per pixel of an image of that size -> those of the canvas, float32 [2]."""
+        rows, columns = self.inside(height, width)
+        scale = height / (rows.stop - rows.start), width / (columns.stop - columns.start)
+        return np.multiply(spacing, scale).astype(np.float32)

@@ -1,0 +1,47 @@
+"""The pneumonia set of Kermany et al. 2018 ("CheX")."""
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+from data_pipelines.builder import Source, files_below
+from data_pipelines.sets.image_set import ImageSetBuilder
+
+# person12_virus_46, IM-0115-0001, NORMAL2-IM-0381-0001, BACTERIA-1008087-0001
+_PATIENT = re.compile(r"person\d+|(?:[A-Z0-9]+-)?[A-Z]+-\d+(?=-)")
+
+
+class Chex(ImageSetBuilder):
+    """chest_xray/{train,val,test}/{NORMAL,PNEUMONIA}/*.jpeg, at any depth."""
+
+    class_names = ("normal", "pneumonia")
+    complete = 5856
+    MANUAL_DOWNLOAD_INSTRUCTIONS = (
+        'Kermany et al., "Labeled Optical Coherence Tomography (OCT) and Chest X-Ray Images for '
+        'Classification", Mendeley Data, doi:10.17632/rscbjbr9sj (ChestXRay2017.zip), or '
+        '"Chest X-Ray Images (Pneumonia)" on Kaggle (paultimothymooney/chest-xray-pneumonia); '
+        "put the archive, or its folder chest_xray, into DATA_DIR/chex"
+    )
+
+    def find(self, roots: Sequence[Path]) -> list[Source]:
+        sources = []
+        for path in files_below(roots):
+            split, label = path.parts[-3:-1]
+            if (
+                split in ("train", "val", "test")
+                and label in ("NORMAL", "PNEUMONIA")
+                and path.suffix.lower() in (".jpeg", ".jpg", ".png")
+            ):
+                patient = _PATIENT.match(path.stem)
+                sources.append(
+                    Source(
+                        id=f"{split}/{label}/{path.stem}",
+                        group=f"{label}/{patient.group() if patient else path.stem}",
+                        split=split,
+                        image=path,
+                        label=int(label == "PNEUMONIA"),
+                    )
+                )
+        if not sources:
+            raise self.missing("no images in {train,val,test}/{NORMAL,PNEUMONIA}")
+        return sources

@@ -1,0 +1,78 @@
+"""NIH ChestX-ray14 (Wang et al. 2017), normal against abnormal."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from data_pipelines.builder import Source, files_below
+from data_pipelines.errors import DataError
+from data_pipelines.files import table
+from data_pipelines.sets.image_set import ImageSetBuilder
+
+_COLUMNS = ("Image Index", "Finding Labels", "Patient ID")
+_LISTS = {"train_val_list.txt": "train", "test_list.txt": "test"}
+
+
+class Nihx(ImageSetBuilder):
+    """images*/**/*.png with Data_Entry_2017*.csv; a subset of the images will do.
+
+    "No Finding" is normal, any finding is abnormal. The official lists give the splits.
+    """
+
+    class_names = ("normal", "abnormal")
+    archives = ("images*.tar.gz", "images*.zip", "archive.zip")
+    complete = 112120
+    MANUAL_DOWNLOAD_INSTRUCTIONS = (
+        "the ChestX-ray14 box of the NIH Clinical Center (CXR8: images_001.tar.gz ... "
+        "images_012.tar.gz, Data_Entry_2017*.csv, train_val_list.txt, test_list.txt), or "
+        '"NIH Chest X-rays" on Kaggle (nih-chest-xrays/data); put the files, packed or unpacked, '
+        "into DATA_DIR/nihx"
+    )
+
+    def find(self, roots: Sequence[Path]) -> list[Source]:
+        found: dict[str, Path] = {}
+        tables: list[Path] = []
+        splits: dict[str, str] = {}
+        for path in files_below(roots):
+            if path.suffix.lower() == ".png":
+                found.setdefault(path.name, path)
+            elif path.name.startswith("Data_Entry_2017") and path.suffix == ".csv":
+                tables.append(path)
+            elif path.name in _LISTS:
+                splits |= dict.fromkeys(table.read_lines(path), _LISTS[path.name])
+        if not found:
+            raise self.missing("no images *.png")
+        if not tables:
+            raise self.missing("no Data_Entry_2017*.csv")
+        rows = _read_table(tables[0])
+        sources = []
+        for name, path in found.items():
+            if name not in rows:
+                raise DataError(
+                    f"{path} has no row in {tables[0]}; add its row (columns "
+                    f"{', '.join(_COLUMNS)}) or remove the image"
+                )
+            findings, patient = rows[name]
+            sources.append(
+                Source(
+                    id=path.stem,
+                    group=patient,
+                    split=splits.get(name, ""),
+                    image=path,
+                    label=int(findings != "No Finding"),
+                )
+            )
+        return sources
+
+
+def _read_table(path: Path) -> dict[str, tuple[str, str]]:
+    """Maps the name of an image to its findings and its patient."""
+    due = f"the official table, with {', '.join(_COLUMNS)}, is needed"
+    read = [[row[column] for column in _COLUMNS] for _, row in table.read_rows(path, _COLUMNS, due)]
+    rows = {name: (findings, patient) for name, findings, patient in read}
+    for name, values in rows.items():
+        if not all(values):
+            raise DataError(
+                f"{path}: the row of {name} has no Finding Labels or no Patient ID; "
+                "use the official table"
+            )
+    return rows

@@ -1,0 +1,29 @@
+from . import augment as augment
+from . import evaluation as evaluation
+from . import inference as inference
+from . import losses as losses
+from . import models as models
+from . import objectives as objectives
+from . import training as training
+from .errors import UsageError as UsageError
+from .keys import ExampleKeys as ExampleKeys
+from .labels import LabelSpec as LabelSpec
+from .models import ClassifierHead as ClassifierHead
+from .models import Decoder as Decoder
+from .models import Encoder as Encoder
+from .models import MultiMix as MultiMix
+from .models import MultiMixOutput as MultiMixOutput
+from .models import SaliencyBridge as SaliencyBridge
+from .models import UNet as UNet
+from .models import VNet as VNet
+from .models import saliency_map as saliency_map
+from .names import Checkpoint as Checkpoint
+from .names import Head as Head
+from .names import Stream as Stream
+from .objectives import ConsistencyObjective as ConsistencyObjective
+from .objectives import DtmlObjective as DtmlObjective
+from .objectives import MultiMixObjective as MultiMixObjective
+from .state import TrainState as TrainState
+from .training import make_train_step as make_train_step
+
+__version__: str

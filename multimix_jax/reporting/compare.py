@@ -1,0 +1,389 @@
+"""Systems compared: runs of several seeds together, and one system against another."""
+
+import dataclasses
+import functools
+import itertools
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from multimix_jax.errors import UsageError
+from multimix_jax.evaluation import metrics
+from multimix_jax.names import BASELINE, Checkpoint
+from multimix_jax.runs import workdir
+from multimix_jax.runs.record import SWITCHES, FinishedRun, Images
+
+RESAMPLES = 10_000
+DICE = ("dice", "sdf/dice", "average/dice")  # by each way to the mask
+# What may differ between runs that are averaged; budgets that matter are compared beforehand.
+_FREE = ("seed", "seg_labels", "cls_labels", *workdir.FREE_KEYS)
+
+
+@dataclasses.dataclass(frozen=True)
+class Group:
+    """Runs of one system and budget that differ in their seed alone."""
+
+    runs: Sequence[FinishedRun]
+
+    @property
+    def system(self) -> str:
+        return self.runs[0].config["system"]
+
+    @property
+    def budget(self) -> tuple[str | None, str | None]:
+        """Class labels and masks, None for a task that the system lacks."""
+        return self.runs[0].budget
+
+    def tested(self, checkpoint: str, data_set: str) -> list[tuple[FinishedRun, Images]]:
+        """The runs of which there are figures, and these.
+
+        Raises:
+          UsageError: the runs were tested on different images.
+        """
+        key = checkpoint, data_set
+        found = [(run, run.images[key]) for run in self.runs if key in run.images]
+        for other in found[1:]:
+            _check_ids(data_set, *found[0], *other)
+        return found
+
+    @property
+    def tests(self) -> list[tuple[str, str]]:
+        """Every (checkpoint, data set) of which a run has figures."""
+        return list(dict.fromkeys(key for run in self.runs for key in run.images))
+
+    @property
+    def described(self) -> dict[str, Any]:
+        """What identifies the group in a table."""
+        labels, masks = self.budget
+        config = self.runs[0].config
+        patch = config["window"]["patch"]
+        return {
+            "system": self.system,
+            "size": "x".join(map(str, patch)) if patch else config["size"],
+            "steps": config["steps"],
+            "seg_labels": masks,
+            "cls_labels": labels,
+        }
+
+
+def group_runs(runs: Iterable[FinishedRun]) -> list[Group]:
+    """Runs of one system, size and budget together; systems of few parts, then few labels, first.
+
+    Raises:
+      UsageError: two of a group differ in more than their seed.
+    """
+    groups: dict[tuple[Any, ...], list[FinishedRun]] = {}
+    for run in runs:
+        key = (run.config["system"], run.config["size"], run.config["steps"], run.budget)
+        groups.setdefault(key, []).append(run)
+    for members in groups.values():
+        first = members[0]
+        for run in members[1:]:
+            differing = [
+                name
+                for name, _, _ in workdir.differences(first.config, run.config)
+                if name.partition(".")[0] not in _FREE
+            ]
+            if differing or run.config["seed"] == first.config["seed"]:
+                raise UsageError(
+                    f"{first.path} and {run.path} are both {first.config['system']} on the same "
+                    f"budget, but differ in {', '.join(differing) or 'nothing'}; report them "
+                    "apart, or give one a name of its own (config.system)"
+                )
+    found = [Group(sorted(runs, key=lambda run: run.config["seed"])) for runs in groups.values()]
+
+    def order(group: Group) -> tuple[Any, ...]:
+        budget = [math.inf if part == "all" else int(part or 0) for part in group.budget]
+        return len(group.runs[0].parts), group.system, budget
+
+    return sorted(found, key=order)
+
+
+def summarize(groups: Sequence[Group]) -> list[dict[str, Any]]:
+    """A row per group, checkpoint, data set and metric; and of the baselines.
+
+    Returns:
+      Rows with `Group.described`, `seeds`, `checkpoint`, `data_set`, `in_domain`, `metric`, `n`
+      images, `mean` over seeds of the mean over images, `std` over seeds (of the sample; None of
+      one), `ci95` of the mean by drawing images anew, the same for every seed, and `values`, that
+      of each seed.
+    """
+    rows: list[dict[str, Any]] = []
+    baseline: dict[tuple[Any, ...], dict[str, Any]] = {}
+    for group in groups:
+        for checkpoint, data_set in group.tests:
+            # A system of one task has nothing to say of the other's sets.
+            tested = [
+                (run, images, run.results[checkpoint][data_set])
+                for run, images in group.tested(checkpoint, data_set)
+                if data_set in run.results.get(checkpoint, {})
+            ]
+            if not tested:
+                continue
+            first, samples = tested[0], _resampled(tested, checkpoint)
+            # Runs of before a metric was there, or that were not calibrated, lack some.
+            for metric, entry in first[2].items():
+                if any(metric not in summary for *_, summary in tested):
+                    continue
+                values = np.array([summary[metric]["mean"] for *_, summary in tested])
+                task = "seg" if metric in first[1].columns else "cls"  # of which the metric is
+                row = {
+                    **group.described,
+                    "seeds": [run.config["seed"] for run, *_ in tested],
+                    "checkpoint": checkpoint,
+                    "data_set": data_set,
+                    "in_domain": first[0].trained_on(data_set, task),
+                    "metric": metric,
+                    "n": entry["n"],
+                    "mean": float(values.mean()),
+                    "std": float(values.std(ddof=1)) if len(values) > 1 else None,
+                    "ci95": metrics.percentile_interval(samples[metric]),
+                    "values": values.tolist(),
+                }
+                if checkpoint != BASELINE:
+                    rows.append(row)
+                    continue
+                # The same for every system of the budget.
+                other = "seg_labels" if task == "cls" else "cls_labels"
+                row |= {"system": BASELINE, other: None}
+                key = tuple(row[name] for name in _IDENTIFYING)
+                if key not in baseline or len(baseline[key]["seeds"]) < len(row["seeds"]):
+                    baseline[key] = row
+    return [*rows, *baseline.values()]
+
+
+_IDENTIFYING = ("size", "steps", "seg_labels", "cls_labels", "data_set", "metric")
+
+
+def _resampled(
+    tested: Sequence[tuple[FinishedRun, Images, Mapping[str, Any]]], checkpoint: str
+) -> dict[str, np.ndarray]:
+    """Each metric on sets of images drawn anew [R], the mean over seeds."""
+    drawn: dict[str, list[np.ndarray]] = {}
+    for run, images, _ in tested:
+        resampled = {
+            name: metrics.mean_resamples(values[~np.isnan(values)])
+            for name, values in images.columns.items()
+            if name != "label" and not name.startswith(("label_", "probability_"))
+        }
+        if images.class_names:
+            at = functools.partial(
+                metrics.classification_resamples,
+                labels=images.labels,
+                class_names=images.class_names,
+            )
+            resampled |= at(images.probabilities)
+            calibration = run.calibration(checkpoint)
+            if calibration is not None:
+                probabilities = np.asarray(calibration(images.probabilities))
+                calibrated = at(probabilities, threshold=calibration.cut)
+                resampled["ece_calibrated"] = calibrated["ece"]
+                resampled["accuracy_at_validation_threshold"] = calibrated["accuracy"]
+        for name, values in resampled.items():
+            drawn.setdefault(name, []).append(values)
+    return {name: np.mean(values, axis=0) for name, values in drawn.items()}
+
+
+def compare(groups: Sequence[Group], against: str | None = None) -> list[dict[str, Any]]:
+    """What each part adds: systems of one budget, one of which has one part more.
+
+    Or, `against` a system: what it has over every other one of its budget, size and steps, and
+    over itself with more labels.
+
+    The trained weights are taken as they are: intervals and p tell of other test images, not of
+    other seeds.
+
+    Returns:
+      Rows with `adds`, the part, or ''; `system`, which has it, and `to`, which has not (of the
+      same system, the other budget); size, budgets, `checkpoint`, `data_set`, `metric` (of DICE,
+      accuracy or auroc); over the `seeds` that both have, `difference` of the means, `by_seed`,
+      and `ci95` by drawing images anew, the same for both; `p` by a paired permutation test over
+      images (Fisher's, two-sided, on each image's mean over seeds), None for one seed alone and
+      for auroc, which no image has by itself; and `p_holm`, corrected for all rows of this
+      checkpoint.
+
+    Raises:
+      UsageError: two systems to compare were tested on different images, or there is no system of
+        that name.
+    """
+    rows: list[dict[str, Any]] = []
+    chosen = _by_part(groups) if against is None else _against(groups, against)
+    for more, less, adds, to in chosen:
+        for checkpoint, data_set in more.tests:
+            pairs = _pairs(more, less, checkpoint, data_set)
+            if checkpoint == BASELINE or not pairs:
+                continue
+            described = {"adds": adds, **more.described, "to": to}
+            described |= {"seeds": list(pairs), "checkpoint": checkpoint, "data_set": data_set}
+            for metric, difference in (
+                *((name, _difference(pairs, _column(name))) for name in DICE),
+                ("accuracy", _difference(pairs, lambda i: i.correct if i.class_names else None)),
+                ("auroc", _auroc_difference(pairs)),
+            ):
+                if difference:
+                    rows.append({**described, "metric": metric, **difference})
+    for checkpoint in (Checkpoint.BEST, Checkpoint.LAST):
+        family = [r for r in rows if r["checkpoint"] == checkpoint and r["p"] is not None]
+        for row, p in zip(family, holm([row["p"] for row in family])):
+            row["p_holm"] = p
+    return rows
+
+
+def _by_part(groups: Sequence[Group]) -> Iterator[tuple[Group, Group, str, str]]:
+    """Pairs of which the first has one part more, the part, and the name of the second."""
+    for more, less in itertools.permutations(groups, 2):
+        ours, theirs = more.runs[0].parts, less.runs[0].parts
+        if theirs < ours and len(ours - theirs) == 1 and comparable(more, less):
+            yield more, less, min(ours - theirs), less.system
+
+
+def _against(groups: Sequence[Group], system: str) -> Iterator[tuple[Group, Group, str, str]]:
+    """Pairs of which the first is of a system, as from `_by_part`."""
+    names = sorted({group.system for group in groups})
+    if system not in names:
+        raise UsageError(f"--against={system} is none of the systems: {', '.join(names)}")
+    ours = [group for group in groups if group.system == system]
+    for one, other in itertools.product(ours, groups):
+        if other.system != system and alike(one, other):
+            yield one, other, "", other.system
+    for one, more in itertools.combinations(ours, 2):
+        if _as_long(one, more):
+            masks, labels = (more.described[name] for name in ("seg_labels", "cls_labels"))
+            yield one, more, "", f"{labels or '–'}/{masks or '–'}"
+
+
+def _column(name: str) -> Callable[[Images], np.ndarray | None]:
+    return lambda images: images.columns.get(name)
+
+
+def comparable(one: Group, other: Group) -> bool:
+    """Whether two systems differ in their parts alone, on the same budgets of common tasks."""
+    return _same_budget(one, other) and not workdir.differences(_settings(one), _settings(other))
+
+
+def alike(one: Group, other: Group) -> bool:
+    """Whether two systems, whatever they differ in, had the same budgets, size and steps."""
+    return _same_budget(one, other) and _as_long(one, other)
+
+
+def _as_long(one: Group, other: Group) -> bool:
+    return all(one.described[name] == other.described[name] for name in ("size", "steps"))
+
+
+def _same_budget(one: Group, other: Group) -> bool:
+    """Whether two systems had as many labels for the tasks that both have."""
+    budgets = zip(one.budget, other.budget)
+    return all(a is None or b is None or a == b for a, b in budgets)
+
+
+def _settings(group: Group) -> dict[str, Any]:
+    """The config but for what may differ between seeds and systems."""
+    c = dict(group.runs[0].config)
+    for section in filter(None, SWITCHES):
+        switches = SWITCHES[section]
+        c[section] = {name: value for name, value in c[section].items() if name not in switches}
+    left_out = (*_FREE, *SWITCHES[""], "system")
+    return {name: value for name, value in c.items() if name not in left_out}
+
+
+def _pairs(
+    one: Group, other: Group, checkpoint: str, data_set: str
+) -> dict[int, tuple[Images, Images]]:
+    """Figures of the same images by both systems, by seed, for the seeds that both have."""
+    ours, theirs = (
+        {run.config["seed"]: (run, images) for run, images in group.tested(checkpoint, data_set)}
+        for group in (one, other)
+    )
+    pairs = {}
+    for seed in sorted(set(ours) & set(theirs)):
+        (run, images), (other_run, other_images) = ours[seed], theirs[seed]
+        _check_ids(data_set, run, images, other_run, other_images)
+        pairs[seed] = images, other_images
+    return pairs
+
+
+def _check_ids(
+    data_set: str, run: FinishedRun, images: Images, other_run: FinishedRun, other_images: Images
+) -> None:
+    if images.ids != other_images.ids:
+        raise UsageError(
+            f"{other_run.path} was tested on other images of {data_set} than {run.path}; give both "
+            "the same data, the same config.test_data and the same config.split_seed"
+        )
+
+
+def _difference(
+    pairs: Mapping[int, tuple[Images, Images]], values: Callable[[Images], np.ndarray | None]
+) -> dict[str, Any] | None:
+    """Of what each image has by itself; None where a system has nothing of it."""
+    differences = {}
+    for seed, (ours, theirs) in pairs.items():
+        a, b = values(ours), values(theirs)
+        if a is None or b is None:
+            return None
+        differences[seed] = (a - b)[~np.isnan(a - b)]
+    mean = np.mean(list(differences.values()), axis=0)
+    if not len(mean):
+        return None
+    p = None
+    if len(pairs) > 1:
+        from scipy import stats  # takes half a second, and who trains has no use for it
+
+        test = stats.permutation_test(
+            (mean,),
+            np.mean,
+            permutation_type="samples",
+            vectorized=True,
+            n_resamples=RESAMPLES,
+            batch=1000,
+            rng=np.random.default_rng(0),
+        )
+        p = float(test.pvalue)
+    return {
+        "difference": float(mean.mean()),
+        "ci95": metrics.percentile_interval(metrics.mean_resamples(mean)),
+        "by_seed": {seed: float(values.mean()) for seed, values in differences.items()},
+        "n": len(mean),
+        "p": p,
+        "p_holm": None,
+    }
+
+
+def _auroc_difference(pairs: Mapping[int, tuple[Images, Images]]) -> dict[str, Any] | None:
+    """None where a system says nothing of classes, or there is only one."""
+    by_seed, samples = {}, []
+    for seed, both in pairs.items():
+        if not all(images.class_names for images in both):
+            return None
+        ours, theirs = (_auroc(images) for images in both)
+        by_seed[seed] = ours[0] - theirs[0]
+        samples.append(ours[1] - theirs[1])
+    if np.isnan(list(by_seed.values())).any():
+        return None
+    return {
+        "difference": float(np.mean(list(by_seed.values()))),
+        "ci95": metrics.percentile_interval(np.mean(samples, axis=0)),
+        "by_seed": by_seed,
+        "n": len(both[0].labels),
+        "p": None,
+        "p_holm": None,
+    }
+
+
+def _auroc(images: Images) -> tuple[float, np.ndarray]:
+    """AUROC, and on sets of images drawn anew [R]."""
+    of_images, names = (images.probabilities, images.labels), images.class_names
+    whole = metrics.classification_metrics(*of_images, class_names=names)
+    drawn = metrics.classification_resamples(*of_images, class_names=names)
+    return whole["auroc"], drawn["auroc"]
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Adjusted for their number (Holm 1979)."""
+    adjusted, largest = [0.0] * len(p_values), 0.0
+    for rank, index in enumerate(np.argsort(p_values)):
+        largest = max(largest, min(1.0, (len(p_values) - rank) * p_values[index]))
+        adjusted[index] = largest
+    return adjusted

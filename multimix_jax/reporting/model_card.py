@@ -1,0 +1,118 @@
+"""A card that says what trained weights are, how good they are and what they are not for."""
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from multimix_jax import __version__
+from multimix_jax.names import BASELINE, Checkpoint
+from multimix_jax.runs.record import by_way
+
+SHOWN = ("dice", "hd95", "hd95_mm", "accuracy", "auroc", "ece", "ece_calibrated")
+TASKS = {"decoder": "image-segmentation", "classifier": "image-classification"}
+CARD = """\
+---
+{front}
+---
+
+# {system}, {labels}seed {seed}
+
+Parts: {parts}. Trained for {steps} steps in {minutes:.0f} minutes by multimix_jax {version};
+`config.json` has every field, `ids.json` every image.
+
+```
+multimix-predict THIS_FOLDER images/ --out OUT
+multimix-export THIS_FOLDER OUT
+```
+
+## Data
+
+| images | number |
+|---|---|
+{data}
+
+## Results
+
+Means over images, with 95 % intervals over test images. `best` weights were best on validation,
+`baseline` is the answer that looks at no image.
+
+| weights | images | |
+|---|---|---|
+{results}
+
+{calibration}
+
+## Limits
+
+* Not a medical device, and not for clinical use: made for research, and tested for nothing else.
+* It answers whatever image it is given. It knows nothing of other hospitals, machines, ages or
+  projections than those it was trained on, and does not say so: see the test sets from elsewhere.
+* The threshold takes over how frequent the classes were among the validation images.
+* Saliency shows what a score depends on, not where a disease is.
+"""
+
+
+def model_card(
+    config: Mapping[str, Any],
+    results: Mapping[str, Any],
+    ids: Mapping[str, Any],
+) -> str:
+    """The card of a run (Mitchell et al. 2019) as Markdown, with what model hubs read before it.
+
+    Args:
+      config: of the run, as JSON values.
+      results: of `Run.evaluate`.
+      ids: of the images used, by purpose and by set.
+    """
+    run, system = results["run"], config["system"]
+    tags = ["jax", "flax", "medical-imaging", "semi-supervised", system]
+    tags += [task for part, task in TASKS.items() if part in run["parts"]]
+    front = {"library_name": "multimix_jax", "tags": tags}
+    budget = {"classifier": "cls_labels", "decoder": "seg_labels"}
+    labels = {"classifier": "class labels", "decoder": "masks"}
+    return CARD.format(
+        front="\n".join(f"{key}: {json.dumps(value)}" for key, value in front.items()),
+        system=system,
+        labels="".join(
+            f"{config[budget[part]]} {labels[part]}, " for part in budget if part in run["parts"]
+        ),
+        seed=config["seed"],
+        parts=", ".join(run["parts"]),
+        steps=run["steps"],
+        minutes=run["seconds"] / 60,
+        version=__version__,
+        data="\n".join(
+            f"| {purpose}, {name} | {len(held)} |"
+            for purpose, sets in ids.items()
+            for name, held in sets.items()
+        ),
+        results="\n".join(_results(results)),
+        calibration="\n".join(_calibration(run, run["class_names"])),
+    )
+
+
+def _results(results: Mapping[str, Any]) -> Iterator[str]:
+    for which in (Checkpoint.BEST, Checkpoint.LAST, BASELINE):
+        for data_set, summary in results.get(which, {}).items():
+            for way, part in by_way(summary).items():
+                said = "; ".join(_entry(name, part[name]) for name in SHOWN if name in part)
+                yield f"| {which} | {data_set}{f', {way}' if way else ''} | {said} |"
+
+
+def _entry(name: str, entry: Mapping[str, Any]) -> str:
+    low, high = entry["ci95"]
+    return f"{name} {entry['mean']:.3f} [{low:.3f}, {high:.3f}]"
+
+
+def _calibration(run: Mapping[str, Any], class_names: Sequence[str]) -> Iterator[str]:
+    if class_names:
+        yield f"Classes, in the order of their probabilities: {', '.join(class_names)}."
+    for which in (Checkpoint.BEST, Checkpoint.LAST):
+        chosen = run.get(which, {})
+        if "temperature" in chosen:
+            threshold = chosen["threshold"]
+            at = "" if threshold is None else f", threshold {threshold:.3f} on {class_names[1]}"
+            yield (
+                f"Of the {which} weights, on validation: temperature "
+                f"{chosen['temperature']:.3f}{at}."
+            )

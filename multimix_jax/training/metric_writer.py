@@ -1,0 +1,77 @@
+"""Metrics and pictures of a run: JSON lines and TensorBoard."""
+
+import contextlib
+import json
+import os
+import pathlib
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from tensorboardX import SummaryWriter
+
+from multimix_jax import atomic
+
+
+class MetricWriter(contextlib.AbstractContextManager):
+    """Writes `WORKDIR/metrics.jsonl` and `WORKDIR/tensorboard/`.
+
+    A resumed run first forgets what was written after `step`, so that no line comes twice.
+    """
+
+    def __init__(self, workdir: str | pathlib.Path, step: int = 0, *, silent: bool = False):
+        """Args:
+        workdir: folder of the run.
+        step: where the run goes on.
+        silent: writes nothing, since another process does.
+        """
+        workdir = pathlib.Path(workdir)
+        path = pathlib.Path(os.devnull) if silent else workdir / "metrics.jsonl"
+        if not silent:
+            _keep_until(path, step)
+        self._lines = path.open("a", encoding="utf-8")
+        self._board = SummaryWriter(
+            str(workdir / "tensorboard"), purge_step=step + 1, write_to_disk=not silent
+        )
+
+    def __exit__(self, *exc_info: object) -> None:
+        self._lines.close()
+        self._board.close()
+
+    def scalars(self, step: int, split: str, values: Mapping[str, float]) -> None:
+        """One line `{"step":, "split":, name: value, ...}`; on disk when this returns."""
+        line = {"step": step, "split": split, **{k: float(v) for k, v in values.items()}}
+        self._lines.write(json.dumps(line) + "\n")
+        self._lines.flush()
+        for name, value in values.items():
+            self._board.add_scalar(f"{split}/{name}", float(value), step)
+
+    def skipped(
+        self, step: int, values: Mapping[str, float], ids: Mapping[str, Sequence[str]]
+    ) -> None:
+        """One line for a step that was not learned from: `{"split": "skipped", ..., "ids": }`."""
+        entry = {"step": step, "split": "skipped", **values, "ids": dict(ids)}
+        self._lines.write(json.dumps(entry) + "\n")
+        self._lines.flush()
+
+    def speed(self, step: int, images_per_second: float) -> None:
+        """To TensorBoard only: times differ from run to run, `metrics.jsonl` must not."""
+        self._board.add_scalar("speed/images_per_second", images_per_second, step)
+
+    def picture(self, step: int, name: str, picture: np.ndarray) -> None:
+        """A uint8 picture [H,W,3], to TensorBoard."""
+        self._board.add_image(name, picture, step, dataformats="HWC")
+
+
+def _keep_until(path: pathlib.Path, step: int) -> None:
+    """Drops lines of later steps, and one that a crash cut off."""
+    if not path.exists():
+        return
+    kept = []
+    for line in path.read_text(encoding="utf-8").splitlines(keepends=True):
+        try:
+            entry = json.loads(line)
+        except json.JSONDecodeError:
+            continue
+        if entry["step"] <= step:
+            kept.append(line)
+    atomic.write_text(path, "".join(kept))

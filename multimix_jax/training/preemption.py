@@ -1,0 +1,141 @@
+"""An orderly end when the system, or the user, asks for it."""
+
+import contextlib
+import os
+import signal
+import socket
+import sys
+import threading
+import time
+from collections.abc import Callable
+from types import FrameType
+from typing import Any
+
+import jax
+from tqdm import tqdm
+
+from multimix_jax.training import parallel
+
+STATUS = 75  # of the process; EX_TEMPFAIL: the same command goes on
+NOTHING_UNSAVED = 8.0  # seconds to end by itself in, where no step would be lost
+_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+
+
+class Stopped(Exception):
+    """Training was stopped from outside; everything was saved."""
+
+
+class Stopping(contextlib.AbstractContextManager):
+    """Notes SIGTERM and SIGINT, for a training loop to ask for; ends the process where none does.
+
+    While there are steps that no checkpoint on disk holds, the loop has `grace_period` seconds to
+    finish its step and save. Where nothing would be lost (any more), because XLA compiles the first
+    step, say, or a test set is evaluated, the process ends by itself after NOTHING_UNSAVED seconds.
+    Either way it ends with STATUS, and what was saved before is whole. A second SIGINT ends it at
+    once.
+    """
+
+    def __init__(self, grace_period: float):
+        """Args:
+        grace_period: seconds that the system leaves between its signal and the end of the process.
+        """
+        self._grace_period = grace_period
+        self._on_disk: Callable[[], int] = lambda: 0
+        self._step = 0
+
+    def __enter__(self) -> "Stopping":
+        self._noted = threading.Event()
+        self._left = threading.Event()
+        self._asked: jax.Array | None = None
+        self._before: dict[int, Any] = {}
+        if threading.current_thread() is threading.main_thread():  # only that may listen
+            # A thread hears the bytes that Python writes here even while the main one computes.
+            self._ear, self._mouth = socket.socketpair()
+            self._mouth.setblocking(False)
+            self._fd_before = signal.set_wakeup_fd(self._mouth.fileno())
+            for number in _SIGNALS:
+                self._before[number] = signal.signal(number, _ignore)
+            self._thread = threading.Thread(target=self._listen, daemon=True)
+            self._thread.start()
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self._left.set()
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+        if self._before:
+            signal.set_wakeup_fd(self._fd_before)
+            self._mouth.close()
+            self._thread.join()
+            self._ear.close()
+
+    def begin(self, step: int, on_disk: Callable[[], int]) -> None:
+        """A training loop begins after `step`, which a checkpoint holds, or which is 0.
+
+        Args:
+          step: of the loop's first state.
+          on_disk: the step of the newest checkpoint that is whole, 0 if there is none.
+        """
+        self._on_disk, self._step = on_disk, step
+
+    def requested(self, step: int) -> bool:
+        """Whether to stop after this `step`. Of several processes, all are told the same: what was
+        so for any of them one step ago, so that the device never waits for the host."""
+        self._step = step
+        if jax.process_count() == 1:
+            return self._noted.is_set()
+        before, self._asked = self._asked, parallel.any_process(self._noted.is_set())
+        return before is not None and bool(before)
+
+    def _listen(self) -> None:
+        while numbers := self._ear.recv(16):
+            received = [number for number in numbers if number in _SIGNALS]
+            if not received:
+                continue
+            if self._noted.is_set() and signal.SIGINT in received:
+                os._exit(128 + signal.SIGINT)
+            if not self._noted.is_set():
+                self._noted.set()
+                name = signal.Signals(received[0]).name
+                threading.Thread(target=self._insist, args=(name,), daemon=True).start()
+
+    def _insist(self, name: str) -> None:
+        """Says at once what is waited for, and ends the process when it has taken too long."""
+        begun = calm_since = time.monotonic()
+        if self._unsaved():
+            most = f"up to {self._grace_period:g} s (config.grace_period)"
+            _say(f"{name}: waiting for the step and its checkpoint, {most}")
+        else:
+            _say(f"{name}: no step to save; ending within {NOTHING_UNSAVED:g} s")
+        while not self._left.wait(0.1):
+            now, unsaved = time.monotonic(), self._unsaved()
+            if unsaved:
+                calm_since = now
+                waited, limit = now - begun, self._grace_period
+            else:
+                waited, limit = now - calm_since, NOTHING_UNSAVED
+            if waited < limit:
+                continue
+            lost = ""
+            if unsaved:
+                lost = (
+                    f" {limit:g} s after {name}, before a checkpoint was written: "
+                    f"lost are the steps {unsaved[0]} to {unsaved[-1]}"
+                )
+            _say(f"stopped{lost}; the same command goes on from the last checkpoint")
+            os._exit(STATUS)
+
+    def _unsaved(self) -> range:
+        """The steps that were begun and that no checkpoint on disk holds."""
+        return range(self._on_disk() + 1, self._step + 1)
+
+
+def _say(line: str) -> None:
+    """To stderr, above a progress bar if there is one."""
+    tqdm.write(line, file=sys.stderr)
+    sys.stderr.flush()
+
+
+def _ignore(number: int, frame: FrameType | None) -> None:
+    """Stands in for the default, so that Python passes the signal on."""
+    del number, frame

@@ -1,0 +1,195 @@
+"""Tests of data_pipelines.audit."""
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from data_pipelines import DataError, audit, exclude, load, make_builder
+from tests.official_formats import box, write_csv, write_image
+from tests.small_runs import ROOT
+
+SMOOTH = np.add.outer(np.arange(64), np.arange(64)).astype(np.uint8)  # 0..126, bright below right
+
+
+def picture(seed):
+    """A smooth picture, unlike that of any other seed, but for where it is bright."""
+    rng = np.random.default_rng(seed)
+    coarse = Image.fromarray(rng.integers(0, 256, (6, 6), np.uint8))
+    return np.asarray(coarse.resize((64, 64), Image.Resampling.BICUBIC)) // 4 + SMOOTH
+
+
+@pytest.fixture
+def own(tmp_path):
+    """own/: 24 sound images with masks and labels, 12 to train on and 12 to test."""
+    folder = tmp_path / "own"
+    rows = []
+    for n in range(24):
+        write_image(folder / "images" / f"i{n:02d}.png", picture(n))
+        write_image(folder / "masks" / f"i{n:02d}.png", box(64, 64, slice(8, 40), slice(8, 9 + n)))
+        split = "train" if n < 12 else "test"
+        rows.append((f"i{n:02d}", ("ill", "well")[n % 2], f"p{n}", split))
+    write_csv(folder / "labels.csv", ("image", "label", "patient", "split"), rows)
+    return folder
+
+
+def findings(own):
+    builder = make_builder("folder:own", data_dir=own.parent, prepared_dir="", size=64)
+    return audit.audit({"folder:own": builder})
+
+
+def kinds(found):
+    return {finding.kind: finding for finding in found if finding.severity != audit.NOTE}
+
+
+def test_a_sound_set_has_notes_alone(own):
+    found = findings(own)
+    assert kinds(found) == {}
+    (values,) = (finding for finding in found if finding.kind == "mask values")
+    assert values.detail == "0 and 255" and len(values.ids) == 24
+
+
+def _save(path, array, mode, **options):
+    Image.fromarray(array).convert(mode).save(path, **options)
+
+
+DAMAGES = {
+    "unreadable": lambda own: (own / "images/i03.png").write_bytes(b"nothing"),
+    "constant image": lambda own: write_image(own / "images/i03.png", np.full((64, 64), 9, "u1")),
+    "full mask": lambda own: write_image(own / "masks/i03.png", np.full((64, 64), 255, "u1")),
+    "inverted image": lambda own: write_image(own / "images/i03.png", 255 - picture(3)),
+    "wrong type behind the extension": lambda own: Image.fromarray(picture(3)).save(
+        own / "images/i03.png", format="JPEG"
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", DAMAGES)
+def test_what_is_wrong_with_one_image(own, kind):
+    DAMAGES[kind](own)
+    found = kinds(findings(own))
+    assert set(found) == {kind}
+    assert found[kind].ids == ["i03"]
+
+
+def _empty(own):
+    (own / "images/i03.png").write_bytes(b"")
+
+
+def _truncate(own):
+    path = own / "images/i03.png"
+    path.write_bytes(path.read_bytes()[:200])
+
+
+def _other_size(own):
+    write_image(own / "masks/i03.png", box(32, 64, slice(2, 9), slice(2, 9)))
+
+
+def _empty_mask(own):
+    write_image(own / "masks/i03.png", np.zeros((64, 64), np.uint8))
+
+
+@pytest.mark.parametrize("spoil", [_empty, _truncate, _other_size, _empty_mask])
+def test_what_cannot_be_used_is_an_error(own, spoil):
+    spoil(own)
+    found = kinds(findings(own))
+    assert {finding.severity for finding in found.values()} == {audit.ERROR}
+    assert all(finding.ids == ["i03"] for finding in found.values())
+
+
+@pytest.mark.parametrize(
+    ("mode", "options", "kind"),
+    [
+        ("P", {}, "palette"),
+        ("RGB", {}, "colour"),
+        ("RGBA", {}, "transparency"),
+        ("LA", {}, "transparency"),
+        ("I;16", {}, "more than 8 bits"),
+    ],
+)
+def test_forms_of_pixels_are_noted(own, mode, options, kind):
+    _save(own / "images/i03.png", picture(3), mode, **options)
+    found = {finding.kind: finding for finding in findings(own)}
+    assert found[kind].severity == audit.NOTE and found[kind].ids == ["i03"]
+
+
+def test_masks_with_soft_edges(own):
+    soft = np.linspace(0, 255, 64 * 64).reshape(64, 64).astype(np.uint8)
+    write_image(own / "masks/i03.png", soft)
+    found = {finding.kind: finding for finding in findings(own)}
+    assert found["soft mask"].ids == ["i03"]
+
+
+def test_duplicates_within_and_across_splits(own):
+    for of, to in ((1, 2), (4, 20), (5, 21)):
+        write_image(own / "images" / f"i{to:02d}.png", picture(of))
+    noisy = picture(7).astype(int) + np.random.default_rng(0).integers(-3, 4, (64, 64))
+    write_image(own / "images/i22.png", noisy.clip(0, 255).astype(np.uint8))
+    found = kinds(findings(own))
+    assert set(found) == {
+        *("same image", "same image in test and train"),
+        "nearly the same image in test and train",
+    }
+    assert sorted(found["same image"].ids) == ["i01", "i02"]
+    assert sorted(found["nearly the same image in test and train"].ids) == ["i07", "i22"]
+    every = findings(own)
+    left_out = {entry for finding in every for entry in finding.leave_out}
+    # The test image stays.
+    assert left_out == {("folder:own", name) for name in ("i02", "i04", "i05")}
+
+
+def test_the_same_patient_in_two_splits(own):
+    table = (own / "labels.csv").read_text().replace("i13,well,p13", "i13,well,p2")
+    (own / "labels.csv").write_text(table)
+    found = kinds(findings(own))["same patient in train and test"]
+    assert sorted(found.ids) == ["i02", "i13"]
+    assert "1 patients have images in both, such as p2" in found.detail
+
+
+def test_a_set_that_cannot_be_listed(own):
+    write_image(own / "masks/other.png")
+    (finding,) = findings(own)
+    assert finding.kind == "cannot be listed" and "other.png is a mask without" in finding.detail
+
+
+def run(*arguments):
+    return subprocess.run(
+        [sys.executable, "-m", "data_pipelines.audit", *arguments],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
+
+
+def test_the_command_and_the_list_that_training_takes(own, tmp_path):
+    _truncate(own)
+    write_image(own / "images/i20.png", picture(4))
+    where = dict(data_dir=own.parent, prepared_dir=str(tmp_path / "prepared"), size=64)
+    with pytest.raises(DataError, match="i03.png"):
+        load("folder:own", **where)
+    result = run(
+        *("--config=configs/multimix.py:size=64", f"--config.data_dir={own.parent}"),
+        *("--config.seg_data=folder:own", "--config.cls_data=folder:own"),
+        *("--config.test_data=folder:own=test", f"--json={tmp_path / 'audit.json'}"),
+        f"--fix_list={tmp_path / 'leave_out.csv'}",
+    )
+    assert result.returncode == 1, result.stderr
+    assert "unreadable" in result.stdout
+    assert "2 examples to leave out: --config.leave_out=" in result.stdout
+    entries = json.loads((tmp_path / "audit.json").read_text())
+    assert {"unreadable", "same image in test and train"} <= {e["kind"] for e in entries}
+    leave_out = exclude.read(tmp_path / "leave_out.csv")
+    assert leave_out == {"folder:own": {"i03", "i04"}}
+    examples = load("folder:own", leave_out=leave_out, **where)
+    assert len(examples) == 22 and not {"i03", "i04"} & set(examples.ids)
+
+
+def test_faulty_lists(tmp_path):
+    with pytest.raises(DataError, match=r"absent\.csv cannot be read .*--config\.leave_out"):
+        exclude.read(tmp_path / "absent.csv")
+    (tmp_path / "other.csv").write_text("image,label\na,b\n")
+    with pytest.raises(DataError, match="has the columns image, label; a list of examples"):
+        exclude.read(tmp_path / "other.csv")

@@ -1,0 +1,304 @@
+"""Tests of data_pipelines.files.dicom."""
+
+import io
+import logging
+
+import numpy as np
+import pydicom
+import pytest
+from PIL import Image
+from pydicom import encaps, uid
+from pydicom.sequence import Sequence
+
+from data_pipelines import audit, load, make_builder
+from data_pipelines.errors import DataError
+from data_pipelines.files import dicom, images
+from tests.official_formats import IDENTIFYING, write_dicom, write_image
+
+DEEP = np.array([[0, 1000, 2000], [2500, 3000, 4095]], np.uint16)
+NAMES = [text for text in IDENTIFYING.values() if isinstance(text, str)]
+
+
+def read(tmp_path, values, **elements):
+    return dicom.read(write_dicom(tmp_path / "a.dcm", values, **elements))[0]
+
+
+def test_eight_bits_stay_as_they_are(tmp_path):
+    values = np.array([[3, 7, 200], [0, 1, 90]], np.uint8)
+    image = read(tmp_path, values)
+    assert image.dtype == np.float32
+    np.testing.assert_array_equal(image, values)
+
+
+def test_low_is_bright_in_monochrome1(tmp_path):
+    values = np.array([[3, 7, 200]], np.uint8)
+    image = read(tmp_path, values, PhotometricInterpretation="MONOCHROME1")
+    np.testing.assert_array_equal(image, [[252, 248, 55]])
+
+
+@pytest.mark.parametrize("values", [DEEP, DEEP.astype(np.int16) - 1024])
+def test_deeper_values_are_stretched_where_there_is_no_window(tmp_path, values):
+    np.testing.assert_allclose(read(tmp_path, values), DEEP / 4095 * 255, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("form", "expected"),
+    [
+        # By hand from PS3.3 C.11.2.1.2 and C.11.2.1.3, centre 100 and width 5.
+        ("LINEAR", [0, 0, 63.75, 127.5, 191.25, 255, 255]),
+        ("LINEAR_EXACT", [0, 25.5, 76.5, 127.5, 178.5, 229.5, 255]),
+        ("SIGMOID", 255 / (1 + np.exp(-0.8 * np.array([-3.0, -2, -1, 0, 1, 2, 3])))),
+    ],
+)
+def test_windows(tmp_path, form, expected):
+    shift = 0.5 if form == "LINEAR" else 0  # of the centre, as the standard has it
+    values = np.array([[97, 98, 99, 100, 101, 102, 103]], np.uint16)
+    elements = dict(WindowCenter=[100 + shift, 7], WindowWidth=[5, 9], VOILUTFunction=form)
+    np.testing.assert_allclose(read(tmp_path, values, **elements), [expected], rtol=1e-5)
+
+
+def test_the_narrowest_window_is_a_step(tmp_path):
+    image = read(tmp_path, DEEP, WindowCenter=2001, WindowWidth=1)
+    np.testing.assert_array_equal(image, np.where(DEEP > 2000.5, 255, 0))
+
+
+def test_a_window_without_width_is_none(tmp_path):
+    np.testing.assert_array_equal(
+        read(tmp_path, DEEP, WindowCenter=0, WindowWidth=0), read(tmp_path, DEEP)
+    )
+
+
+def test_slope_and_intercept_come_before_the_window(tmp_path):
+    elements = dict(RescaleSlope=2, RescaleIntercept=-1000)
+    image = read(tmp_path, DEEP, WindowCenter=1000.5, WindowWidth=2001, **elements)
+    np.testing.assert_allclose(image, np.clip((DEEP * 2.0 - 1000) / 2000 * 255, 0, 255), rtol=1e-5)
+
+
+def test_a_table_of_values_of_interest(tmp_path):
+    table = pydicom.Dataset()
+    table.LUTDescriptor = [4, 0, 8]
+    table.LUTData = [0, 10, 100, 255]
+    table["LUTData"].VR = "US"
+    image = read(tmp_path, np.array([[0, 1, 2, 9]], np.uint16), VOILUTSequence=Sequence([table]))
+    np.testing.assert_array_equal(image, [[0, 10, 100, 255]])
+
+
+def test_colour_becomes_luminance(tmp_path):
+    rgb = np.array([[[255, 0, 0], [0, 255, 0], [9, 99, 200]]], np.uint8)
+    elements = dict(PhotometricInterpretation="RGB", PlanarConfiguration=0)
+    np.testing.assert_allclose(
+        read(tmp_path, rgb, **elements), rgb @ np.array([0.299, 0.587, 0.114]), atol=1
+    )
+
+
+@pytest.mark.parametrize(
+    ("elements", "expected"),
+    [
+        ({}, (0, 0)),
+        (dict(PixelSpacing=[0.2, 0.3], ImagerPixelSpacing=[1, 1]), (0.2, 0.3)),
+        (dict(ImagerPixelSpacing=[0.1, 0.1]), (0.1, 0.1)),
+        (dict(PixelSpacing=[0, 0]), (0, 0)),
+    ],
+)
+def test_spacing(tmp_path, elements, expected):
+    assert dicom.read(write_dicom(tmp_path / "a.dcm", DEEP, **elements))[1] == expected
+
+
+def compressed(path, image, syntax, form, **options):
+    """Rewrites a DICOM file with pixels that Pillow has compressed."""
+    packed = io.BytesIO()
+    if form == "JPEG2000":
+        options = {"no_jp2": True} | options
+    Image.fromarray(image).save(packed, form, **options)
+    data = pydicom.dcmread(write_dicom(path, image))
+    data.file_meta.TransferSyntaxUID = syntax
+    data.PixelData = encaps.encapsulate([packed.getvalue()])
+    data["PixelData"].VR = "OB"
+    data.save_as(path, enforce_file_format=True)
+    return path
+
+
+RAMP = np.add.outer(np.arange(0, 240, 10), np.arange(0, 16)).astype(np.uint8)
+
+
+@pytest.mark.parametrize(
+    ("syntax", "form", "atol"),
+    [(uid.JPEG2000Lossless, "JPEG2000", 0), (uid.JPEGBaseline8Bit, "JPEG", 4)],
+)
+def test_compressed_pixels(tmp_path, syntax, form, atol):
+    path = compressed(tmp_path / "a.dcm", RAMP, syntax, form)
+    np.testing.assert_allclose(dicom.read(path)[0], RAMP, atol=atol)
+    data = pydicom.dcmread(path)
+    data.Rows //= 2
+    data.save_as(path)
+    with pytest.raises(DataError, match=r"a\.dcm holds an image of another size than it says"):
+        dicom.read(path)
+
+
+def test_a_jp2_file_within(tmp_path):
+    path = compressed(tmp_path / "a.dcm", RAMP, uid.JPEG2000Lossless, "JPEG2000", no_jp2=False)
+    with pytest.raises(DataError, match=r"a\.dcm holds a JP2 file for a picture; export it unc"):
+        dicom.read(path)
+
+
+def test_run_lengths(tmp_path):
+    path = write_dicom(tmp_path / "a.dcm", RAMP)
+    data = pydicom.dcmread(path)
+    data.compress(uid.RLELossless, generate_instance_uid=False)
+    data.save_as(path)
+    np.testing.assert_array_equal(dicom.read(path)[0], RAMP)
+
+
+def _change(**elements):
+    def change(path):
+        data = pydicom.dcmread(path)
+        for name, value in elements.items():
+            setattr(data, name, value)
+        data.save_as(path)
+
+    return change
+
+
+def _syntax(syntax):
+    def change(path):
+        data = pydicom.dcmread(path)
+        data.file_meta.TransferSyntaxUID = syntax
+        data.PixelData = encaps.encapsulate([b"\0" * 32])
+        data["PixelData"].VR = "OB"
+        data.save_as(path, enforce_file_format=True)
+
+    return change
+
+
+def _without_pixels(path):
+    data = pydicom.dcmread(path)
+    del data.PixelData
+    data.save_as(path)
+
+
+def _deflated(path):
+    data = pydicom.dcmread(path)
+    data.file_meta.TransferSyntaxUID = uid.DeflatedExplicitVRLittleEndian
+    data.save_as(path, enforce_file_format=True)
+
+
+def _cut(part):
+    def cut(path):
+        content = path.read_bytes()
+        path.write_bytes(content[: int(len(content) * part)])
+
+    return cut
+
+
+def _say_the_name(path):
+    """Numbers and codes become the patient's name, as by a program gone wrong."""
+    content = path.read_bytes()
+    for old in (b"MONOCHROME2 ", b"1.2.840.10008.1.2.1\0"):
+        content = content.replace(old, NAMES[0].encode().ljust(len(old))[: len(old)])
+    path.write_bytes(content)
+
+
+FAULTS = {
+    "several frames": (_change(NumberOfFrames=2), "holds several frames; export the one to use"),
+    "no pixels": (_without_pixels, "holds no pixels, .*; copy or export it again"),
+    "no rows": (_change(Rows=0), "has no rows or no columns; export"),
+    "far too large": (_change(Rows=60000, Columns=60000), "more than 67108864 pixels; export"),
+    "too few pixels": (_change(Rows=1000), "cannot be read as DICOM .*; copy the file again"),
+    "palette": (_change(PhotometricInterpretation="PALETTE COLOR"), "is neither grey of 8 to 16"),
+    "32 bits": (_change(BitsAllocated=32), "is neither grey of 8 to 16 bits nor RGB"),
+    "video": (_syntax(uid.MPEG2MPML), "is compressed in a way that cannot be read; export it unc"),
+    "lossless": (_syntax(uid.JPEGLosslessSV1), "is compressed in a way that cannot be read"),
+    "damaged JPEG": (_syntax(uid.JPEGBaseline8Bit), "cannot be read as DICOM"),
+    "deflated": (_deflated, "is compressed in a way that cannot be read"),
+    "slope": (_change(RescaleSlope="1e300", RescaleIntercept="0"), "values that are not finite"),
+    "pixels cut short": (
+        lambda path: path.write_bytes(path.read_bytes()[:-4]),
+        "cannot be read as DICOM",
+    ),
+    "header cut short": (_cut(0.2), "cannot be read as DICOM|holds no pixels"),
+    "empty": (_cut(0), "cannot be read as DICOM"),
+    "names for numbers": (_say_the_name, "cannot be read as DICOM|is neither grey"),
+    "another kind": (lambda path: path.write_bytes(b"<html>" * 50), "cannot be read as DICOM"),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_faults_are_named_and_no_one_is(tmp_path, fault, caplog, capfd):
+    """In one error each, without what pydicom says of them."""
+    spoil, words = FAULTS[fault]
+    path = write_dicom(tmp_path / "own" / "images" / "a.dcm", DEEP)
+    spoil(path)
+    with (
+        caplog.at_level(logging.DEBUG),
+        pytest.raises(DataError, match=rf"images/a\.dcm .*({words})") as error,
+    ):
+        load("folder:own", data_dir=tmp_path, prepared_dir=str(tmp_path / "prepared"), size=16)
+    assert error.value.__suppress_context__ or error.value.__context__ is None
+    printed = capfd.readouterr()
+    shown = str(error.value) + caplog.text + printed.out + printed.err
+    assert not [name for name in NAMES if name in shown]
+
+
+def test_folders_take_dicom_files_beside_others(tmp_path):
+    folder = tmp_path / "own"
+    write_dicom(folder / "images" / "a.dcm", RAMP, PixelSpacing=[0.5, 0.25])
+    write_dicom(folder / "images" / "b.DICOM", RAMP)
+    write_image(folder / "images" / "c.png", RAMP)
+    write_image(folder / "masks" / "a.png", np.where(RAMP > 99, 255, 0).astype(np.uint8))
+    examples = load("folder:own", data_dir=tmp_path, prepared_dir=str(tmp_path / "p"), size=16)
+    assert examples.ids.tolist() == ["a", "b", "c"]
+    assert examples.has_mask.tolist() == [True, False, False]
+    np.testing.assert_allclose(examples.spacing, [[0.5 * 24 / 16, 0.25], [0, 0], [0, 0]])
+    pixels = examples.fetch(np.arange(3))["image"]
+    np.testing.assert_array_equal(pixels[0], pixels[2])
+    write_dicom(folder / "masks" / "c.dcm", RAMP)
+    with pytest.raises(DataError, match=r"masks/c\.dcm: a mask cannot be DICOM; export it as PNG"):
+        load("folder:own", data_dir=tmp_path, prepared_dir=str(tmp_path / "p"), size=16)
+
+
+@pytest.mark.parametrize("damaged", [False, True])
+def test_no_identifying_value_gets_out(tmp_path, damaged, caplog, capfd):
+    """Neither into a file that preparing or auditing writes, nor to a screen or a log."""
+    folder = tmp_path / "own"
+    for n in range(3):
+        path = write_dicom(folder / "images" / f"i{n}.dcm", DEEP + n)
+        assert all(name.encode() in path.read_bytes() for name in NAMES)
+    if damaged:
+        _cut(0.9)(folder / "images" / "i1.dcm")
+        _say_the_name(folder / "images" / "i2.dcm")
+    where = dict(data_dir=tmp_path, prepared_dir=str(tmp_path / "prepared"), size=16)
+    messages = ""
+    with caplog.at_level(logging.DEBUG):
+        try:
+            load("folder:own", **where)
+        except DataError as error:
+            messages += str(error)
+        found = audit.audit({"folder:own": make_builder("folder:own", **where)})
+        print(audit.table(found), found)
+    assert bool(messages) == damaged
+    assert sum("i1.dcm" in finding.detail for finding in found if finding.severity == "error") == (
+        damaged
+    )
+    printed = capfd.readouterr()
+    written = [p.read_bytes() for p in (tmp_path / "prepared").rglob("*") if p.is_file()]
+    assert bool(written) != damaged
+    shown = (messages + caplog.text + printed.out + printed.err).encode() + b"".join(written)
+    assert not [name for name in NAMES if name.encode() in shown]
+
+
+def test_the_audit_knows_dicom_behind_other_suffixes(tmp_path):
+    folder = tmp_path / "own"
+    write_dicom(folder / "images" / "a.dcm", DEEP).rename(folder / "images" / "a.png")
+    write_image(folder / "images" / "b.png", RAMP).rename(folder / "images" / "b.dcm")
+    builder = make_builder("folder:own", data_dir=tmp_path, prepared_dir="", size=16)
+    found = {(f.kind, f.detail) for f in audit.audit({"folder:own": builder})}
+    kind = "wrong type behind the extension"
+    detail = f"{folder}/images/a.png is a DICOM file; {folder}/images/b.dcm is a PNG file"
+    assert (kind, detail) in found
+
+
+def test_the_mark(tmp_path):
+    assert dicom.is_dicom(write_dicom(tmp_path / "a.dcm", DEEP))
+    assert not dicom.is_dicom(write_image(tmp_path / "a.png"))
+    assert not dicom.is_dicom(tmp_path / "absent")
+    assert images.FORMATS == ("PNG", "JPEG", "GIF", "BMP", "TIFF")

@@ -1,0 +1,73 @@
+"""Tests of data_pipelines.resize."""
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from data_pipelines.errors import DataError
+from data_pipelines.resize import Canvas
+
+
+def ramp(height, width):
+    return np.linspace(0, 255, height * width).reshape(height, width).astype(np.float32)
+
+
+@pytest.mark.parametrize("sides", [(40, 40), (20, 80), (100, 3)])
+def test_squash_covers_all(sides):
+    canvas = Canvas(32)
+    image = canvas.image(ramp(*sides))
+    wanted = np.asarray(Image.fromarray(ramp(*sides)).resize((32, 32), Image.Resampling.BILINEAR))
+    assert image.shape == (32, 32, 1) and image.dtype == np.uint8
+    np.testing.assert_allclose(image[..., 0], wanted, atol=0.51)
+    assert canvas.inside(*sides) == (slice(0, 32), slice(0, 32))
+    np.testing.assert_allclose(canvas.spacing((0.5, 0.2), *sides), (sides[0] / 64, sides[1] / 160))
+
+
+@pytest.mark.parametrize(
+    ("sides", "rows", "columns"),
+    [
+        ((64, 32), (0, 32), (8, 24)),
+        ((10, 20), (8, 24), (0, 32)),
+        ((50, 50), (0, 32), (0, 32)),
+        ((1000, 1), (0, 32), (15, 16)),
+    ],
+)
+def test_pad_keeps_the_ratio(sides, rows, columns):
+    canvas = Canvas(32, "pad")
+    assert canvas.inside(*sides) == (slice(*rows), slice(*columns))
+    image = canvas.image(np.full(sides, 200, np.float32))[..., 0]
+    covered = np.zeros((32, 32), bool)
+    covered[canvas.inside(*sides)] = True
+    np.testing.assert_array_equal(image, np.where(covered, 200, 0))
+    np.testing.assert_array_equal(canvas.mask(np.ones(sides, bool)), covered)
+    height, width = rows[1] - rows[0], columns[1] - columns[0]
+    np.testing.assert_allclose(
+        canvas.spacing((1, 1), *sides), (sides[0] / height, sides[1] / width)
+    )
+
+
+def test_colours():
+    colours = np.stack([np.full((5, 7), value, np.float32) for value in (10, 20, 30)], axis=-1)
+    canvas = Canvas(16, channels=3)
+    np.testing.assert_array_equal(canvas.image(colours), np.broadcast_to((10, 20, 30), (16, 16, 3)))
+    np.testing.assert_array_equal(canvas.image(colours[..., 1]), np.full((16, 16, 3), 20))
+    with pytest.raises(ValueError, match="for 1 channels"):
+        Canvas(16).image(colours)
+
+
+def test_names_tell_them_apart():
+    assert Canvas(64).variant == "size64"
+    assert Canvas(64, "pad", 3).variant == "size64_pad_rgb"
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        (dict(size=40), "size=40, but images are prepared at a positive multiple of 16"),
+        (dict(size=64, fit="crop"), "fit='crop'; set --config.fit to squash or pad"),
+        (dict(size=64, channels=2), "images of 2 channels cannot be prepared"),
+    ],
+)
+def test_what_cannot_be(fields, words):
+    with pytest.raises(DataError, match=words):
+        Canvas(**fields)

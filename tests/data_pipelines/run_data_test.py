@@ -1,0 +1,224 @@
+"""Tests of data_pipelines.run_data."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from data_pipelines.errors import DataError
+from data_pipelines.run_data import open_run
+from tests.small_runs import listed
+
+STREAMS = ("seg/labeled", "seg/unlabeled", "cls/labeled", "cls/unlabeled")
+SPLIT = ["train"] * 12 + ["val"] * 4 + ["test"] * 4
+SETS = {
+    # In training, 10 of 12 have a mask; in validation, the last 2 of 4.
+    "folder:seg": listed(20, split=SPLIT, has_mask=[n not in (0, 1, 12, 13) for n in range(20)]),
+    # In training, 9 of 12 have a label; in validation 3 of 4.
+    "folder:cls": listed(20, split=SPLIT, labels=[-1 if n % 4 == 3 else n % 2 for n in range(20)]),
+    "folder:both": listed(20, split=SPLIT, labels=[n % 2 for n in range(20)], has_mask=True),
+    "folder:plain": listed(6, split="train"),
+    "folder:unsplit": listed(20, labels=[n % 2 for n in range(20)]),
+}
+
+
+def run_data(stream_names=STREAMS, load=SETS.__getitem__, **options):
+    arguments = dict(
+        seg_data="folder:seg",
+        cls_data="folder:cls",
+        test_data={"folder:seg": "test"},
+        seg_labels=5,
+        cls_labels=4,
+        seed=0,
+        split_seed=0,
+    )
+    return open_run(stream_names, load=load, **{**arguments, **options})
+
+
+def pool(data, name):
+    return data.streams[name].indices.tolist()
+
+
+def test_every_stream_that_was_asked_for_and_no_other():
+    assert tuple(run_data().streams) == STREAMS
+    assert tuple(run_data(("cls/labeled",)).streams) == ("cls/labeled",)
+    fields = {name: stream.fields for name, stream in run_data().streams.items()}
+    assert fields["seg/labeled"] == ("image", "mask")
+    assert fields["seg/unlabeled"] == ("image",)
+    assert fields["cls/labeled"] == ("image", "label")
+
+
+def test_a_set_that_no_stream_needs_is_not_opened():
+    opened = []
+    run_data(("seg/labeled",), load=lambda name: opened.append(name) or SETS[name])
+    assert opened == ["folder:seg"]
+
+
+@pytest.mark.parametrize(("budget", "count"), [(5, 5), ("5", 5), (10, 10), ("all", 10)])
+def test_masks_up_to_the_budget(budget, count):
+    data = run_data(seg_labels=budget)
+    labeled = pool(data, "seg/labeled")
+    assert len(labeled) == count
+    assert set(labeled) <= set(range(2, 12))  # in training, with a mask
+    assert pool(data, "seg/unlabeled") == sorted(set(range(12)) - set(labeled))
+
+
+def test_what_the_labels_say_of_any_image():
+    data = run_data(seg_labels=4, cls_labels=3)
+    greys = np.array(pool(data, "seg/labeled"))  # image n has its n upper rows in its mask
+    rows = (greys[:, None] > np.arange(16)).mean(axis=0)
+    np.testing.assert_allclose(data.baseline["mask"][:, 5, 0], rows)
+    ill = np.mean(SETS["folder:cls"].labels[pool(data, "cls/labeled")])
+    np.testing.assert_allclose(data.baseline["classes"], [1 - ill, ill])
+    assert set(run_data(("cls/labeled",)).baseline) == {"classes"}
+
+
+def test_class_labels_up_to_the_budget():
+    data = run_data(cls_labels="9")
+    labeled = pool(data, "cls/labeled")
+    assert sorted(labeled) == [n for n in range(12) if n % 4 != 3]
+    assert pool(data, "cls/unlabeled") == [3, 7, 11]
+    assert set(SETS["folder:cls"].labels[pool(run_data(cls_labels=2), "cls/labeled")]) == {0, 1}
+
+
+def test_with_every_image_labelled_the_labelled_ones_serve_twice():
+    data = run_data(seg_data="folder:both", test_data={}, seg_labels="all")
+    assert sorted(pool(data, "seg/labeled")) == list(range(12))
+    assert sorted(pool(data, "seg/unlabeled")) == list(range(12))
+
+
+def test_small_budgets_lie_within_large_ones():
+    found = [pool(run_data(cls_labels=budget), "cls/labeled") for budget in (2, 4, 7, "all")]
+    for smaller, larger in zip(found, found[1:]):
+        assert larger[: len(smaller)] == smaller
+
+
+def test_the_seed_chooses_what_is_labelled_and_leaves_the_division():
+    ours, theirs = run_data(), run_data(seed=1)
+    assert pool(ours, "seg/labeled") != pool(theirs, "seg/labeled")
+    assert ours.ids["validation"] == theirs.ids["validation"]
+
+
+def test_the_split_seed_divides_what_has_no_official_split():
+    options = dict(seg_data="folder:both", cls_data="folder:unsplit", test_data={})
+    ours, again, theirs = (run_data(**options, split_seed=seed) for seed in (0, 0, 1))
+    assert ours.ids == again.ids
+    ids, other_ids = (data.ids["validation"]["cls/folder:unsplit"] for data in (ours, theirs))
+    assert ids != other_ids
+    used = [pool(ours, f"cls/{kind}") for kind in ("labeled", "unlabeled")]
+    val = ours.validation[1].indices
+    assert len(set(used[0]) | set(used[1]) | set(val.tolist())) == 16  # a fifth is for the test
+
+
+def test_validation_holds_what_can_be_measured():
+    seg, cls = run_data().validation
+    assert (seg.name, seg.indices.tolist()) == ("folder:seg", [14, 15])
+    assert (cls.name, cls.indices.tolist()) == ("folder:cls", [12, 13, 14])
+
+
+def test_class_names_are_those_of_the_classified_set():
+    load = lambda name: dataclasses.replace(SETS[name], class_names=(f"not {name}", name))
+    assert run_data(load=load).class_names == ("not folder:cls", "folder:cls")
+    assert run_data(("seg/labeled",), load=load).class_names == ()
+
+
+def test_parts_to_test_on():
+    test_data = {"folder:seg": "test", "folder:cls": "val", "folder:both": "train"}
+    data = run_data(test_data=test_data | {"folder:plain": "all"})
+    assert [test.name for test in data.tests] == [*test_data, "folder:plain"]
+    indices = [test.indices.tolist() for test in data.tests]
+    assert indices == [[16, 17, 18, 19], [12, 13, 14, 15], list(range(12)), list(range(6))]
+
+
+def test_what_an_evaluation_set_tells_of_its_images():
+    (test,) = run_data().tests
+    assert test.ids == ["i16", "i17", "i18", "i19"]
+    assert test.spacing.shape == (4, 2)
+    np.testing.assert_array_equal(test.images(np.array([2, 0]))[:, 0, 0, 0], [18, 16])
+    first, second = test.batches(3)
+    np.testing.assert_array_equal(first["image"][:, 0, 0, 0], [16, 17, 18])
+    np.testing.assert_array_equal(second["valid"], [True, False, False])
+
+
+def test_ids_by_purpose():
+    data = run_data()
+    assert sorted(data.ids) == ["test", "train", "validation"]
+    assert data.ids["train"]["seg/labeled"] == [f"i{n:02d}" for n in pool(data, "seg/labeled")]
+    assert data.ids["validation"] == {
+        "seg/folder:seg": ["i14", "i15"],
+        "cls/folder:cls": ["i12", "i13", "i14"],
+    }
+    assert data.ids["test"] == {"folder:seg": ["i16", "i17", "i18", "i19"]}
+
+
+def test_both_tasks_may_be_validated_on_one_set():
+    labels = [n % 2 if n % 5 else -1 for n in range(20)]
+    shared = listed(20, split=SPLIT, labels=labels, has_mask=[n != 12 for n in range(20)])
+    data = run_data(load=lambda name: shared, cls_data="folder:seg")
+    assert data.ids["validation"] == {
+        "seg/folder:seg": ["i13", "i14", "i15"],
+        "cls/folder:seg": ["i12", "i13", "i14"],
+    }
+
+
+def test_the_digest_is_that_of_the_pools():
+    digest = run_data().digest
+    assert run_data(test_data={}).digest == digest
+    assert run_data(seed=1).digest != digest
+    assert run_data(seg_labels=6).digest != digest
+    fewer = {**SETS, "folder:seg": listed(20, split=["val", *SPLIT[1:]], has_mask=True)}
+    assert run_data(load=fewer.__getitem__).digest != digest
+
+
+@pytest.mark.parametrize("part", ["all", "train"])
+@pytest.mark.parametrize("name", ["folder:seg", "folder:cls"])
+def test_what_is_trained_on_is_not_tested_on(name, part):
+    message = rf"test_data has {name}={part}, which includes images that .* use 'test'"
+    with pytest.raises(DataError, match=message):
+        run_data(test_data={name: part})
+
+
+def test_a_set_trained_on_for_the_other_task_only_may_be_tested_on_whole():
+    (test,) = run_data(("seg/labeled",), test_data={"folder:cls": "all"}).tests
+    assert len(test.ids) == 20
+
+
+def test_unknown_part():
+    with pytest.raises(DataError, match=r"folder:both=dev, which is no part .*'val', 'test'"):
+        run_data(test_data={"folder:both": "dev"})
+
+
+def test_empty_part():
+    sets = {**SETS, "folder:plain": listed(1, split="test")}
+    with pytest.raises(DataError, match=r"folder:plain=train, which holds no image; use"):
+        run_data(test_data={"folder:plain": "train"}, load=sets.__getitem__)
+
+
+@pytest.mark.parametrize("budget", [11, "11"])
+def test_more_masks_than_there_are(budget):
+    message = r"seg_labels=11, but folder:seg has 10 training images with a mask; use a number up"
+    with pytest.raises(DataError, match=message):
+        run_data(seg_labels=budget)
+
+
+def test_more_class_labels_than_there_are():
+    message = r"cls_labels=500, but folder:cls has 9 .* use a number up to 9 or \"all\""
+    with pytest.raises(DataError, match=message):
+        run_data(cls_labels="500")
+
+
+@pytest.mark.parametrize("budget", ["ten", "-3", 0])
+def test_budget_that_is_no_number(budget):
+    with pytest.raises(DataError, match=rf"seg_labels={budget!r} is not a number"):
+        run_data(seg_labels=budget)
+
+
+@pytest.mark.parametrize(("task", "what"), [("seg", "a mask"), ("cls", "a label")])
+def test_nothing_to_validate_on(task, what):
+    known = [n < 12 for n in range(20)]
+    bare = listed(
+        20, split=SPLIT, has_mask=known, labels=[n % 2 if n < 12 else -1 for n in range(20)]
+    )
+    message = rf"folder:seg has no validation image with {what}; .*config\.{task}_data"
+    with pytest.raises(DataError, match=message):
+        run_data((f"{task}/labeled",), load=lambda name: bare, cls_data="folder:seg")

@@ -1,0 +1,76 @@
+"""Tests of multimix_jax.evaluation.calibration."""
+
+import numpy as np
+import pytest
+import scipy.special
+from sklearn.metrics import log_loss
+
+from multimix_jax.evaluation import calibration
+from multimix_jax.evaluation.calibration import Calibration
+
+
+def drawn(classes, count=4000, seed=0):
+    """Logits, and labels that come as often as the softmax of these says."""
+    rng = np.random.default_rng(seed)
+    logits = rng.normal(0, 1.5, (count, classes))
+    labels = (rng.random((count, 1)) > scipy.special.softmax(logits, 1).cumsum(1)).sum(1)
+    return logits, labels
+
+
+def test_divides_the_logits():
+    logits, _ = drawn(3, count=50)
+    got = Calibration(temperature=2.5)(scipy.special.softmax(logits, 1))
+    np.testing.assert_allclose(got, scipy.special.softmax(logits / 2.5, 1), atol=1e-6)
+
+
+def test_certainty_stays_finite():
+    got = np.asarray(Calibration(temperature=10.0)(np.array([[0.0, 1.0], [1.0, 0.0]])))
+    assert (got[0] == got[1][::-1]).all() and 0 < got[0, 0] < 0.01
+
+
+@pytest.mark.parametrize("classes", [2, 3])
+@pytest.mark.parametrize("overconfidence", [0.5, 1.0, 4.0])
+def test_finds_the_temperature(classes, overconfidence):
+    logits, labels = drawn(classes)
+    said = scipy.special.softmax(overconfidence * logits, 1)
+    found = calibration.fit(said, labels)
+    assert found.temperature == pytest.approx(overconfidence, rel=0.1)
+    loss = lambda t: log_loss(labels, scipy.special.softmax(overconfidence * logits / t, 1))
+    least = min(loss(overconfidence * factor) for factor in np.linspace(0.8, 1.25, 91))
+    assert loss(found.temperature) <= least + 1e-6
+    assert (found.threshold is None) == (classes == 3)
+
+
+def test_a_set_without_errors_asks_for_no_certainty():
+    labels = np.arange(20) % 2
+    said = np.where(np.eye(2)[labels] > 0, 0.9, 0.1)
+    found = calibration.fit(said, labels)
+    assert found.temperature == pytest.approx(0.25, rel=0.01)
+    assert found.threshold == pytest.approx(0.5, abs=0.01)
+
+
+def test_the_threshold_is_of_calibrated_probabilities():
+    """Class 1 is ill only from a logit of 2 on, and the network is four times too sure."""
+    logits = np.linspace(-4, 4, 401)
+    labels = (logits > 2).astype(int)
+    said = scipy.special.softmax(np.stack([np.zeros(401), 4 * logits], 1), 1)
+    found = calibration.fit(said, labels)
+    wanted = np.asarray(found(said))[logits > 2][0, 1]
+    assert found.threshold == pytest.approx(wanted, abs=0.01)
+
+
+def test_independent_classes():
+    logits = np.random.default_rng(0).normal(0, 1.5, (2000, 3))
+    labels = (np.random.default_rng(1).random((2000, 3)) < scipy.special.expit(logits)).astype(int)
+    found = calibration.fit(scipy.special.expit(3 * logits), labels)
+    assert found.temperature == pytest.approx(3, rel=0.1)
+    assert found.threshold is None and not found.exclusive
+    got = found(scipy.special.expit(3 * logits))
+    np.testing.assert_allclose(got, scipy.special.expit(3 * logits / found.temperature), atol=1e-5)
+    at = lambda t: log_loss(labels.ravel(), scipy.special.expit(3 * logits / t).ravel())
+    assert at(found.temperature) <= min(map(at, np.linspace(2.5, 3.5, 101))) + 1e-6
+
+
+def test_labels_that_are_no_classes():
+    with pytest.raises(ValueError, match="leave unlabelled images out"):
+        calibration.fit(np.full((2, 2), 0.5), np.array([0, -1]))

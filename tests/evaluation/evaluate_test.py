@@ -1,0 +1,305 @@
+"""Tests of multimix_jax.evaluation.evaluate."""
+
+import dataclasses
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from sklearn import metrics as sklearn_metrics
+
+from data_pipelines.run_data import EvalSet
+from multimix_jax.errors import UsageError
+from multimix_jax.evaluation.calibration import Calibration
+from multimix_jax.evaluation.evaluate import (
+    Predictions,
+    measure,
+    predict_same,
+    predict_set,
+    validation_score,
+)
+from tests.small_runs import listed
+
+NAMES = ("well", "ill")
+
+
+def predict(variables, images):
+    """Masks the rows that `listed` masks, and is surer of class 1 the brighter the image."""
+    images = jnp.asarray(images, jnp.float32)
+    grey = images[:, 0, 0, 0]
+    rows = jnp.arange(16.0)[None, :, None, None]
+    mask = jnp.where(rows < grey[:, None, None, None], variables, 0.1)
+    ill = grey / 255
+    return {
+        "mask": jnp.broadcast_to(mask, images.shape),
+        "classes": jnp.stack([1 - ill, ill], axis=-1),
+    }
+
+
+def predicted(outputs=("mask", "classes"), *, batch_size=3, variables=0.5):
+    examples = listed(9, labels=[n % 2 for n in range(9)], has_mask=[n > 1 for n in range(9)])
+    eval_set = EvalSet("a", examples, np.array([7, 1, 5, 8, 0, 3, 2]))
+    some = lambda v, images: {name: predict(v, images)[name] for name in outputs}
+    return predict_set(some, variables, eval_set, batch_size=batch_size)
+
+
+@pytest.mark.parametrize("batch_size", [1, 3, 7, 8])
+def test_every_image_is_predicted_once_and_in_order(batch_size):
+    found = predicted(batch_size=batch_size)
+    greys = np.array([7, 1, 5, 8, 0, 3, 2])
+    assert found.ids == [f"i{n:02d}" for n in greys]
+    np.testing.assert_array_equal(found.labels, greys % 2)
+    np.testing.assert_array_equal(found.has_mask, greys > 1)
+    np.testing.assert_allclose(found.classes[:, 1], greys / 255, rtol=1e-6)
+    np.testing.assert_array_equal(found.truths.sum(axis=(1, 2, 3)), greys * 16)
+    np.testing.assert_array_equal(found.masks["mask"], found.truths)
+    assert found.masks["mask"].dtype == found.truths.dtype == np.bool_
+    assert found.spacing.shape == (7, 2)
+
+
+def test_the_same_answer_to_every_image():
+    answer = {"mask": np.eye(4)[..., None], "classes": np.array([0.25, 0.75])}
+    said = predict_same(answer)(None, np.zeros((3, 4, 4, 1), np.uint8))
+    np.testing.assert_array_equal(said["mask"], [answer["mask"]] * 3)
+    np.testing.assert_array_equal(said["classes"], [answer["classes"]] * 3)
+
+
+def test_a_pixel_is_masked_from_one_half_on():
+    assert predicted(variables=0.5).masks["mask"].any()
+    assert not predicted(variables=0.4999).masks["mask"].any()
+
+
+def test_a_model_may_have_one_output_only():
+    assert predicted(["mask"]).classes is None
+    assert predicted(["classes"]).masks == {}
+
+
+def box(rows, columns, size=16):
+    mask = np.zeros((size, size, 1), bool)
+    mask[rows, columns] = True
+    return mask
+
+
+def segmented(**changes):
+    """Three images: 4 of 6 columns found, nothing found, truth unknown."""
+    truth = box(slice(4, 12), slice(4, 10))
+    found = Predictions(
+        ids=["a", "b", "c"],
+        masks={"mask": np.stack([box(slice(4, 12), slice(4, 8)), 0 * truth > 0, truth])},
+        truths=np.stack([truth, truth, truth]),
+        has_mask=np.array([True, True, False]),
+        classes=None,
+        labels=np.full(3, -1),
+        spacing=np.zeros((3, 2), np.float32),
+    )
+    return dataclasses.replace(found, **changes)
+
+
+def classified(labels, ill, **changes):
+    count = len(labels)
+    found = Predictions(
+        ids=[f"i{n}" for n in range(count)],
+        masks={},
+        truths=np.zeros((count, 16, 16, 1), bool),
+        has_mask=np.zeros(count, bool),
+        classes=np.stack([1 - np.asarray(ill), ill], axis=-1),
+        labels=np.asarray(labels),
+        spacing=np.zeros((count, 2), np.float32),
+    )
+    return dataclasses.replace(found, **changes)
+
+
+LABELS = [0, 1, 1, 0, 1, -1, 0, 1]
+ILL = [0.1, 0.9, 0.4, 0.6, 0.8, 0.99, 0.3, 0.7]
+KNOWN = np.array(LABELS) >= 0
+
+
+def test_masks():
+    summary, rows = measure(segmented(), class_names=NAMES)
+    # 8x4 pixels found of 8x6: Dice 64 / (32 + 48), Jaccard 32 / 48; then nothing found.
+    assert [row.get("dice") for row in rows] == [pytest.approx(0.8), 0.0, None]
+    assert summary["dice"]["mean"] == pytest.approx(0.4)
+    assert summary["dice"]["std"] == pytest.approx(0.4)
+    assert summary["dice"]["n"] == 2
+    low, high = summary["dice"]["ci95"]
+    assert 0 <= low < 0.4 < high <= 0.8
+    assert summary["jaccard"]["mean"] == pytest.approx(1 / 3)
+    assert summary["precision"]["mean"] == pytest.approx(0.5)
+    assert summary["recall"]["mean"] == pytest.approx(1 / 3)
+    assert rows[0]["hd"] == pytest.approx(2)
+    assert rows[1]["hd"] == pytest.approx(np.hypot(16, 16))
+    assert not any(name.endswith("_mm") for name in summary)
+    assert rows[2] == {"id": "c"}
+    assert "accuracy" not in summary
+
+
+def test_a_known_spacing_gives_millimetres():
+    spacing = np.array([[5.0, 0.5], [0, 0], [1, 1]], np.float32)
+    summary, rows = measure(segmented(spacing=spacing), class_names=NAMES)
+    assert rows[0]["hd_mm"] == pytest.approx(2 * 0.5)  # two columns
+    assert "hd_mm" not in rows[1]
+    assert (summary["hd_mm"]["n"], summary["hd"]["n"]) == (1, 2)
+
+
+def test_several_mask_channels_are_averaged():
+    one = segmented()
+    two = segmented(
+        masks={"mask": np.concatenate([one.masks["mask"], one.truths], axis=-1)},
+        truths=np.concatenate([one.truths, one.truths], axis=-1),
+    )
+    _, rows = measure(two, class_names=NAMES)
+    assert rows[0]["dice"] == pytest.approx((0.8 + 1) / 2)
+    assert (rows[0]["dice_0"], rows[0]["dice_1"]) == (pytest.approx(0.8), 1)
+    named = dataclasses.replace(two, mask_names=("lung", "heart"))
+    assert measure(named, class_names=NAMES)[1][0]["dice_heart"] == 1
+
+
+def test_every_way_to_the_mask_has_its_figures():
+    one = segmented()
+    summary, rows = measure(
+        segmented(masks={**one.masks, "mask_sdf": one.truths}), class_names=NAMES
+    )
+    assert rows[0]["dice"] == pytest.approx(0.8)
+    assert rows[0]["sdf/dice"] == 1
+    assert summary["sdf/dice"]["mean"] == 1
+    assert validation_score([summary]) == pytest.approx(0.4)
+
+
+class Volumes:
+    """Two volumes of different sizes; a ball of ones and a stray voxel in each."""
+
+    name, class_names, mask_names, ids = "v", (), (), ["a", "b"]
+    spacing = np.array([[1, 1, 2], [0, 0, 0]], np.float32)
+
+    def batches(self, batch_size):
+        for sides in ((8, 9, 10), (9, 8, 12)):
+            image = np.zeros((1, *sides, 1), np.float32)
+            image[:, 2:6, 2:6, 2:6] = 1
+            truth = image.astype(np.uint8)
+            image[:, -1, -1, -1] = 1
+            yield {
+                **{"image": image, "mask": truth, "has_mask": np.ones(1, bool)},
+                **{"label": np.full(1, -1), "valid": np.ones(1, bool)},
+            }
+
+
+@pytest.mark.parametrize("components", [0, 1])
+def test_volumes(components):
+    found = predict_set(
+        lambda variables, images: {"mask": images, "distance": 1 - 2 * images},
+        *(None, Volumes()),
+        batch_size=7,
+        components=components,
+    )
+    assert [mask.shape for mask in found.masks["mask"]] == [(8, 9, 10, 1), (9, 8, 12, 1)]
+    assert found.distance[1].shape == (9, 8, 12, 1)
+    _, rows = measure(found, class_names=())
+    want = 1 if components else 2 * 64 / (2 * 64 + 1)
+    assert [row["dice"] for row in rows] == pytest.approx([want, want])
+    assert "hd95_mm" in rows[0] and "hd95_mm" not in rows[1]
+    if not components:  # from the far corner to the ball
+        assert rows[0]["hd_mm"] == pytest.approx(np.linalg.norm([2, 3, 4 * 2]))
+
+
+def test_the_same_answer_is_stretched_over_volumes():
+    mask = np.arange(8.0).reshape(2, 4, 1, 1)
+    said = predict_same({"mask": mask})(None, np.zeros((1, 4, 2, 3, 1)))["mask"]
+    np.testing.assert_array_equal(said[0, :, :, 2, 0], [[0, 2], [0, 2], [4, 6], [4, 6]])
+
+
+def test_classes():
+    summary, rows = measure(classified(LABELS, ILL), class_names=NAMES)
+    labels, ill = np.array(LABELS)[KNOWN], np.array(ILL)[KNOWN]
+    guess = ill >= 0.5
+    for name, value in {
+        "accuracy": sklearn_metrics.accuracy_score(labels, guess),
+        "balanced_accuracy": sklearn_metrics.balanced_accuracy_score(labels, guess),
+        "f1_well": sklearn_metrics.f1_score(labels, guess, pos_label=0),
+        "f1_ill": sklearn_metrics.f1_score(labels, guess),
+        "auroc": sklearn_metrics.roc_auc_score(labels, ill),
+        "average_precision": sklearn_metrics.average_precision_score(labels, ill),
+    }.items():
+        assert summary[name]["mean"] == pytest.approx(value), name
+        assert summary[name]["n"] == 7
+        assert "std" not in summary[name]
+        low, high = summary[name]["ci95"]
+        assert 0 <= low <= value <= high <= 1
+    assert rows[1] == {
+        "id": "i1",
+        "label": 1,
+        "probability_well": pytest.approx(0.1),
+        "probability_ill": pytest.approx(0.9),
+    }
+    assert rows[5] == {"id": "i5"}  # its label is unknown
+    assert "dice" not in summary
+
+
+def test_what_was_chosen_on_validation():
+    found = classified(LABELS, ILL)
+    calibration = Calibration(temperature=2.0, threshold=1 / (1 + (0.65 / 0.35) ** 0.5))
+    summary, _ = measure(found, class_names=NAMES, calibration=calibration)
+    # At .35 before calibration the image at .4 is right, and the one at .6 stays wrong.
+    assert summary["accuracy_at_validation_threshold"]["mean"] == pytest.approx(6 / 7)
+    assert summary["accuracy"]["mean"] == pytest.approx(5 / 7)
+    assert len(summary["accuracy_at_validation_threshold"]["ci95"]) == 2
+    cooled = classified(LABELS, [1 / (1 + ((1 - p) / p) ** 0.5) for p in ILL])
+    wanted = measure(cooled, class_names=NAMES)[0]["ece"]
+    assert summary["ece_calibrated"]["mean"] == pytest.approx(wanted["mean"], abs=1e-6)
+    assert summary["ece"]["mean"] != pytest.approx(wanted["mean"], abs=1e-3)
+    assert not {"accuracy_at_validation_threshold", "ece_calibrated"} & set(
+        measure(found, class_names=NAMES)[0]
+    )
+
+
+def test_intervals_may_be_left_out():
+    with_them, _ = measure(classified(LABELS, ILL), class_names=NAMES)
+    without, _ = measure(classified(LABELS, ILL), class_names=NAMES, intervals=False)
+    assert {k: v["mean"] for k, v in without.items()} == {
+        k: v["mean"] for k, v in with_them.items()
+    }
+    assert all("ci95" not in entry for entry in without.values())
+
+
+def test_masks_and_classes_of_the_same_images():
+    classes = np.array([[0.2, 0.8], [0.7, 0.3], [0.4, 0.6]])
+    summary, rows = measure(
+        segmented(classes=classes, labels=np.array([1, 0, 0])), class_names=NAMES
+    )
+    assert summary["dice"]["n"] == 2
+    assert summary["accuracy"]["mean"] == pytest.approx(2 / 3)
+    assert {"dice", "probability_ill"} <= set(rows[0])
+    assert "dice" not in rows[2]
+    assert rows[2]["label"] == 0
+
+
+def test_nothing_known_nothing_measured():
+    summary, rows = measure(segmented(has_mask=np.zeros(3, bool)), class_names=NAMES)
+    assert summary == {}
+    assert rows == [{"id": "a"}, {"id": "b"}, {"id": "c"}]
+    assert measure(classified([-1, -1], [0.1, 0.9]), class_names=NAMES)[0] == {}
+
+
+def test_one_class_alone_has_no_auroc():
+    summary, _ = measure(classified([1, 1, 1], [0.9, 0.2, 0.8]), class_names=NAMES)
+    assert summary["accuracy"]["mean"] == pytest.approx(2 / 3)
+    assert not {"auroc", "average_precision"} & set(summary)
+
+
+def test_the_score_is_the_mean_of_dice_and_auroc():
+    dice = {"dice": {"mean": 0.9}, "hd": {"mean": 3.0}}
+    auroc = {"auroc": {"mean": 0.7}, "accuracy": {"mean": 0.2}}
+    assert validation_score([dice, auroc]) == pytest.approx(0.8)
+    assert validation_score([dice]) == pytest.approx(0.9)
+    assert validation_score([dice | auroc]) == pytest.approx(0.8)
+
+
+def test_accuracy_stands_in_for_the_auroc_of_one_class():
+    summary, _ = measure(classified([1, 1, 1, 1], [0.9, 0.2, 0.8, 0.7]), class_names=NAMES)
+    assert validation_score([summary]) == pytest.approx(0.75)
+
+
+@pytest.mark.parametrize("summaries", [[], [{}, {}]])
+def test_nothing_to_choose_the_checkpoint_by(summaries):
+    with pytest.raises(
+        UsageError, match=r"no validation set .*config\.seg_data and config\.cls_da"
+    ):
+        validation_score(summaries)

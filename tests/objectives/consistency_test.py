@@ -1,0 +1,254 @@
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from absl.testing import absltest, parameterized
+
+from configs import best
+from multimix_jax.errors import UsageError
+from multimix_jax.models import normalize
+from multimix_jax.objectives import ConsistencyObjective, make_objective
+from multimix_jax.training.step import make_train_step
+from tests import tiny
+
+SEG, CLS, CLS_U = "seg/labeled", "cls/labeled", "cls/unlabeled"
+MASKS = {"seg/cross_entropy", "seg/dice"}
+CLASSES = {"cls/cross_entropy"}
+SYSTEMS = {
+    "best": ((SEG, CLS, CLS_U), {*MASKS, *CLASSES, "cls/pseudo_label"}),
+    "best_classes": ((CLS, CLS_U), {*CLASSES, "cls/pseudo_label"}),
+    "unet_augmented": ((SEG,), MASKS),
+    "enc_augmented": ((CLS,), CLASSES),
+    "best_no_pseudo_labels": ((SEG, CLS), {*MASKS, *CLASSES}),
+}
+MODEL = tiny.model(use_bridge=False, dropout_rate=0.0)
+# As the images are, so that the loss can be put together from its parts.
+STILL = ConsistencyObjective(
+    MODEL, class_weight=0.5, pose=0.0, appearance=False, threshold=0.5, ramp_up=100
+)
+MOVING = dataclasses.replace(STILL, pose=1.0, appearance=True)
+MOVED = jax.jit(MOVING._views)
+STEP = 25  # a quarter of the ramp-up
+
+
+def state_of(objective, step=STEP, teacher=1):
+    """A state whose teacher has weights of its own."""
+    return dataclasses.replace(
+        tiny.train_state(objective, keep_average=True),
+        step=jnp.asarray(step),
+        ema_params=tiny.variables(objective.model, seed=teacher)["params"],
+    )
+
+
+def evaluate(objective, batch=None, step=STEP):
+    """((loss, (metrics, stats)), gradient)."""
+    state = state_of(objective, step)
+    run = jax.jit(jax.value_and_grad(objective, has_aux=True))
+    return run(state.params, state, batch or tiny.batch(), tiny.keys())
+
+
+def sigmoid(x):
+    return 1 / (1 + np.exp(-x))
+
+
+def log_softmax(x):
+    return x - np.log(np.exp(x).sum(-1, keepdims=True))
+
+
+def entropy(logits, mask):
+    p = sigmoid(logits)
+    return -(mask * np.log(p) + (1 - mask) * np.log(1 - p)).mean()
+
+
+class SystemsTest(parameterized.TestCase):
+    @parameterized.parameters(*((system, False) for system in SYSTEMS), ("best", True))
+    def test_streams_and_terms(self, system, use_bridge):
+        streams, terms = SYSTEMS[system]
+        c = best.get_config(f"method={system}")
+        c.model.use_bridge = use_bridge
+        built = make_objective(c.method, model=c.model, dtype=c.dtype, terms=c.objective)
+        self.assertEqual(built.streams, streams)
+        self.assertEqual(built.uses_average, CLS_U in streams)
+        small = dataclasses.replace(
+            built, model=dataclasses.replace(built.model, filters=(4, 8), parent=None)
+        )
+        state = state_of(small)
+        loss, (metrics, _) = jax.eval_shape(small, state.params, state, tiny.batch(), tiny.keys())
+        self.assertEqual((loss.shape, loss.dtype), ((), jnp.float32))
+        everything = SYSTEMS["best"][1]
+        self.assertEqual(set(metrics) & everything, terms)
+
+    def test_every_system_differs_from_the_others(self):
+        amounts = {"best_equal_weights", "best_equal_streams"}  # of the same parts
+        configs, parts = set(), set()
+        for system in best.SYSTEMS:
+            c = best.get_config(f"method={system}")
+            self.assertEqual(c.system, system)
+            built = make_objective(c.method, model=c.model, dtype=c.dtype, terms=c.objective)
+            if system not in amounts:
+                parts.add(built.parts)
+            del c.system
+            configs.add(c.to_json())
+        self.assertLen(parts, len(best.SYSTEMS) - len(amounts))
+        self.assertLen(configs, len(best.SYSTEMS))
+
+
+class LossTest(parameterized.TestCase):
+    def test_equals_its_parts(self):
+        """NumPy's formulas, the network apart."""
+        batch = tiny.batch()
+        (loss, (metrics, _)), _ = evaluate(STILL, batch)
+        say = jax.jit(lambda params, x: MODEL.apply({"params": params}, normalize(x)))
+        state = state_of(STILL)
+        student = lambda stream: say(state.params, batch[stream]["image"])
+        teacher = lambda stream: say(state.ema_params, batch[stream]["image"])
+        arrays = lambda x: np.asarray(x, np.float64)
+
+        mask = arrays(batch["seg/labeled"]["mask"])
+        logits = arrays(student(SEG).mask_logits)
+        p = sigmoid(logits)
+        sums = lambda x: x.sum(axis=(1, 2, 3))
+        dice = 1 - (2 * sums(p * mask) + 1) / (sums(p) + sums(mask) + 1)
+        labels = batch["cls/labeled"]["label"]
+        said = arrays(student(CLS).class_logits)
+        own = -log_softmax(said)[np.arange(len(labels)), labels]
+        guess = arrays(teacher(CLS_U).class_logits).argmax(-1)
+        strong = -log_softmax(arrays(student(CLS_U).class_logits))
+        pseudo = strong[np.arange(len(guess)), guess]
+        want = {
+            "seg/cross_entropy": entropy(logits, mask),
+            "seg/dice": dice.mean(),
+            "cls/cross_entropy": 0.5 * own.mean(),
+            "cls/pseudo_label": 0.5 * 0.25 * pseudo.mean(),
+        }
+        for name, value in want.items():
+            self.assertGreater(value, 0, name)
+            np.testing.assert_allclose(metrics[name], value, rtol=1e-4, err_msg=name)
+        np.testing.assert_allclose(loss, sum(want.values()), rtol=1e-4)
+        self.assertEqual(metrics["cls/accepted"], 1)
+        correct = (guess == batch["cls/unlabeled"]["label"]).mean()
+        np.testing.assert_allclose(metrics["cls/accepted_and_correct"], correct)
+
+    def test_pseudo_labels_grow_no_further_than_to_their_weight(self):
+        weights = [
+            evaluate(STILL, step=step)[0][1][0]["cls/pseudo_label"] for step in (50, 100, 1000)
+        ]
+        np.testing.assert_allclose(weights, np.asarray([0.5, 1, 1]) * weights[-1], rtol=1e-5)
+
+    def test_two_parts_are_one_batch(self):
+        step = lambda parts: jax.jit(
+            make_train_step(STILL, optax.sgd(0.1), ema_decay=0.99, accumulate=parts)
+        )
+        whole, halves = (step(parts)(state_of(STILL), tiny.batch())[0] for parts in (1, 2))
+        self.assertLess(tiny.largest_difference(whole.params, halves.params), 1e-5)
+
+    def test_unsure_pseudo_labels_give_exactly_nothing(self):
+        unsure = dataclasses.replace(STILL, threshold=1.1)
+        (_, (metrics, _)), _ = evaluate(unsure)
+        self.assertEqual(metrics["cls/pseudo_label"], 0)
+        self.assertEqual(metrics["cls/accepted"], 0)
+
+    def test_the_teacher_teaches_nothing_at_first(self):
+        (_, (metrics, _)), _ = evaluate(STILL, step=0)
+        self.assertEqual(metrics["cls/pseudo_label"], 0)
+
+    def test_no_gradient_to_the_teacher(self):
+        state = state_of(MOVING)
+        of_teacher = lambda params: MOVING(
+            state.params, dataclasses.replace(state, ema_params=params), tiny.batch(), tiny.keys()
+        )[0]
+        gradient = jax.jit(jax.grad(of_teacher))(state.ema_params)
+        self.assertEqual(max(np.abs(leaf).max() for leaf in tiny.leaves(gradient)), 0)
+
+    def test_independent_classes(self):
+        objective = dataclasses.replace(STILL, exclusive=False)
+        batch = tiny.batch()
+        both = np.eye(2, dtype=np.int32)[batch["cls/labeled"]["label"]]
+        batch["cls/labeled"]["label"] = both
+        batch["cls/unlabeled"]["label"] = both
+        (_, (metrics, stats)), _ = evaluate(objective, batch)
+        self.assertEqual(stats, {})
+        say = lambda x: MODEL.apply({"params": state_of(objective).params}, normalize(x))
+        logits = np.asarray(say(batch["cls/labeled"]["image"]).class_logits, np.float64)
+        want = 0.5 * entropy(logits, both)
+        np.testing.assert_allclose(metrics["cls/cross_entropy"], want, rtol=1e-4)
+        predicted = objective.predict(
+            {"params": state_of(objective).params}, batch["cls/labeled"]["image"]
+        )
+        np.testing.assert_allclose(predicted["classes"], sigmoid(logits), rtol=1e-4)
+
+    @parameterized.parameters(
+        (dict(threshold=95.0), r"objective.threshold=95.0 is no probability; set it from 0 to 1"),
+        (dict(pose=-1.0), r"objective.pose=-1.0; set it to 0, for no poses, or more"),
+        (dict(weak_pose=-0.1), r"objective.weak_pose=-0.1; set it to 0"),
+        (
+            dict(model=tiny.model(use_classifier=False, use_decoder=False, use_bridge=False)),
+            "neither model.use_classifier nor model.use_decoder is on; set one to True",
+        ),
+    )
+    def test_what_is_out_of_range_is_refused(self, change, message):
+        with self.assertRaisesRegex(UsageError, message):
+            dataclasses.replace(STILL, **change).checked()
+
+
+class PredictTest(absltest.TestCase):
+    def test_mean_over_the_mirror_image(self):
+        variables = {"params": tiny.variables(MODEL)["params"]}
+        images = tiny.batch()["seg/labeled"]["image"]
+        plain, both = (
+            jax.jit(dataclasses.replace(STILL, mirror=mirror).predict) for mirror in (False, True)
+        )
+        once, other, mean = (
+            jax.tree.map(np.asarray, predict(variables, x))
+            for predict, x in ((plain, images), (plain, images[:, :, ::-1]), (both, images))
+        )
+        self.assertGreater(np.abs(mean["mask"] - once["mask"]).max(), 1e-3)
+        want = (once["mask"] + other["mask"][:, :, ::-1]) / 2
+        np.testing.assert_allclose(mean["mask"], want, atol=1e-6)
+        want = (once["classes"] + other["classes"]) / 2
+        np.testing.assert_allclose(mean["classes"], want, atol=1e-6)
+
+
+class ViewsTest(parameterized.TestCase):
+    def test_the_teacher_sees_less_of_a_change(self):
+        batch = tiny.batch()
+        views, weak, _ = MOVED(batch, tiny.keys())
+        image = batch["cls/unlabeled"]["image"]
+        weak, strong = (np.abs(seen - image).mean() for seen in (weak, views[CLS_U]))
+        self.assertBetween(weak, 1, strong)
+
+    def test_a_weak_view_moves_less(self):
+        """By poses alone, of a bright ramp: what changes is where a pixel comes from."""
+        ramp = np.broadcast_to(np.arange(tiny.SIDE, dtype=np.uint8)[:, None, None], (32, 16, 16, 1))
+        batch = tiny.batch(32)
+        batch["cls/unlabeled"]["image"] = 100 + 10 * ramp
+        poses = dataclasses.replace(MOVING, appearance=False)
+        seen = jax.jit(poses.views)(batch, tiny.keys())
+        weak, strong = (
+            np.abs(np.int32(seen[f"{CLS_U}, {who}"]) - np.int32(seen[CLS_U]))[:, 4:-4, 4:-4].mean()
+            for who in ("teacher's view", "view")
+        )
+        self.assertBetween(weak, 0.2 * strong, 0.5 * strong)
+        weak, strong = (np.int32(seen[f"{CLS_U}, {who}"]) for who in ("teacher's view", "view"))
+        self.assertGreater(np.abs(weak - strong).max(), 50)
+
+    def test_masks_move_with_their_images(self):
+        """A mask that is the image: after any pose it still is, since its look does not change."""
+        batch = tiny.batch()
+        mask = batch["seg/labeled"]["mask"]
+        batch["seg/labeled"]["image"] = 255 * mask
+        views, _, moved = MOVED(batch, tiny.keys())
+        np.testing.assert_allclose(views[SEG], 255 * np.asarray(moved), atol=1e-2)
+        self.assertGreater(np.abs(np.asarray(moved) - mask).max(), 0.5)
+
+    def test_without_poses_and_looks_nothing_moves(self):
+        batch = tiny.batch()
+        seen = jax.jit(STILL.views)(batch, tiny.keys())
+        for name in (SEG, CLS, CLS_U):
+            np.testing.assert_array_equal(seen[f"{name}, view"], seen[name])
+
+
+if __name__ == "__main__":
+    absltest.main()

@@ -1,0 +1,249 @@
+"""Tests of the page of a run, also in a browser where there is one."""
+
+import html.parser
+import shutil
+import sys
+
+import numpy as np
+import pytest
+
+from multimix_jax.commands import report
+from multimix_jax.errors import UsageError
+from multimix_jax.reporting import page
+from multimix_jax.runs import record
+from tests.finished_runs import write_run
+
+BROWSER = next(
+    filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), ""
+)
+DRIVER = shutil.which("chromedriver") or ""
+
+
+class Elements(html.parser.HTMLParser):
+    """Collects what a page is made of."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.found, self.text = [], []
+        self.feed(text)
+
+    def handle_starttag(self, tag, attrs):
+        self.found.append((tag, dict(attrs)))
+
+    def handle_data(self, data):
+        self.text.append(data)
+
+    def all(self, tag):
+        return [attributes for name, attributes in self.found if name == tag]
+
+
+def write_page(run):
+    path = run / "report.html"
+    page.write(record.read_run(run), path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory):
+    return write_page(write_run(tmp_path_factory.mktemp("runs"), "multimix", 3))
+
+
+def test_it_needs_nothing_but_itself(written):
+    elements = Elements(written.read_text(encoding="utf-8"))
+    policy = next(a["content"] for a in elements.all("meta") if "http-equiv" in a)
+    assert policy.startswith("default-src 'none'")
+    sources = [
+        value for _, a in elements.found for key, value in a.items() if key in ("src", "srcset")
+    ]
+    assert len(sources) == 2 * 3 + 3 * 2  # image, truth, prediction; image, saliency
+    assert all(source.startswith("data:image/webp;base64,") for source in sources)
+    assert all(a["href"].startswith("#") for a in elements.all("a"))
+    assert not elements.all("link")
+    assert not [a for a in elements.all("img") if not a["alt"]]
+
+
+def test_what_it_tells(written):
+    elements = Elements(written.read_text(encoding="utf-8"))
+    text = " ".join(elements.text)
+    assert "multimix, 100 class labels and 10 masks, seed 3: 40 steps" in text
+    results = record.read_run(written.parent).results
+    assert f"{results['best']['jsrt']['dice']['mean']:.3f} " in elements.text
+    for name in ("optimizer.name", "accepted, of all", "chex: ROC", "training: loss"):
+        assert name in text, name
+    anchors = [a["href"][1:] for a in elements.all("a")]
+    assert set(anchors) <= {a["id"] for _, a in elements.found if "id" in a}
+
+
+@pytest.mark.parametrize(("system", "missing"), [("unet", "ROC"), ("enc", "Dice")])
+def test_one_task_alone(tmp_path, system, missing):
+    text = " ".join(Elements(write_page(write_run(tmp_path, system, 0)).read_text()).text)
+    assert missing not in text.partition("(() =>")[0]
+
+
+def test_names_do_not_become_markup(tmp_path):
+    run = write_run(tmp_path, "unet", 0)
+    evil = "<img src=x onerror=alert(1)>&amp;</script>"
+    for name in ("per_image.csv", "config.json"):
+        text = (run / name).read_text()
+        (run / name).write_text(text.replace("l0,", f"{evil},").replace('"float32"', f'"{evil}"'))
+    with np.load(run / "gallery.npz") as file:
+        arrays = dict(file)
+    arrays["jsrt/id"] = np.array([evil, "l5"])
+    np.savez(run / "gallery.npz", **arrays)
+    elements = Elements(write_page(run).read_text())
+    assert evil in elements.text
+    assert len(elements.all("img")) == 6
+    assert not [a for _, a in elements.found if "onerror" in a]
+
+
+def test_a_run_without_pictures_says_how_to_get_them(tmp_path):
+    run = write_run(tmp_path, "unet", 0)
+    (run / "gallery.npz").unlink()
+    assert f"--workdir={run} --mode=eval" in " ".join(Elements(write_page(run).read_text()).text)
+
+
+def test_pictures_that_are_damaged_or_of_another_run(tmp_path):
+    run = write_run(tmp_path, "unet", 0)
+    whole = (run / "gallery.npz").read_bytes()
+    (run / "gallery.npz").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(UsageError, match="gallery.npz is damaged"):
+        write_page(run)
+    (run / "gallery.npz").write_bytes(whole)
+    (run / "per_image.csv").write_text((run / "per_image.csv").read_text().replace("l5,", "other,"))
+    with pytest.raises(UsageError, match="does not belong to per_image.csv"):
+        write_page(run)
+    assert not (run / "report.html").exists()
+
+
+def command(monkeypatch, *arguments):
+    monkeypatch.setattr(sys, "argv", ["report", *map(str, arguments), "--html"])
+    report.main()
+
+
+def test_command(tmp_path, monkeypatch, capsys):
+    runs = [write_run(tmp_path, "unet", seed) for seed in (0, 1)]
+    command(monkeypatch, *runs)
+    assert capsys.readouterr().out.split() == [str(run / "report.html") for run in runs]
+    command(monkeypatch, tmp_path, "--out", tmp_path / "pages")
+    assert sorted(p.name for p in (tmp_path / "pages").iterdir()) == ["unet_0.html", "unet_1.html"]
+    with pytest.raises(SystemExit):
+        command(monkeypatch, tmp_path, "--out", tmp_path / "one.html")
+    assert "several runs would be one file" in capsys.readouterr().err
+    assert not (tmp_path / "one.html").exists()
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory):
+    if not BROWSER or not DRIVER:
+        pytest.skip("needs Chromium and its driver")
+    webdriver = pytest.importorskip("selenium.webdriver")
+    options = webdriver.ChromeOptions()
+    options.binary_location = BROWSER
+    profile = tmp_path_factory.mktemp("profile")
+    for argument in (
+        *("headless", "no-sandbox", "disable-gpu", "no-first-run", "disable-dev-shm-usage"),
+        *("disable-background-networking", "disable-component-update", "disable-sync"),
+        f"user-data-dir={profile}",
+    ):
+        options.add_argument(f"--{argument}")
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+    driver = webdriver.Chrome(options, webdriver.ChromeService(DRIVER))
+    yield driver
+    driver.quit()
+
+
+def show(browser, path, width=1280, scheme="light"):
+    features = [{"name": "prefers-color-scheme", "value": scheme}]
+    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": features})
+    metrics = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": False}
+    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
+    browser.get(path.as_uri())
+
+
+def shown_cards(browser):
+    cards = browser.find_elements("css selector", "#cards > li")
+    return [card.text.splitlines()[0] for card in cards if card.is_displayed()]
+
+
+def choose(browser, name, text):
+    select = pytest.importorskip("selenium.webdriver.support.select").Select
+    select(browser.find_element("id", name)).select_by_visible_text(text)
+
+
+def test_sorting_and_choosing(browser, written):
+    show(browser, written)
+    assert shown_cards(browser) == ["l0", "l5", "c0", "c1", "c2"]
+    images = record.read_run(written.parent).images
+    column = dict(zip(images["best", "jsrt"].ids, images["best", "jsrt"].columns["dice"]))
+    lungs = sorted(["l0", "l5"], key=column.__getitem__)
+    choose(browser, "sort", "Dice, lowest first")
+    assert shown_cards(browser) == [*lungs, "c0", "c1", "c2"]
+    choose(browser, "sort", "Dice, highest first")
+    assert shown_cards(browser)[:2] == lungs[::-1]
+    choose(browser, "set", "chex")
+    choose(browser, "sort", "class error, highest first")
+    chests = images["best", "chex"]
+    wrong = {
+        id_: 1 - chests.columns[f"probability_{chests.class_names[label]}"][row]
+        for row, (id_, label) in enumerate(zip(chests.ids, chests.labels))
+    }
+    assert shown_cards(browser) == sorted(["c0", "c1", "c2"], key=lambda id_: -wrong[id_])
+    assert browser.find_element("id", "count").text == "3 of 5 pictures"
+
+
+def test_by_keyboard(browser, written):
+    keys = pytest.importorskip("selenium.webdriver.common.keys").Keys
+    show(browser, written)
+    first = browser.find_element("css selector", "#cards button")
+    for _ in range(100):  # it can be reached by the tabulator alone
+        browser.switch_to.active_element.send_keys(keys.TAB)
+        if browser.switch_to.active_element == first:
+            break
+    assert browser.switch_to.active_element == first
+    first.send_keys(keys.ENTER)
+    lightbox = browser.find_element("id", "lightbox")
+    assert lightbox.is_displayed()
+    title = lambda: lightbox.find_element("tag name", "h3").text
+    assert title() == "l0"
+    browser.switch_to.active_element.send_keys(keys.ARROW_RIGHT)
+    assert title() == "l5"
+    browser.switch_to.active_element.send_keys(keys.ARROW_LEFT, keys.ARROW_LEFT)
+    assert title() == "l0"  # there is none before the first
+    browser.switch_to.active_element.send_keys(keys.ESCAPE)
+    assert not lightbox.is_displayed()
+    assert browser.switch_to.active_element == first
+
+
+@pytest.mark.parametrize("width", [320, 390, 1280])
+def test_nothing_sticks_out(browser, written, width):
+    show(browser, written, width)
+    assert browser.execute_script("return document.documentElement.scrollWidth") <= width
+
+
+def luminance(color):
+    """Relative, of 'rgb(r, g, b)', as WCAG 2 defines it."""
+    levels = np.array([float(v) for v in color[color.index("(") + 1 : -1].split(",")[:3]]) / 255
+    linear = np.where(levels <= 0.04045, levels / 12.92, ((levels + 0.055) / 1.055) ** 2.4)
+    return float(linear @ [0.2126, 0.7152, 0.0722])
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_legible_in_light_and_dark(browser, written, scheme):
+    show(browser, written, scheme=scheme)
+    css = lambda name, what: browser.find_element("css selector", name).value_of_css_property(what)
+    page_color = luminance(css("body", "background-color"))
+    assert (page_color > 0.5) == (scheme == "light")
+    for name in ("body", "a[href='#results']", "caption", "td small", ".truth", ".predicted", "dt"):
+        light, dark = sorted([luminance(css(name, "color")), page_color], reverse=True)
+        assert (light + 0.05) / (dark + 0.05) >= 4.5, name
+
+
+def test_nothing_is_asked_for_and_nothing_fails(browser, written):
+    show(browser, written)
+    browser.get_log("browser")
+    show(browser, written)
+    assert browser.get_log("browser") == []
+    ask = "return performance.getEntriesByType('resource').filter(e => !e.name.startsWith('data:'))"
+    assert browser.execute_script(ask) == []
+    loaded = "return [...document.images].every(image => image.complete && image.naturalWidth)"
+    assert browser.execute_script(loaded)
