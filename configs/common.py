@@ -7,12 +7,6 @@ import ml_collections
 
 T = TypeVar("T")
 
-COUNTS = (
-    "steps batch_size class_multiple log_every eval_every checkpoint_every max_skipped "
-    "eval_batch_size"
-).split()
-NATURAL = "accumulate seed components".split()
-
 
 def get_config() -> ml_collections.ConfigDict:
     """The published network and loss of MultiMix, on the built-in phantom sets."""
@@ -29,8 +23,6 @@ def get_config() -> ml_collections.ConfigDict:
     # Where the set "folder" lies: folders of images and masks, table of labels; "" is
     # data_dir/folder with images/, masks/ and labels.csv.
     c.folder = ml_collections.ConfigDict(dict(images="", masks="", labels=""))
-    # What own folders that are trained on hold, whose paths may change; launch.py sets it.
-    c.own_files = ml_collections.ConfigDict(dict(images="", masks="", labels=""))
     c.prepared_dir = ""  # prepared sets; "" is TFDS' own, ~/tensorflow_datasets
     c.leave_out = ""  # list of examples not to use, from multimix-audit --fix_list
     c.cache_gib = 4.0  # a set up to this size is held in memory, a larger one read as needed
@@ -46,7 +38,7 @@ def get_config() -> ml_collections.ConfigDict:
     c.class_multiple = 1  # times that, in the streams of the classes
     c.learning_rate = 1e-3
     c.ema_decay = 0.0  # of the moving average of the weights, 0 for none
-    c.accumulate = 0  # parts of a batch, one after the other, to save memory; 0: what is fast here
+    c.accumulate = 0  # micro-batches of a batch, to save memory; 0: what is fast here
     c.dtype = "float32"  # of the computation: float32 or bfloat16
     c.parallel = "pmap"  # or "jit"
     c.log_every = 10
@@ -76,15 +68,14 @@ def get_config() -> ml_collections.ConfigDict:
             kl_weight=0.01,
             pseudo_label_weight=0.25,
             threshold=0.7,
-            exclusive=True,  # one class an image; else any of them; set by data where num_classes=0
-            mirror=False,  # predictions are means over an image and its mirror image
         )
     )
     # To predict larger images and volumes window by window; a patch of () takes each whole.
     c.window = ml_collections.ConfigDict(
         dict(patch=(), stride=(), batch_size=4, weights="gaussian")
     )
-    c.components = 0  # how many parts of each predicted mask are kept, the largest; 0 for all
+    c.flips = False  # predictions are means over an image and its mirror image
+    c.keep_largest = 0  # connected components kept of each predicted mask, the largest; 0 for all
     c.schedule = ml_collections.ConfigDict(
         dict(name="cosine", warmup_steps=0, decay_every=0, decay_rate=0.1)
     )
@@ -95,37 +86,7 @@ def get_config() -> ml_collections.ConfigDict:
 
 
 class ConfigError(ValueError):
-    """Says which field or argument is wrong, what was found and how to mend it."""
-
-
-def check(c: ml_collections.ConfigDict) -> None:
-    """Raises ConfigError where a field that counts something is too small."""
-    for key, least in [*((key, 1) for key in COUNTS), *((key, 0) for key in NATURAL)]:
-        if c[key] < least:
-            raise ConfigError(f"{key}={c[key]}, but it must be {least} or more; set --config.{key}")
-    if not 0 <= c.grace_period < float("inf"):
-        raise ConfigError(
-            f"grace_period={c.grace_period}, but it is a number of seconds, 0 or more; set "
-            "--config.grace_period"
-        )
-    if c.seed >= 2**32:
-        raise ConfigError(f"seed={c.seed}, but it must be below 2^32; set --config.seed")
-
-
-def parse_parts(text: str) -> dict[str, str]:
-    """'jsrt=test,mcu=all' -> {'jsrt': 'test', 'mcu': 'all'}.
-
-    Raises:
-      ConfigError: an item is not of the form name=part.
-    """
-    items = [item.strip().partition("=") for item in text.split(",") if item.strip()]
-    for name, _, part in items:
-        if not (name and part):
-            raise ConfigError(
-                f"test_data={text!r} is not a list of name=part, such as 'jsrt=test,mcu=all'; set "
-                "--config.test_data"
-            )
-    return {name: part for name, _, part in items}
+    """Says which argument is wrong, what was given and how to mend it."""
 
 
 def parse_arguments(text: str | None, **defaults: str | int) -> dict[str, str | int]:

@@ -65,7 +65,7 @@ def get_config(arguments: str | None = None) -> ml_collections.ConfigDict:
     )
     c.window.patch = patch
     c.window.stride = tuple(side // 2 for side in patch)
-    c.components = 1 if patch else 0
+    c.keep_largest = 1 if patch else 0
     c.batch_size = 2 if patch else 10
     c.accumulate = 1  # batch norm wants them together
     c.ema_decay = 0.99  # the teacher

@@ -5,13 +5,13 @@
 Arguments: images, masks (a folder of the same names, or of a folder for each class), labels (a
 table image,label, or image and a column of 0 and 1 for each finding), of which masks or labels may
 be left out; method (one of configs/multimix.py, by default the fullest that the data allow, or of
-the recipe, configs/best.py); seg_labels, cls_labels (how many may be used, a number or "all");
+the recipe, configs/consistency.py); seg_labels, cls_labels (how many may be used, a number or "all");
 size; fit (squash or pad); channels (1 or 3); seed. docs/own_data.md has the formats.
 """
 
 import ml_collections
 
-from configs import best, common, multimix
+from configs import common, consistency, multimix
 
 DEFAULTS: dict[str, str | int] = {
     **dict(images="", masks="", labels="", method="", seg_labels="all", cls_labels="all"),
@@ -28,10 +28,10 @@ def get_config(arguments: str | None = None) -> ml_collections.ConfigDict:
         )
     fullest = "multimix" if args["masks"] and args["labels"] else "unet"
     method = str(args["method"] or (fullest if args["masks"] else "enc_ssl"))
-    common.choose("method", method, {**multimix.SYSTEMS, **best.SYSTEMS})
-    if method in best.SYSTEMS:
-        c = best.get_config(f"method={method}")
-        c.components = 0  # two are those of lungs
+    common.choose("method", method, {**multimix.SYSTEMS, **consistency.SYSTEMS})
+    if method in consistency.SYSTEMS:
+        c = consistency.get_config(f"method={method}")
+        c.keep_largest = 0  # two are those of lungs
     else:
         c = common.get_config()
         multimix.use_system(c, method)

@@ -2,9 +2,9 @@
 
     python launch.py --config=configs/grid.py:systems=umtl+enc,budgets=100/10+all/all,seeds=0+1
     python launch.py --config=configs/grid.py:experiment=dtml,data=la,budgets=16+8,seeds=0+1+2
-    python launch.py --config=configs/grid.py:experiment=best,size=64,systems=best+enc_augmented
+    python launch.py --config=configs/grid.py:experiment=consistency,size=64,systems=consistency+enc_augmented
 
-Arguments: experiment, multimix, dtml or best; systems, names of its file or "all" (of multimix and
+Arguments: experiment, multimix, dtml or consistency; systems, names of its file or "all" (of multimix and
 dtml those of the published tables); budgets, class labels/masks, numbers or "all", or masks alone;
 seeds; each a list joined by "+"; and what the experiment takes (size, data, ...). Fields set with
 --config.FIELD=VALUE hold for all runs, but for those that these arguments set.
@@ -15,9 +15,9 @@ from types import ModuleType
 
 import ml_collections
 
-from configs import best, common, dtml, multimix
+from configs import common, consistency, dtml, multimix
 
-EXPERIMENTS: dict[str, ModuleType] = {"multimix": multimix, "dtml": dtml, "best": best}
+EXPERIMENTS: dict[str, ModuleType] = {"multimix": multimix, "dtml": dtml, "consistency": consistency}
 LISTS = dict(experiment="multimix", systems="all", budgets="100/10", seeds="0+1+2")
 
 

@@ -5,11 +5,11 @@ python launch.py --config=configs/quickstart.py --workdir=runs/quickstart
 
 import ml_collections
 
-from configs import best, common
+from configs import common, consistency
 
 
 def get_config() -> ml_collections.ConfigDict:
-    c = best.get_config("size=64,steps=200")
+    c = consistency.get_config("size=64,steps=200")
     phantoms = common.get_config()
     c.seg_data, c.cls_data, c.test_data = phantoms.seg_data, phantoms.cls_data, phantoms.test_data
     c.class_multiple = 2  # half of the recipe's, whose steps take longer

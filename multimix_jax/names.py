@@ -50,6 +50,10 @@ class Head(enum.StrEnum):
         """How metrics of a mask are told apart: '' of the first, 'sdf', 'average'."""
         return {Head.MASK_SDF: "sdf", Head.MASK_AVERAGE: "average"}.get(self, "")
 
+    def metric(self, name: str) -> str:
+        """The name of a mask's metric in results: 'dice', 'sdf/dice', 'average/dice'."""
+        return f"{self.short}/{name}" if self.short else name
+
 
 class Checkpoint(enum.StrEnum):
     """Which weights of a run: the best on validation, or the last."""
@@ -67,3 +71,19 @@ class Split(enum.StrEnum):
     TRAIN = "train"
     VAL = "val"
     TEST = "test"
+
+
+class Component(enum.StrEnum):
+    """What systems consist of, to tell them apart by."""
+
+    CLASSIFIER = "classifier"
+    DECODER = "decoder"
+    BRIDGE = "bridge"
+    BRIDGE_GRADIENT = "gradient through the bridge"
+    PSEUDO_LABELS = "pseudo-labels"
+    KL = "KL"
+    SPATIAL = "spatial augmentation"
+    INTENSITY = "intensity augmentation"
+    DISTANCE_NETWORK = "distance network"
+    MUTUAL = "mutual term"
+    TEACHER = "teacher"

@@ -21,7 +21,7 @@ import numpy as np
 import optax
 
 from multimix_jax import atomic
-from multimix_jax.commands.quiet import ends_quietly
+from multimix_jax.commands.ends import ends_quietly
 from multimix_jax.errors import UsageError
 from multimix_jax.names import Checkpoint
 from multimix_jax.runs import workdir

@@ -22,7 +22,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from multimix_jax import atomic
-from multimix_jax.commands.quiet import ends_quietly
+from multimix_jax.commands.ends import ends_quietly
 from multimix_jax.errors import UsageError
 from multimix_jax.names import BASELINE, Checkpoint
 from multimix_jax.reporting import compare, page, plots, published

@@ -1,17 +1,17 @@
-"""Evaluation: what a model predicts for whole data sets, and how good that is."""
+"""How good the predictions for a whole data set are."""
 
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
 import numpy as np
 
 from multimix_jax.errors import UsageError
-from multimix_jax.evaluation import geometry, metrics
+from multimix_jax.evaluation import metrics
 from multimix_jax.evaluation.calibration import Calibration
+from multimix_jax.labels import LabelSpec
+from multimix_jax.names import Head
 
-PyTree = Any
-Predict = Callable[[PyTree, np.ndarray], Mapping[str, Any]]
 Row = dict[str, float | int | str]
 Summary = dict[str, dict[str, Any]]
 
@@ -23,9 +23,9 @@ class EvalSet(Protocol):
     """
 
     name: str
-    class_names: Sequence[str]
-    exclusive: bool  # whether an image has one class; else any, each by itself
-    mask_names: Sequence[str]  # of the mask's channels; none where there is one
+
+    @property
+    def label_spec(self) -> LabelSpec: ...
 
     @property
     def ids(self) -> Sequence[str]: ...
@@ -50,31 +50,30 @@ class EvalSet(Protocol):
         ...
 
     def batches(self, batch_size: int) -> Iterator[Mapping[str, np.ndarray]]:
-        """`image` uint8 [B,H,W,C]; `mask` [B,H,W,C'] of 0/1, `has_mask` [B]; `label` [B], or of
-        independent classes [B,K], -1 for none; `valid` [B], False for images that only fill up the
-        last batch."""
+        """`image` uint8 [B,H,W,C]; `mask` [B,H,W,C'] of 0/1, `has_mask` [B]; `label` [B], or
+        multi-label [B,K], -1 for none; `valid` [B], False for images that only fill up the last
+        batch."""
         ...
 
 
 @dataclasses.dataclass(frozen=True)
 class Predictions:
-    """What a model says of the N images of a set, beside the truth.
+    """What is predicted for the N images of a set, beside the truth.
 
     Attributes:
       ids: N names.
-      masks: predicted probability of at least .5, bool [N,H,W,C'], or a list of volumes; of each
-        way that the method has: 'mask' first, and others such as 'mask_sdf'. {} if none.
+      masks: by head, bool [N,H,W,C'], or a list of volumes; {} if none.
       truths: bool, as a mask.
       has_mask: bool [N], whether the truth is known.
       classes: [N,K] probabilities, or None.
-      labels: int [N], or of independent classes [N,K] of 0 and 1; -1 where unknown.
+      labels: int [N], or multi-label [N,K] of 0 and 1; -1 where unknown.
       spacing: [N,2 or 3] mm per pixel, 0 where unknown.
       mask_names: of the masks' channels, where there are several.
-      distance: signed distance maps found, float16, if any.
+      distance: signed distance maps, float16, if any.
     """
 
     ids: Sequence[str]
-    masks: Mapping[str, Sequence[np.ndarray]]
+    masks: Mapping[Head, Sequence[np.ndarray]]
     truths: Sequence[np.ndarray]
     has_mask: np.ndarray
     classes: np.ndarray | None
@@ -89,74 +88,6 @@ class Predictions:
         return self.labels.reshape(len(self.ids), -1).min(axis=1) >= 0
 
 
-def predict_set(
-    predict: Predict,
-    variables: PyTree,
-    eval_set: EvalSet,
-    *,
-    batch_size: int,
-    components: int = 0,
-) -> Predictions:
-    """Runs a model over a data set.
-
-    Args:
-      predict: compiled `Objective.predict`.
-      variables: of the model.
-      eval_set: the images.
-      batch_size: images per call; the same for every set, so that the model compiles once.
-      components: how many connected parts of each mask are kept, the largest; 0 for all.
-    """
-    columns: dict[str, list[np.ndarray]] = {}
-    for batch in eval_set.batches(batch_size):
-        output = predict(variables, batch["image"])
-        row = {key: batch[key] for key in ("mask", "has_mask", "label")}
-        row["truth"] = row.pop("mask").astype(bool)
-        for name in output:
-            found = np.asarray(output[name])
-            if name.startswith("mask"):
-                masks = found >= 0.5
-                found = np.stack([geometry.largest_components(m, components) for m in masks])
-            row[name] = found.astype(np.float16) if name == "distance" else found
-        for key, value in row.items():
-            columns.setdefault(key, []).append(value[batch["valid"]])
-    joined = {key: _join(parts) for key, parts in columns.items()}
-    # JAX sorts names; an average comes after what it is of.
-    ways = sorted(joined, key=lambda name: name.endswith("_average"))
-    return Predictions(
-        ids=eval_set.ids,
-        masks={name: joined[name] for name in ways if name.startswith("mask")},
-        distance=joined.get("distance"),
-        truths=joined["truth"],
-        has_mask=joined["has_mask"],
-        classes=joined.get("classes"),
-        labels=joined["label"],
-        spacing=eval_set.spacing,
-        mask_names=eval_set.mask_names,
-    )
-
-
-def _join(parts: list[np.ndarray]) -> Any:
-    """One array of all; of volumes of several sizes a list."""
-    if len({part.shape[1:] for part in parts}) == 1:
-        return np.concatenate(parts)
-    return [entry for part in parts for entry in part]
-
-
-def predict_same(answer: Mapping[str, np.ndarray]) -> Predict:
-    """Says the same of every image: probabilities `mask` [H,W,C'], `classes` [K], if any.
-
-    For an image of another size the mask is stretched.
-    """
-
-    def predict(_: PyTree, images: np.ndarray) -> dict[str, Any]:
-        said = dict(answer)
-        if "mask" in said:
-            said["mask"] = geometry.stretch(said["mask"], images.shape[1:-1])
-        return {key: np.broadcast_to(x, (len(images), *x.shape)) for key, x in said.items()}
-
-    return predict
-
-
 def measure(
     predictions: Predictions,
     *,
@@ -168,14 +99,14 @@ def measure(
 
     Args:
       predictions: of the set.
-      class_names: what the model's classes are called.
+      class_names: of the model's classes.
       calibration: chosen on validation; adds `ece_calibrated` and, of two classes,
         `accuracy_at_validation_threshold`.
       intervals: whether to compute the intervals of the class metrics, which takes a while.
 
     Returns:
       `{metric: {"mean", "ci95", "n"}}`, with "std" for metrics that are per image; and one row per
-      image with its own figures. Those of 'mask_sdf' are called 'sdf/dice', and so on.
+      image with its own figures. Those of `Head.MASK_SDF` are called 'sdf/dice', and so on.
     """
     rows: list[Row] = [{"id": name} for name in predictions.ids]
     summary: Summary = {}
@@ -204,7 +135,7 @@ def measure(
 
 
 def label_columns(label: np.ndarray, class_names: Sequence[str]) -> dict[str, float | int | str]:
-    """`label`, of one image's; of independent classes a `label_<name>` of 0 or 1 for each."""
+    """`label`, of one image's; of multi-label a `label_<name>` of 0 or 1 for each."""
     if label.ndim == 0:
         return {"label": int(label)}
     return {f"label_{name}": int(there) for name, there in zip(class_names, label, strict=True)}
@@ -213,8 +144,8 @@ def label_columns(label: np.ndarray, class_names: Sequence[str]) -> dict[str, fl
 def _mask_metrics(predictions: Predictions, index: int) -> dict[str, float]:
     """Metrics of one image, the mean over its mask channels; of several, the Dice of each, too."""
     spacing, truth = predictions.spacing[index], predictions.truths[index]
-    found = {}
-    for way, masks in predictions.masks.items():
+    values = {}
+    for head, masks in predictions.masks.items():
         channels = [
             metrics.segmentation_metrics(
                 masks[index][..., channel],
@@ -223,16 +154,13 @@ def _mask_metrics(predictions: Predictions, index: int) -> dict[str, float]:
             )
             for channel in range(truth.shape[-1])
         ]
-        prefix = way.removeprefix("mask").removeprefix("_")
         for name in channels[0]:
-            key = f"{prefix}/{name}" if prefix else name
-            found[key] = float(np.mean([c[name] for c in channels]))
+            values[head.metric(name)] = float(np.mean([c[name] for c in channels]))
         if len(channels) > 1:
-            key = f"{prefix}/dice" if prefix else "dice"
             names = predictions.mask_names or map(str, range(len(channels)))
-            named = zip(names, channels, strict=True)
-            found |= {f"{key}_{name}": metric["dice"] for name, metric in named}
-    return found
+            for name, metric in zip(names, channels, strict=True):
+                values[head.metric(f"dice_{name}")] = metric["dice"]
+    return values
 
 
 def _class_metrics(

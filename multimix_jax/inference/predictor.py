@@ -1,4 +1,4 @@
-"""What trained networks say of images together: averages, their disagreement, saliency."""
+"""Predictions: networks, alone or together, and all that lies between images and answers."""
 
 import dataclasses
 import functools
@@ -7,116 +7,173 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
+from multimix_jax.evaluation import geometry
 from multimix_jax.evaluation.calibration import Calibration
 from multimix_jax.inference import saliency
-from multimix_jax.objectives import Objective
+from multimix_jax.inference.windows import Windows, make_sliding_window
+from multimix_jax.names import Head
+from multimix_jax.objectives.base import Network
+from multimix_jax.training import parallel
 
 PyTree = Any
 Answer = dict[str, jax.Array]
-Predict = Callable[[Sequence[PyTree], jax.Array, jax.Array], Answer]
 
-SALIENCY = ("gradient", "smoothgrad", "integrated", "none")
-NOISE = 0.15 * 255  # of SmoothGrad, in grey values
+SALIENCY = "saliency"  # beside the heads
+SPREAD = {Head.MASK: "mask_spread", Head.CLASSES: "classes_spread"}
+DISAGREEMENT = "mask_disagreement"
 
 
-def make_predictor(
-    objectives: Sequence[Objective],
-    *,
-    calibrations: Sequence[Calibration] = (),
-    flips: bool = False,
-    dropout: int = 0,
-    saliency_kind: str = "gradient",
-) -> Predict:
-    """What networks say together of images; to be compiled.
+@dataclasses.dataclass(frozen=True)
+class Member:
+    """A network as it was validated.
 
-    Args:
-      objectives: the method of each network.
-      calibrations: of the class probabilities of each; none by default.
-      flips: whether each also looks at the image from right to left; the answers of one that does
-        so by itself (`JointObjective.mirror`) count as two.
-      dropout: answers of each with dropout on (Gal & Ghahramani 2016), 0 for one without.
-      saliency_kind: 'gradient', as the bridge sees it; 'smoothgrad' or 'integrated', see
-        `saliency`; or 'none'.
-
-    Returns:
-      (variables of each network, uint8 [B,H,W,C], a random key for each image [B]) -> `mask`
-      float32 [B,H,W,C'] and `classes` [B,K], the means of all answers' probabilities, and
-      `saliency` [B,H,W,1], zero or more, the mean over networks: what there is of them. Of two
-      answers or more also their disagreement: `mask_spread` [B,H,W,C'] and `classes_spread` [B,K],
-      standard deviations of the probabilities, and `mask_disagreement` [B,C'], 1 less the mean Dice
-      of each answer's mask with the mask of all.
+    Attributes:
+      network: what predicts.
+      calibration: of its class probabilities; None leaves them as they are.
+      flips: whether its answer is the mean over an image and its mirror image.
     """
-    views = (False, True) if flips else (False,)
-    if flips:
-        objectives = [_of_one_view(objective) for objective in objectives]
 
-    def predict(variables: Sequence[PyTree], images: jax.Array, keys: jax.Array) -> Answer:
+    network: Network
+    calibration: Calibration | None = None
+    flips: bool = False
+
+    def answer(self, variables: PyTree, images: jax.Array, keys: jax.Array | None) -> Answer:
+        """Probabilities by head; `keys` [B] switch dropout on."""
+        answer = self.network.predict(variables, images, keys)
+        if self.flips:
+            flipped = _flip_back(self.network.predict(variables, _flip(images), keys))
+            answer = {head: (answer[head] + flipped[head]) / 2 for head in answer}
+        if Head.CLASSES in answer and self.calibration is not None:
+            answer[Head.CLASSES] = self.calibration(answer[Head.CLASSES])
+        return dict(answer)
+
+
+@dataclasses.dataclass(frozen=True)
+class Predictor:
+    """members x flips x draws (x windows) -> means -> masks, classes, saliency.
+
+    Validation, tests, `multimix-predict`, exported programs and the Python API all predict by it.
+
+    Attributes:
+      members: one, or those of an ensemble.
+      compare_flips: each member answers for the image and for its mirror image, in place of their
+        mean.
+      draws: answers of each with dropout on (Gal & Ghahramani 2016); 0 for one without.
+      saliency: one of `saliency.KINDS`.
+      windows: to predict larger images and volumes by; None takes each whole.
+      keep_largest: how many connected components of each mask are kept, the largest; 0 for all.
+      seed: of dropout and noise.
+      quick: whether the time to compile matters more than that of an image.
+    """
+
+    members: Sequence[Member]
+    compare_flips: bool = False
+    draws: int = 0
+    saliency: str = "none"
+    windows: Windows | None = None
+    keep_largest: int = 0
+    seed: int = 0
+    quick: bool = False
+
+    def __call__(
+        self, variables: Sequence[PyTree], images: Any, places: np.ndarray | None = None
+    ) -> Answer:
+        """Compiled, over this process's devices; see `predict`. Volumes, or larger images, go
+        window by window, on one device."""
+        if self.windows is not None:
+            answers = [self._by_windows(variables, image) for image in images]
+            return {name: np.stack([answer[name] for answer in answers]) for name in answers[0]}
+        if places is None:
+            places = np.arange(len(images))
+        return self._compiled(variables, (images, places.astype(np.int32)))
+
+    def predict(
+        self, variables: Sequence[PyTree], images: jax.Array, places: jax.Array | None = None
+    ) -> Answer:
+        """What the members predict together; a pure function, to be compiled.
+
+        Args:
+          variables: of each member.
+          images: uint8 [B,H,W,C], fitted to the network's side.
+          places: int [B]; dropout and noise of an image depend on `seed` and its place alone.
+            Without any none are needed.
+
+        Returns:
+          By `Head`, the means of all answers' probabilities; `saliency` [B,H,W,1], zero or more,
+          the mean over networks. Of two answers or more also their disagreement: `mask_spread`
+          [B,H,W,C'] and `classes_spread` [B,K], standard deviations, and `mask_disagreement`
+          [B,C'], 1 less the mean Dice of each answer's mask with the mask of all.
+        """
+        keys = None
+        if self.draws or self.saliency == "smoothgrad":
+            keys = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(self.seed), places)
         answers: list[Answer] = []  # each with an axis of draws before that of images
         maps = []
-        for index, (objective, held) in enumerate(zip(objectives, variables, strict=True)):
-            for mirrored in views:
-                own = jax.vmap(jax.random.fold_in, (0, None))(keys, 2 * index + mirrored)
-                seen = images[:, :, ::-1] if mirrored else images
-                found = dict(_draws(objective, held, seen, own, dropout))
-                shown = _saliency(objective, held, seen, own, saliency_kind)
-                if mirrored and "mask" in found:
-                    found["mask"] = found["mask"][..., ::-1, :]
-                if "classes" in found and calibrations:
-                    found["classes"] = calibrations[index](found["classes"])
-                answers.append({k: v for k, v in found.items() if k in ("mask", "classes")})
+        for index, (member, own) in enumerate(zip(self.members, variables, strict=True)):
+            for flipped in (False, True) if self.compare_flips else (False,):
+                own_keys = _fold_in(keys, 2 * index + flipped)
+                seen = _flip(images) if flipped else images
+                alone = dataclasses.replace(member, flips=member.flips and not self.compare_flips)
+                answer = self._draws(alone, own, seen, own_keys)
+                shown = saliency.make_map(self.saliency, member.network, own, seen, own_keys)
+                if flipped:
+                    answer = _flip_back(answer, axis=3)
+                    shown = None if shown is None else _flip(shown)
+                answers.append(answer)
                 if shown is not None:
-                    maps.append(shown[:, :, ::-1] if mirrored else shown)
-        every = {k: jnp.concatenate([answer[k] for answer in answers]) for k in answers[0]}
-        result = {name: values.mean(axis=0) for name, values in every.items()}
+                    maps.append(shown)
+        every = {head: jnp.concatenate([answer[head] for answer in answers]) for head in answers[0]}
+        result: Answer = {head: values.mean(axis=0) for head, values in every.items()}
         if maps:
-            result["saliency"] = jnp.stack(maps).mean(axis=0)
-        if len(answers) * max(dropout, 1) > 1:
-            result |= {f"{name}_spread": values.std(axis=0) for name, values in every.items()}
-            if "mask" in every:
-                result["mask_disagreement"] = _disagreement(every["mask"], result["mask"])
+            result[SALIENCY] = jnp.stack(maps).mean(axis=0)
+        if len(answers) * max(self.draws, 1) > 1:
+            result |= {SPREAD[h]: values.std(axis=0) for h, values in every.items() if h in SPREAD}
+            if Head.MASK in every:
+                result[DISAGREEMENT] = _disagreement(every[Head.MASK], result[Head.MASK])
         return result
 
-    return predict
+    def masks(self, probabilities: np.ndarray) -> np.ndarray:
+        """Probabilities [*sides,C] of one image -> masks, bool."""
+        return geometry.largest_components(probabilities >= 0.5, self.keep_largest)
+
+    def _draws(
+        self, member: Member, variables: PyTree, images: jax.Array, keys: jax.Array | None
+    ) -> Answer:
+        """Answers [draws,B,...], of which each has dropout of its own; or [1,B,...] without."""
+        if not self.draws:
+            return {h: v[None] for h, v in member.answer(variables, images, None).items()}
+
+        def answer(draw: jax.Array) -> Answer:
+            return member.answer(variables, images, _fold_in(keys, draw))
+
+        return jax.lax.map(answer, jnp.arange(self.draws))
+
+    @functools.cached_property
+    def _compiled(self) -> Callable[..., Answer]:
+        return parallel.make_predict(
+            lambda variables, batch: self.predict(variables, *batch), quick=self.quick
+        )
+
+    @functools.cached_property
+    def _by_windows(self) -> Callable[..., dict[str, np.ndarray]]:
+        assert self.windows is not None
+        return make_sliding_window(self.predict, self.windows)
 
 
-def _of_one_view(objective: Objective) -> Objective:
-    """One whose answer is not already the mean of both views, which could not disagree."""
-    held: Any = objective
-    return dataclasses.replace(held, mirror=False) if getattr(held, "mirror", False) else objective
+def _fold_in(keys: jax.Array | None, number: jax.Array | int) -> jax.Array | None:
+    return None if keys is None else jax.vmap(jax.random.fold_in, (0, None))(keys, number)
 
 
-def _draws(
-    objective: Objective, variables: PyTree, images: jax.Array, keys: jax.Array, dropout: int
-) -> Answer:
-    """Answers [draws,B,...], of which each has dropout of its own; or [1,B,...] without."""
-    if not dropout:
-        return {k: v[None] for k, v in objective.predict(variables, images).items()}
-
-    def answer(draw: jax.Array) -> Answer:
-        own = jax.vmap(jax.random.fold_in, (0, None))(keys, draw)
-        return objective.predict(variables, images, own)
-
-    return jax.lax.map(answer, jnp.arange(dropout))
+def _flip(images: jax.Array, axis: int = 2) -> jax.Array:
+    """Left to right."""
+    return jnp.flip(images, axis)
 
 
-def _saliency(
-    objective: Objective, variables: PyTree, images: jax.Array, keys: jax.Array, kind: str
-) -> jax.Array | None:
-    """[B,H,W,1], the size of what a kind of map says; None without a classifier."""
-    if kind == "none":
-        return None
-    if kind == "gradient":
-        return objective.saliency(variables, images)
-    if jax.eval_shape(objective.class_logits, variables, images) is None:
-        return None
-    score: Any = functools.partial(objective.class_logits, variables)
-    values = images.astype(jnp.float32)
-    if kind == "smoothgrad":
-        found = saliency.smooth_gradient(score, values, keys, noise=NOISE)
-    else:
-        found = saliency.integrated_gradients(score, values)
-    return jnp.abs(found).max(axis=-1, keepdims=True)
+def _flip_back(answer: Answer, axis: int = 2) -> Answer:
+    """What was answered for flipped images, as of the images."""
+    return {h: v if h == Head.CLASSES else _flip(v, axis) for h, v in answer.items()}
 
 
 def _disagreement(masks: jax.Array, mean: jax.Array) -> jax.Array:

@@ -4,11 +4,46 @@ The plain gradient, which the bridge hands to the decoder, is `models.bridge.sal
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 
+from multimix_jax.models.bridge import saliency_map
+from multimix_jax.models.multimix import normalize
+from multimix_jax.objectives.base import Network
+
+KINDS = ("gradient", "smoothgrad", "integrated", "none")
+NOISE = 0.15 * 255  # of SmoothGrad, in grey values
 Score = Callable[[jax.Array], jax.Array]  # images [B,H,W,C] -> [B,K], each image by itself
+
+
+def make_map(
+    kind: str, network: Network, variables: Any, images: jax.Array, keys: Any = None
+) -> jax.Array | None:
+    """The size of what a kind of map says.
+
+    Args:
+      kind: 'gradient', as the bridge sees it; 'smoothgrad' or 'integrated', see below; or 'none'.
+      network: with a classifier; another has no map.
+      variables: of the network.
+      images: uint8 [B,H,W,C].
+      keys: [B], for the noise of 'smoothgrad'.
+
+    Returns:
+      float [B,H,W,1], zero or more, or None.
+    """
+    if kind == "none" or not network.classifies:
+        return None
+    if kind == "gradient":
+        return saliency_map(lambda x: network.class_logits(variables, x), normalize(images))
+    score = lambda x: network.class_logits(variables, normalize(x))
+    values = images.astype(jnp.float32)
+    if kind == "smoothgrad":
+        gradient = smooth_gradient(score, values, keys, noise=NOISE)
+    else:
+        gradient = integrated_gradients(score, values)
+    return jnp.abs(gradient).max(axis=-1, keepdims=True)
 
 
 def smooth_gradient(

@@ -63,9 +63,9 @@ class Windows:
       UsageError: a value is out of its range.
     """
 
-    patch: Sequence[int]
-    stride: Sequence[int]
-    batch_size: int = 4
+    patch: tuple[int, ...]
+    stride: tuple[int, ...]
+    batch_size: int = dataclasses.field(default=4, metadata={"least": 1})
     weights: str = "gaussian"
 
     def __post_init__(self) -> None:

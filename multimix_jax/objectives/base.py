@@ -1,44 +1,33 @@
-"""What training, evaluation and prediction ask of a method."""
+"""What training and prediction ask of a method: a network, and a loss."""
 
-from collections.abc import Mapping
+import dataclasses
+from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
 import jax
 
+from multimix_jax.errors import UsageError
 from multimix_jax.keys import ExampleKeys
-from multimix_jax.names import Stream
+from multimix_jax.labels import LabelSpec
+from multimix_jax.names import Component, Head, Stream
 from multimix_jax.state import TrainState
 
 PyTree = Any
-Batch = Mapping[str, Any]
+Batch = Mapping[Stream, Mapping[str, Any]]
 Metrics = dict[str, jax.Array]
 
 
-class Objective(Protocol):
-    """A method: its networks, its loss, and what it predicts."""
+class Network(Protocol):
+    """What predicts: one network, or several that belong together."""
 
     @property
-    def streams(self) -> tuple[Stream, ...]:
-        """The streams that a batch must hold."""
+    def has_batch_stats(self) -> bool:
+        """Whether it has running statistics of batch norm, which are not those of averaged
+        weights."""
         ...
 
     @property
-    def parts(self) -> tuple[str, ...]:
-        """What it consists of, to tell systems apart by."""
-        ...
-
-    @property
-    def uses_average(self) -> bool:
-        """Whether the loss reads the moving average of the weights."""
-        ...
-
-    @property
-    def can_average(self) -> bool:
-        """Whether a moving average of the weights, where one is kept, can be predicted with.
-
-        Not by running statistics of batch norm, which are those of the weights themselves.
-        """
-        ...
+    def classifies(self) -> bool: ...
 
     def input_shape(self, size: int) -> tuple[int, ...]:
         """Of one image as the network sees it, where images are prepared at `size` x `size`."""
@@ -48,31 +37,76 @@ class Objective(Protocol):
         """Variables for images of `size` x `size`."""
         ...
 
+    def predict(
+        self, variables: PyTree, images: jax.Array, dropout_keys: jax.Array | None = None
+    ) -> dict[Head, jax.Array]:
+        """8-bit images [B,H,W,C] -> masks [B,H,W,C'] and classes [B,K], whichever it predicts.
+
+        `dropout_keys` [B], one key for each image, switch dropout on (Gal & Ghahramani 2016). Of
+        volumes, images are patches [B,D,H,W,C] of floats.
+        """
+        ...
+
+    def class_logits(self, variables: PyTree, images: jax.Array) -> jax.Array:
+        """Images [B,H,W,C] in [-1, 1] -> [B,K]; of networks that classify only."""
+        ...
+
+
+class Objective(Protocol):
+    """A method: its network and its loss."""
+
+    @property
+    def network(self) -> Network: ...
+
+    @property
+    def streams(self) -> tuple[Stream, ...]:
+        """The streams that a batch must hold."""
+        ...
+
+    @property
+    def components(self) -> tuple[Component, ...]: ...
+
+    @property
+    def uses_average(self) -> bool:
+        """Whether the loss reads the moving average of the weights."""
+        ...
+
     def __call__(
         self, params: PyTree, state: TrainState, batch: Batch, keys: ExampleKeys
     ) -> tuple[jax.Array, tuple[Metrics, PyTree]]:
         """Loss of a batch: (scalar, (terms and other metrics, batch statistics))."""
         ...
 
-    def predict(
-        self, variables: PyTree, images: jax.Array, dropout_keys: jax.Array | None = None
-    ) -> dict[str, jax.Array]:
-        """8-bit images [B,H,W,C] -> probabilities `mask` [B,H,W,C'], `classes` [B,K], if any.
-
-        `dropout_keys` [B], one key for each image, switch dropout on (Gal & Ghahramani 2016).
-        Other ways to the mask are called `mask_...`; `distance` is a signed distance map in [-1,1].
-        Of volumes, images are patches [B,D,H,W,C] of floats.
-        """
-        ...
-
-    def saliency(self, variables: PyTree, images: jax.Array) -> jax.Array | None:
-        """8-bit images -> saliency [B,H,W,1], or None without a classifier."""
-        ...
-
-    def class_logits(self, variables: PyTree, images: jax.Array) -> jax.Array | None:
-        """Images of 0..255, floats too -> class logits [B,K], or None without a classifier."""
-        ...
-
     def views(self, batch: Batch, keys: ExampleKeys) -> dict[str, jax.Array]:
-        """The 8-bit images that the network sees of `batch`, by name, to look at."""
+        """The images that the network sees of `batch`, by name, to be shown."""
         ...
+
+
+@dataclasses.dataclass(frozen=True)
+class Method:
+    """How a method is made of a config.
+
+    Attributes:
+      make: (attributes of its network, dtype, attributes of its objective, labels, name of the
+        mapped axis of the devices) -> objective.
+      switches: fields of the config, with their sections, that switch components on and off.
+    """
+
+    make: Callable[[Mapping[str, Any], str, Mapping[str, Any], LabelSpec, str], Objective]
+    switches: tuple[str, ...]
+
+
+def make_checked(kind: Any, section: str, **values: Any) -> Any:
+    """An instance of a dataclass.
+
+    Raises:
+      UsageError: a value has no field there; `section` of the config is named.
+    """
+    fields = [field.name for field in dataclasses.fields(kind)]
+    for name in values:
+        if name not in fields:
+            raise UsageError(
+                f"config.{section}.{name} is unknown to {kind.__name__}; it has "
+                f"{', '.join(name for name in fields if name not in ('parent', 'name'))}"
+            )
+    return kind(**values)

@@ -1,12 +1,12 @@
 """Masks and classes from few labels: views of every image, and a moving-average teacher of classes.
 
-The recipe of configs/best.py; docs/results.md says what each part is worth.
+The recipe of configs/consistency.py; docs/results.md says what each part is worth.
 """
 
 import dataclasses
 import functools
 from collections.abc import Callable, Mapping
-from typing import Any, Self
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -16,10 +16,12 @@ from multimix_jax.augment.intensity import cut_out, draw_appearance
 from multimix_jax.augment.spatial import apply_pose, draw_pose
 from multimix_jax.errors import UsageError
 from multimix_jax.keys import ExampleKeys
-from multimix_jax.models.multimix import MultiMix, normalize
-from multimix_jax.names import Stream
-from multimix_jax.objectives.base import Batch, Metrics
+from multimix_jax.labels import LabelSpec
+from multimix_jax.models.multimix import normalize
+from multimix_jax.names import Component, Stream
+from multimix_jax.objectives.base import Batch, Method, Metrics
 from multimix_jax.objectives.joint import (
+    SWITCHES,
     JointObjective,
     dropout_keys,
 )
@@ -30,55 +32,51 @@ from multimix_jax.state import TrainState
 class ConsistencyObjective(JointObjective):
     """L = L_seg + class_weight L_cls.
 
-    L_seg = BCE(posed(x), y) + Dice(posed(x), y) on labelled images, image and mask in one pose
+    L_seg = BCE(view(x), y) + Dice(view(x), y) on labelled images, image and mask moved alike
     L_cls = CE(view(x), c) on labelled images
       + pseudo_label_weight r(step) 1(q(c') >= threshold) CE(strong(u), c') on unlabelled ones,
         q = teacher(weak(u)), c' = argmax q
 
-    A view is a pose (`pose.py`) and a look (`appearance.py`), a strong one has a hole besides
-    (`cut_out`), a weak one is a pose of `weak_pose`. Images with masks keep their look: another
-    one costs the masks more than it teaches them. The teacher is the moving average of the
+    A view is a spatial and an intensity augmentation (`augment.spatial`, `augment.intensity`), a
+    strong one has a hole besides, a weak one is a spatial augmentation of strength `weak_spatial`.
+    Images with masks keep their intensities: others cost the masks more than they teach them. The
+    teacher is the moving average of the
     weights (Tarvainen & Valpola 2017), without dropout; pseudo-labels are as in FixMatch (Sohn et
     al. 2020). r = min(step / ramp_up, 1).
 
     Attributes:
-      model, exclusive, mirror, pseudo_label_weight, threshold: see `JointObjective`.
+      model, multi_label, pseudo_label_weight, threshold: see `JointObjective`.
       class_weight: of L_cls beside L_seg; with one task alone Adam takes the scale out again.
       ramp_up: steps until pseudo-labels have their whole weight; with 0 or 1 from the second on.
-      pose, weak_pose: strength of the poses, see `draw_pose`; of a weak view. A `pose` of 0 leaves
-        every image as it is, mirror images and weak views too.
-      appearance: whether views of the classes' images have a look of their own, and strong ones a
-        hole.
+      spatial, weak_spatial: strength of the spatial augmentation; of a weak view. With a `spatial`
+        of 0 every image stays as it is, in weak views too.
+      intensity: whether images with classes have intensities drawn anew, and strong views a hole.
     """
 
     pseudo_label_weight: float = 1.0
     threshold: float = 0.95
     class_weight: float = 1.0
     ramp_up: int = 300
-    pose: float = 1.0
-    weak_pose: float = 0.3
-    appearance: bool = True
+    spatial: float = 1.0
+    weak_spatial: float = 0.3
+    intensity: bool = True
 
-    def checked(self) -> Self:
-        """As `JointObjective` has it; poses have a strength of 0 or more."""
-        for name in ("pose", "weak_pose"):
+    def check(self) -> None:
+        """As `JointObjective` has it; spatial augmentation has a strength of 0 or more."""
+        for name in ("spatial", "weak_spatial"):
             if getattr(self, name) < 0:
                 raise UsageError(
-                    f"objective.{name}={getattr(self, name)}; set it to 0, for no poses, or more"
+                    f"objective.{name}={getattr(self, name)}; set it to 0, for no spatial "
+                    "augmentation, or more"
                 )
-        return super().checked()
+        super().check()
 
     @property
-    def unlabeled(self) -> tuple[bool, bool]:
-        """By pseudo-labels alone."""
-        return False, self.pseudo_label_weight > 0
-
-    def _parts(self) -> dict[str, bool]:
-        return {
-            **super()._parts(),
-            "pose": self.pose > 0,
-            "appearance": self.model.use_classifier and self.appearance,
-        }
+    def components(self) -> tuple[Component, ...]:
+        """What it consists of."""
+        spatial = (Component.SPATIAL,) if self.spatial > 0 else ()
+        intensity = (Component.INTENSITY,) if self.model.use_classifier and self.intensity else ()
+        return (*super().components, *spatial, *intensity)
 
     @property
     def uses_average(self) -> bool:
@@ -122,20 +120,20 @@ class ConsistencyObjective(JointObjective):
             seen[f"{Stream.CLS_UNLABELED}, teacher's view"] = weak
         return {name: images.round().astype(jnp.uint8) for name, images in seen.items()}
 
-    def _views(self, batch: Batch, keys: ExampleKeys) -> tuple[dict[str, jax.Array], Any, Any]:
+    def _views(self, batch: Batch, keys: ExampleKeys) -> tuple[dict[Stream, jax.Array], Any, Any]:
         """What the student sees, by stream, and the teacher, float in 0..255; the masks."""
-        views: dict[str, jax.Array] = {}
+        views: dict[Stream, jax.Array] = {}
         weak = mask = None
         for name in self.streams:
             stream = batch[name]
             images = stream["image"].astype(jnp.float32)
-            pose = self._pose(keys(f"{name}/pose", len(images)), images, self.pose)
+            pose = self._pose(keys(f"{name}/pose", len(images)), images, self.spatial)
             posed = pose(images)
             if name == Stream.SEG_LABELED:
                 mask = pose(stream["mask"].astype(jnp.float32))
             elif name == Stream.CLS_UNLABELED:
                 drawn = keys(f"{name}/weak_pose", len(images))
-                weak = self._pose(drawn, images, self.weak_pose)(images)
+                weak = self._pose(drawn, images, self.weak_spatial)(images)
             views[name] = self._look(name, posed, keys)
         return views, weak, mask
 
@@ -143,14 +141,14 @@ class ConsistencyObjective(JointObjective):
         self, keys: jax.Array, images: jax.Array, strength: float
     ) -> Callable[[jax.Array], jax.Array]:
         """What brings images, or their masks, into a pose each."""
-        if not self.pose:
+        if not self.spatial:
             return lambda images: images
         draw = functools.partial(draw_pose, strength=strength)
         poses = jax.vmap(draw, in_axes=(0, None, None))(keys, *images.shape[1:3])
         return functools.partial(jax.vmap(apply_pose), poses)
 
     def _look(self, name: str, images: jax.Array, keys: ExampleKeys) -> jax.Array:
-        if not self.appearance or name == Stream.SEG_LABELED:
+        if not self.intensity or name == Stream.SEG_LABELED:
             return images
         images = jax.vmap(draw_appearance)(keys(f"{name}/appearance", len(images)), images)
         if name == Stream.CLS_UNLABELED:
@@ -161,14 +159,19 @@ class ConsistencyObjective(JointObjective):
         """Class logits of the unlabelled images, where there are some."""
         if images is None:
             return None
-        params = jax.lax.stop_gradient(state.ema_params)
-        features = self._apply(params, normalize(images), method="encode")
-        return self._apply(params, features, method="classify")
+        variables = {"params": jax.lax.stop_gradient(state.ema_params)}
+        return self.network.class_logits(variables, normalize(images))
 
 
-def make_consistency(
-    *, model: Mapping[str, Any], dtype: str, terms: Mapping[str, Any], axis_name: str
+def _make(
+    model: Mapping[str, Any],
+    dtype: str,
+    terms: Mapping[str, Any],
+    labels: LabelSpec,
+    axis_name: str,
 ) -> ConsistencyObjective:
-    """The objective with its network, from plain values; see `ConsistencyObjective`."""
     del axis_name  # means over the devices are taken by the training step
-    return ConsistencyObjective(MultiMix(**model, dtype=jnp.dtype(dtype)), **terms).checked()
+    return ConsistencyObjective.of_config(model, dtype, terms, labels)
+
+
+METHOD = Method(_make, switches=(*SWITCHES, "objective.spatial", "objective.intensity"))

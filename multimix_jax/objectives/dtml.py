@@ -13,18 +13,17 @@ from multimix_jax.augment import randaugment
 from multimix_jax.errors import UsageError
 from multimix_jax.evaluation import geometry
 from multimix_jax.keys import ExampleKeys
-from multimix_jax.models.multimix import normalize
+from multimix_jax.labels import LabelSpec
 from multimix_jax.models.unet import UNet
 from multimix_jax.models.vnet import VNet
-from multimix_jax.names import Stream
-from multimix_jax.objectives.base import Batch, Metrics, PyTree
+from multimix_jax.names import Component, Stream
+from multimix_jax.objectives.base import Batch, Method, Metrics, make_checked
+from multimix_jax.objectives.dtml_network import TEACHER, DtmlNetwork, as_float
+from multimix_jax.objectives.joint import dropout_keys
 from multimix_jax.state import TrainState
 
-Network = VNet | UNet
-
 LABELED, UNLABELED = Stream.SEG_LABELED, Stream.SEG_UNLABELED
-NETWORKS: dict[str, type[Network]] = {"vnet": VNet, "unet": UNet}
-_TEACHER = "teacher"  # beside the networks' statistics
+NETWORKS: dict[str, type[VNet | UNet]] = {"vnet": VNet, "unet": UNet}
 _STAIRS = 40  # of the ramp-up
 _NOISE_BOUND = 2.0  # standard deviations
 
@@ -64,8 +63,8 @@ class DtmlObjective:
       teacher_noise: standard deviation, of the images as the network sees them.
     """
 
-    seg: Network
-    sdf: Network | None
+    seg: VNet | UNet
+    sdf: VNet | UNet | None
     patch: tuple[int, ...] = ()
     turn: bool = True
     sharpness: float = 1500.0
@@ -79,20 +78,27 @@ class DtmlObjective:
     teacher_noise: float = 0.1
 
     @property
+    def network(self) -> DtmlNetwork:
+        """What is trained and predicts."""
+        return DtmlNetwork(
+            self.seg, self.sdf, self.patch, self.sharpness, has_teacher=self.teacher_weight > 0
+        )
+
+    @property
     def streams(self) -> tuple[Stream, ...]:
-        """Names of the streams that a batch must hold; the unlabelled one where a term uses it."""
+        """The streams that a batch must hold; the unlabelled one where a term uses it."""
         return (LABELED, UNLABELED) if self._mutual or self.teacher_weight else (LABELED,)
 
     @property
-    def parts(self) -> tuple[str, ...]:
+    def components(self) -> tuple[Component, ...]:
         """What it consists of."""
         has = {
-            "decoder": True,
-            "distance network": self.sdf is not None,
-            "mutual term": self._mutual,
-            "teacher": self.teacher_weight > 0,
+            Component.DECODER: True,
+            Component.DISTANCE_NETWORK: self.sdf is not None,
+            Component.MUTUAL: self._mutual,
+            Component.TEACHER: self.teacher_weight > 0,
         }
-        return tuple(name for name, there in has.items() if there)
+        return tuple(component for component, there in has.items() if there)
 
     @property
     def uses_average(self) -> bool:
@@ -100,29 +106,8 @@ class DtmlObjective:
         return self.teacher_weight > 0
 
     @property
-    def can_average(self) -> bool:
-        """Batch norm needs statistics of the average, which only a teacher collects."""
-        return self.uses_average or getattr(self.seg, "norm", "") != "batch"
-
-    @property
     def _mutual(self) -> bool:
         return self.sdf is not None and self.mutual_weight > 0
-
-    def input_shape(self, size: int) -> tuple[int, ...]:
-        """Of one image as a network sees it."""
-        return (*(self.patch or (size, size)), 1)
-
-    def init(self, key: jax.Array, size: int) -> PyTree:
-        """Variables of both networks."""
-        images = jnp.zeros((1, *self.input_shape(size)))
-        found: dict[str, dict[str, Any]] = {}
-        for index, (name, net) in enumerate(self._networks().items()):
-            variables = net.init(jax.random.fold_in(key, index), images)
-            for collection, values in variables.items():
-                found.setdefault(collection, {})[name] = values
-        if self.teacher_weight and "batch_stats" in found:
-            found["batch_stats"][_TEACHER] = dict(found["batch_stats"])
-        return found
 
     def __call__(
         self, params: Any, state: TrainState, batch: Batch, keys: ExampleKeys
@@ -136,10 +121,11 @@ class DtmlObjective:
         images = jnp.concatenate([views[name]["image"] for name in self.streams])
         masks = views[LABELED]["mask"].astype(jnp.float32)
         labeled = slice(len(masks))
-        outputs, stats = {}, {}
-        for name in self._networks():
-            dropout = keys.several({f"{at}/{name}": len(views[at]["image"]) for at in self.streams})
-            outputs[name], stats[name] = self._train(
+        network, outputs, stats = self.network, {}, {}
+        streams = {stream: view["image"] for stream, view in views.items()}
+        for name in network.members:
+            dropout = dropout_keys(keys, name, streams)
+            outputs[name], stats[name] = network.train(
                 name, params, state.batch_stats, images, dropout
             )
 
@@ -161,41 +147,12 @@ class DtmlObjective:
             disagreement = self._disagreement(inside, jax.nn.sigmoid(logits), len(masks))
             terms["mutual"] = self.mutual_weight * monitors["ramp_up"] * disagreement
         if self.teacher_weight:
-            taught, stats[_TEACHER] = self._teacher(state, views[UNLABELED]["image"], keys)
+            taught, stats[TEACHER] = self._teacher(state, views[UNLABELED]["image"], keys)
             error = jnp.square(jax.nn.sigmoid(logits[len(masks) :]) - taught).mean()
             terms["teacher"] = self.teacher_weight * monitors["ramp_up"] * error
         # Without batch norm there are no statistics, as `init` has it.
         stats = {name: kept for name, kept in stats.items() if kept}
         return jnp.asarray(sum(terms.values())), ({**terms, **monitors}, stats)
-
-    def predict(
-        self, variables: PyTree, images: jax.Array, dropout_keys: jax.Array | None = None
-    ) -> dict[str, jax.Array]:
-        """Images [B,(D,)H,W,1] -> probabilities `mask`, which is what `seg` says.
-
-        Of two networks also `mask_sdf`, `mask_average` and the map itself, `distance`. With a
-        teacher the weights are meant to be its own: its running statistics go with them.
-        """
-        images = as_float(images)
-        stats = variables.get("batch_stats", {})
-        stats = stats.get(_TEACHER, stats)
-        found = {}
-        for name, net in self._networks().items():
-            held = {"params": variables["params"][name], "batch_stats": stats.get(name, {})}
-            output: Any = net.apply(held, images, dropout_keys)
-            (found[name],) = output.values()
-        answer = {"mask": jax.nn.sigmoid(found["seg"])}
-        if self.sdf is not None:
-            answer["mask_sdf"] = losses.mask_of_distance(found["sdf"], self.sharpness)
-            answer["mask_average"] = (answer["mask"] + answer["mask_sdf"]) / 2
-            answer["distance"] = found["sdf"]
-        return answer
-
-    def saliency(self, variables: PyTree, images: jax.Array) -> None:
-        """None: there is no classifier."""
-
-    def class_logits(self, variables: PyTree, images: jax.Array) -> None:
-        """None: there is no classifier."""
 
     def views(self, batch: Batch, keys: ExampleKeys) -> dict[str, jax.Array]:
         """The crops that the networks see of `batch`, by stream."""
@@ -218,19 +175,6 @@ class DtmlObjective:
             views[name] = {**arrays, "image": as_float(arrays["image"])}
         return views
 
-    def _train(
-        self, name: str, params: Any, stats: Any, images: jax.Array, dropout: jax.Array
-    ) -> tuple[jax.Array, Any]:
-        """What a network says in training, and its new statistics."""
-        output, updated = self._networks()[name].apply(
-            {"params": params[name], "batch_stats": stats.get(name, {})},
-            images,
-            dropout,
-            train=True,
-            mutable=["batch_stats"],
-        )
-        return next(iter(output.values())), updated.get("batch_stats", {})
-
     def _teacher(
         self, state: TrainState, images: jax.Array, keys: ExampleKeys
     ) -> tuple[jax.Array, Any]:
@@ -245,11 +189,11 @@ class DtmlObjective:
         images += self.teacher_noise * noise
         dropout = keys("teacher/dropout", len(images))
         params = jax.lax.stop_gradient(state.ema_params)
-        old = state.batch_stats.get(_TEACHER, {})
+        old = state.batch_stats.get(TEACHER, {})
         logits: dict[str, jax.Array] = {}
         stats: dict[str, Any] = {}
-        for name in self._networks():
-            logits[name], new = self._train(name, params, old, images, dropout)
+        for name in self.network.members:
+            logits[name], new = self.network.train(name, params, old, images, dropout)
             stats |= {name: new} if new else {}
         return jax.nn.sigmoid(logits["seg"]), stats
 
@@ -261,9 +205,6 @@ class DtmlObjective:
         start = labeled if self.mutual_on == "unlabeled" else 0
         return jnp.square(of_sdf[start:] - of_seg[start:]).mean()
 
-    def _networks(self) -> dict[str, Network]:
-        return {"seg": self.seg} | ({} if self.sdf is None else {"sdf": self.sdf})
-
 
 def ramp_up(step: jax.Array, steps: int) -> jax.Array:
     """exp(-5 (1 - min(s, 40) / 40)^2), s = floor(40 step / steps): by stairs, from .007 to 1.
@@ -274,28 +215,16 @@ def ramp_up(step: jax.Array, steps: int) -> jax.Array:
     return jnp.exp(-5.0 * jnp.square(1.0 - share))
 
 
-def as_float(images: jax.Array) -> jax.Array:
-    """8-bit images -> [-1, 1]; others, such as volumes of unit variance, as they are."""
-    if images.dtype == jnp.uint8:
-        return normalize(images)
-    return images.astype(jnp.float32)
-
-
-def make_dtml(
-    *, model: Mapping[str, Any], dtype: str, terms: Mapping[str, Any], axis_name: str
+def _make(
+    model: Mapping[str, Any],
+    dtype: str,
+    terms: Mapping[str, Any],
+    labels: LabelSpec,
+    axis_name: str,
 ) -> DtmlObjective:
-    """The objective with its networks, from plain values.
-
-    Args:
-      model: `network`, one of NETWORKS; `use_sdf`, whether there is a network of distance maps; and
-        the attributes of the network.
-      dtype: of the computation.
-      terms: attributes of `DtmlObjective`.
-      axis_name: mapped axis of the devices.
-
-    Raises:
-      UsageError: a name is unknown.
-    """
+    """`model` holds `network`, one of NETWORKS; `use_sdf`, whether there is a network of distance
+    maps; and the attributes of the network."""
+    del labels  # one mask
     attributes = dict(model)
     name, use_sdf = attributes.pop("network"), attributes.pop("use_sdf")
     if name not in NETWORKS:
@@ -315,9 +244,17 @@ def make_dtml(
             f"patch={patch}, but its first two sides must be the same for turns of 90 degrees; "
             "set config.objective.patch, or config.objective.turn=False"
         )
-    net = lambda head: NETWORKS[name](
-        **attributes, heads=(head,), dtype=jnp.dtype(dtype), axis_name=axis_name
-    )
-    return DtmlObjective(
-        **{**terms, "patch": patch}, seg=net("mask"), sdf=net("sdf") if use_sdf else None
-    )
+
+    def network(head: str) -> Any:
+        common = dict(heads=(head,), dtype=jnp.dtype(dtype), axis_name=axis_name)
+        return make_checked(NETWORKS[name], "model", **attributes, **common)
+
+    sdf = network("sdf") if use_sdf else None
+    terms = {**terms, "patch": patch}
+    return make_checked(DtmlObjective, "objective", seg=network("mask"), sdf=sdf, **terms)
+
+
+METHOD = Method(
+    _make,
+    switches=("ema_decay", "model.use_sdf", "objective.mutual_weight", "objective.teacher_weight"),
+)

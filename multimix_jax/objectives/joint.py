@@ -1,6 +1,7 @@
-"""What all methods around the joint network share: its parts, its streams, what it predicts."""
+"""What the methods around the joint network share: the network, its streams, the classes' terms."""
 
 import dataclasses
+from collections.abc import Mapping
 from typing import Any, Self
 
 import jax
@@ -9,76 +10,38 @@ import jax.numpy as jnp
 from multimix_jax import losses
 from multimix_jax.errors import UsageError
 from multimix_jax.keys import ExampleKeys
+from multimix_jax.labels import LabelSpec
 from multimix_jax.models.multimix import MultiMix, normalize
-from multimix_jax.names import Stream, Task
-from multimix_jax.objectives.base import Batch, Metrics, PyTree
+from multimix_jax.names import Component, Head, Stream, Task
+from multimix_jax.objectives.base import Batch, Metrics, PyTree, make_checked
+
+SWITCHES = (
+    "ema_decay",
+    "model.use_classifier",
+    "model.use_decoder",
+    "model.use_bridge",
+    "model.bridge_gradient",
+    "objective.pseudo_label_weight",
+)
 
 
 @dataclasses.dataclass(frozen=True)
-class JointObjective:
-    """A classifier and a decoder on one encoder, or one of the two.
-
-    Streams hold `image` [B,H,W,C] of 0..255, `mask` [B,H,W,mask_channels] of 0/1 in seg/labeled,
-    `label` [B] (or, not exclusive, [B,K]) in cls/labeled. In cls/unlabeled a `label` is read by a
-    metric only; -1 means unknown.
+class JointNetwork:
+    """`MultiMix` as a `Network`.
 
     Attributes:
-      model: which parts it has decides which tasks are trained.
-      exclusive: whether an image has one class; else any of them, each by itself, and `label` is
-        [B,K] of 0 and 1.
-      mirror: whether predictions are means over an image and its mirror image.
-      pseudo_label_weight: 0 leaves the term out.
-      threshold: confidence in [0, 1] from which a pseudo-label counts.
+      model: with a classifier, a decoder or both.
+      multi_label: whether an image has any number of classes, each with a probability of its own.
     """
 
     model: MultiMix
-    exclusive: bool = True
-    mirror: bool = False
-    pseudo_label_weight: float = 0.25
-    threshold: float = 0.7
+    multi_label: bool = False
 
-    def checked(self) -> Self:
-        """Itself.
-
-        Raises:
-          UsageError: there is nothing to train, or a number is out of its range. Made directly, an
-            objective may hold traced numbers, which nothing can check.
-        """
-        if not (self.model.use_classifier or self.model.use_decoder):
-            raise UsageError(
-                "neither model.use_classifier nor model.use_decoder is on; set one to True"
-            )
-        if not 0 <= self.threshold <= 1:
-            raise UsageError(
-                f"objective.threshold={self.threshold} is no probability; set it from 0 to 1"
-            )
-        return self
+    has_batch_stats = False
 
     @property
-    def unlabeled(self) -> tuple[bool, bool]:
-        """Whether unlabelled images teach to segment, and whether they teach to classify."""
-        raise NotImplementedError
-
-    @property
-    def streams(self) -> tuple[Stream, ...]:
-        """The streams that a batch must hold."""
-        model, names = self.model, []
-        seg, cls = self.unlabeled
-        if model.use_decoder:
-            names += [Stream.SEG_LABELED, Stream.SEG_UNLABELED] if seg else [Stream.SEG_LABELED]
-        if model.use_classifier:
-            names += [Stream.CLS_LABELED, Stream.CLS_UNLABELED] if cls else [Stream.CLS_LABELED]
-        return tuple(names)
-
-    @property
-    def parts(self) -> tuple[str, ...]:
-        """What it consists of."""
-        return tuple(name for name, there in self._parts().items() if there)
-
-    @property
-    def can_average(self) -> bool:
-        """It has no running statistics of batch norm."""
-        return True
+    def classifies(self) -> bool:
+        return self.model.use_classifier
 
     def input_shape(self, size: int) -> tuple[int, ...]:
         """Of one image."""
@@ -90,58 +53,116 @@ class JointObjective:
 
     def predict(
         self, variables: PyTree, images: jax.Array, dropout_keys: jax.Array | None = None
-    ) -> dict[str, jax.Array]:
-        """8-bit images [B,H,W,C] -> probabilities `mask` [B,H,W,C'], `classes` [B,K], if any."""
-        found = self._predict(variables, images, dropout_keys)
-        if not self.mirror:
-            return found
-        mirrored = self._predict(variables, images[:, :, ::-1], dropout_keys)
-        if "mask" in mirrored:
-            mirrored["mask"] = mirrored["mask"][:, :, ::-1]
-        return {name: (found[name] + mirrored[name]) / 2 for name in found}
-
-    def _parts(self) -> dict[str, bool]:
-        """Which of the parts that all methods share there are."""
-        model = self.model
-        return {
-            "classifier": model.use_classifier,
-            "decoder": model.use_decoder,
-            "bridge": model.use_bridge,
-            "gradient through the bridge": model.use_bridge and model.bridge_gradient,
-            "pseudo-labels": Stream.CLS_UNLABELED in self.streams,
-        }
-
-    def _predict(
-        self, variables: PyTree, images: jax.Array, dropout_keys: jax.Array | None
-    ) -> dict[str, jax.Array]:
+    ) -> dict[Head, jax.Array]:
+        """8-bit images [B,H,W,C] -> probabilities: masks [B,H,W,C'], classes [B,K]."""
         params = {"params": variables["params"]}
         output: Any = self.model.apply(params, normalize(images), dropout_keys)
         probabilities = {}
         if output.mask_logits is not None:
-            probabilities["mask"] = jax.nn.sigmoid(output.mask_logits)
+            probabilities[Head.MASK] = jax.nn.sigmoid(output.mask_logits)
         if output.class_logits is not None:
-            probabilities["classes"] = self.class_probabilities(output.class_logits)
+            activation = jax.nn.sigmoid if self.multi_label else jax.nn.softmax
+            probabilities[Head.CLASSES] = activation(output.class_logits)
         return probabilities
 
-    def class_probabilities(self, logits: jax.Array) -> jax.Array:
-        """[B,K] -> [B,K]."""
-        return jax.nn.softmax(logits) if self.exclusive else jax.nn.sigmoid(logits)
+    def class_logits(self, variables: PyTree, images: jax.Array) -> jax.Array:
+        """Images [B,H,W,C] in [-1, 1] -> [B,K]."""
+        params = {"params": variables["params"]}
+        features = self.model.apply(params, images, method="encode")
+        return self.model.apply(params, features, method="classify")
 
-    def saliency(self, variables: PyTree, images: jax.Array) -> jax.Array | None:
-        """8-bit images -> saliency [B,H,W,1], or None without a classifier."""
-        if not self.model.use_classifier:
-            return None
-        return self._apply(variables["params"], normalize(images), method="saliency")
 
-    def class_logits(self, variables: PyTree, images: jax.Array) -> jax.Array | None:
-        """Images of 0..255 -> class logits [B,K], or None without a classifier."""
-        if not self.model.use_classifier:
-            return None
-        features = self._apply(variables["params"], normalize(images), method="encode")
-        return self._apply(variables["params"], features, method="classify")
+@dataclasses.dataclass(frozen=True)
+class JointObjective:
+    """A classifier and a decoder on one encoder, or one of the two.
+
+    Streams hold `image` [B,H,W,C] of 0..255, `mask` [B,H,W,mask_channels] of 0/1 in seg/labeled,
+    `label` [B] (or, multi-label, [B,K]) in cls/labeled. In cls/unlabeled a `label` is read by a
+    metric only; -1 means unknown.
+
+    Attributes:
+      model: which parts it has decides which tasks are trained.
+      multi_label: whether an image has any number of classes, and `label` is [B,K] of 0 and 1; else
+        it has one.
+      pseudo_label_weight: 0 leaves the term out.
+      threshold: confidence in [0, 1] from which a pseudo-label counts.
+    """
+
+    model: MultiMix
+    multi_label: bool = False
+    pseudo_label_weight: float = 0.25
+    threshold: float = 0.7
+
+    @classmethod
+    def of_config(
+        cls, model: Mapping[str, Any], dtype: str, terms: Mapping[str, Any], labels: LabelSpec
+    ) -> Self:
+        """The objective with its network, from plain values; see `objectives.make_objective`.
+
+        Raises:
+          UsageError: a field is unknown, there is nothing to train, or a number is out of its
+            range.
+        """
+        attributes = dict(model)
+        if attributes.get("num_classes") == 0:
+            attributes["num_classes"] = max(1, len(labels.class_names))
+        if attributes.get("mask_channels") == 0:
+            attributes["mask_channels"] = labels.mask_channels
+        network = make_checked(MultiMix, "model", **attributes, dtype=jnp.dtype(dtype))
+        made = make_checked(
+            cls, "objective", model=network, multi_label=labels.multi_label, **terms
+        )
+        made.check()
+        return made
+
+    def check(self) -> None:
+        """Raises UsageError where there is nothing to train, or a number is out of its range.
+
+        Made directly, an objective may hold traced numbers, which nothing can check.
+        """
+        if not (self.model.use_classifier or self.model.use_decoder):
+            raise UsageError(
+                "neither model.use_classifier nor model.use_decoder is on; set one to True"
+            )
+        if not 0 <= self.threshold <= 1:
+            raise UsageError(
+                f"objective.threshold={self.threshold} is no probability; set it from 0 to 1"
+            )
+
+    @property
+    def network(self) -> JointNetwork:
+        """What is trained and predicts."""
+        return JointNetwork(self.model, self.multi_label)
+
+    def learns_unlabeled(self, task: Task) -> bool:
+        """Whether unlabelled images teach a task."""
+        return task == Task.CLS and self.pseudo_label_weight > 0
+
+    @property
+    def streams(self) -> tuple[Stream, ...]:
+        """The streams that a batch must hold."""
+        trained = {Task.SEG: self.model.use_decoder, Task.CLS: self.model.use_classifier}
+        return tuple(
+            stream
+            for stream in Stream
+            if trained[stream.task] and (stream.labeled or self.learns_unlabeled(stream.task))
+        )
+
+    @property
+    def components(self) -> tuple[Component, ...]:
+        """What it consists of."""
+        model = self.model
+        has = {
+            Component.CLASSIFIER: model.use_classifier,
+            Component.DECODER: model.use_decoder,
+            Component.BRIDGE: model.use_bridge,
+            Component.BRIDGE_GRADIENT: model.use_bridge and model.bridge_gradient,
+            Component.PSEUDO_LABELS: Stream.CLS_UNLABELED in self.streams,
+        }
+        return tuple(component for component, there in has.items() if there)
 
     def _encode(
-        self, params: PyTree, views: Batch, keys: ExampleKeys
+        self, params: PyTree, views: Mapping[Stream, jax.Array], keys: ExampleKeys
     ) -> tuple[jax.Array, Any, int]:
         """One call of the encoder for all views of 0..255 that carry a gradient.
 
@@ -153,7 +174,7 @@ class JointObjective:
         features = self._apply(
             params, images, dropout_keys(keys, "encoder", views), method="encode"
         )
-        return images, features, sum(len(v) for name, v in views.items() if name.task == Task.SEG)
+        return images, features, sum(len(v) for s, v in views.items() if s.task == Task.SEG)
 
     def _segment(
         self, params: PyTree, images: jax.Array, features: Any, dropout: jax.Array | None
@@ -183,7 +204,7 @@ class JointObjective:
                 weak_logits=taught,
                 strong_logits=strong,
                 threshold=self.threshold,
-                exclusive=self.exclusive,
+                exclusive=not self.multi_label,
             ).mean()
             guessed, accepted = self._pseudo_labels(taught)
             monitors["cls/accepted"] = accepted.mean()
@@ -193,12 +214,14 @@ class JointObjective:
         return terms, monitors
 
     def _pseudo_labels(self, logits: jax.Array) -> tuple[jax.Array, jax.Array]:
-        return losses.pseudo_labels(logits, threshold=self.threshold, exclusive=self.exclusive)
+        return losses.pseudo_labels(
+            logits, threshold=self.threshold, exclusive=not self.multi_label
+        )
 
     def _apply(self, params: Any, *args: Any, method: str) -> Any:
         return self.model.apply({"params": params}, *args, method=method)
 
 
-def dropout_keys(keys: ExampleKeys, part: str, views: Batch) -> jax.Array:
+def dropout_keys(keys: ExampleKeys, part: str, views: Mapping[Any, jax.Array]) -> jax.Array:
     """A key for each image of each of `views` (arrays by stream), in their order."""
     return keys.several({f"{name}/{part}": len(view) for name, view in views.items()})

@@ -10,10 +10,12 @@ import jax.numpy as jnp
 from multimix_jax import losses
 from multimix_jax.augment import randaugment
 from multimix_jax.keys import ExampleKeys
-from multimix_jax.models.multimix import MultiMix, normalize
-from multimix_jax.names import Stream
-from multimix_jax.objectives.base import Batch, Metrics
+from multimix_jax.labels import LabelSpec
+from multimix_jax.models.multimix import normalize
+from multimix_jax.names import Component, Stream, Task
+from multimix_jax.objectives.base import Batch, Method, Metrics
 from multimix_jax.objectives.joint import (
+    SWITCHES,
     JointObjective,
     dropout_keys,
 )
@@ -31,7 +33,7 @@ class MultiMixObjective(JointObjective):
     takes its terms with it.
 
     Attributes:
-      model, exclusive, mirror, threshold: see `JointObjective`.
+      model, multi_label, threshold: see `JointObjective`.
       pseudo_label_weight: lambda.
       dice_weight: alpha.
       kl_weight: beta; couples image i of the labelled with image i of the unlabelled stream.
@@ -40,13 +42,15 @@ class MultiMixObjective(JointObjective):
     dice_weight: float = 5.0
     kl_weight: float = 0.01
 
-    @property
-    def unlabeled(self) -> tuple[bool, bool]:
+    def learns_unlabeled(self, task: Task) -> bool:
         """By the KL term, and by pseudo-labels."""
-        return self.kl_weight > 0, self.pseudo_label_weight > 0
+        return self.kl_weight > 0 if task == Task.SEG else super().learns_unlabeled(task)
 
-    def _parts(self) -> dict[str, bool]:
-        return {**super()._parts(), "KL": Stream.SEG_UNLABELED in self.streams}
+    @property
+    def components(self) -> tuple[Component, ...]:
+        """What it consists of."""
+        kl = (Component.KL,) if Stream.SEG_UNLABELED in self.streams else ()
+        return (*super().components, *kl)
 
     @property
     def uses_average(self) -> bool:
@@ -131,9 +135,15 @@ class MultiMixObjective(JointObjective):
         return self._apply(params, features, method="classify")
 
 
-def make_multimix(
-    *, model: Mapping[str, Any], dtype: str, terms: Mapping[str, Any], axis_name: str
+def _make(
+    model: Mapping[str, Any],
+    dtype: str,
+    terms: Mapping[str, Any],
+    labels: LabelSpec,
+    axis_name: str,
 ) -> MultiMixObjective:
-    """The objective with its network, from plain values; see `MultiMix` and `MultiMixObjective`."""
     del axis_name  # nothing in it needs the other devices
-    return MultiMixObjective(MultiMix(**model, dtype=jnp.dtype(dtype)), **terms).checked()
+    return MultiMixObjective.of_config(model, dtype, terms, labels)
+
+
+METHOD = Method(_make, switches=(*SWITCHES, "objective.kl_weight"))

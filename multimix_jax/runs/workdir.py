@@ -8,28 +8,14 @@ from typing import Any
 from multimix_jax import atomic
 from multimix_jax.errors import UsageError
 from multimix_jax.names import Checkpoint
+from multimix_jax.runs.data import RunData
+from multimix_jax.runs.spec import differences, free_fields, read_config
 
 CONFIG, IDS, RESULTS, PER_IMAGE = "config.json", "ids.json", "results.json", "per_image.csv"
+LABELS, CONTENTS = "labels.json", "contents.json"  # what the data said
 EXAMPLES, GALLERY, PAGE = "examples.npz", "gallery.npz", "report.html"
 CARD = "README.md"  # as model hubs call it
 CONVERTED = "converted.json"  # says where weights that were not trained here come from
-# Where things lie, how often they are said and how long a stop may take may differ between two
-# starts of one run.
-FREE_KEYS = (
-    "data_dir prepared_dir folder leave_out cache_gib log_every grace_period test_data".split()
-)
-FILES = "own_files"  # what folders of one's own hold, wherever they lie; "" for nothing known
-# Fields that configs have had from some day on, and what runs without them did.
-ADDED = {
-    "class_multiple": 1,
-    "components": 0,
-    "fit": "squash",
-    "largest_component": False,  # what `components` was before
-    "max_skipped": 20,
-    "objective.exclusive": True,
-    "objective.mirror": False,
-    FILES: "",
-}
 
 
 def check(
@@ -51,32 +37,8 @@ def check(
             f"--workdir={workdir} is the address of a bucket, but a run adds lines to its files; "
             "mount it as a folder (docs/scaling.md)"
         )
-    file = path / CONFIG
-    if file.exists():
-        try:
-            held = json.loads(file.read_text(encoding="utf-8"))
-            if not isinstance(held, dict):
-                raise ValueError("it holds no fields")
-        except (OSError, RecursionError, ValueError) as error:
-            raise UsageError(
-                f"{file} is damaged ({error}); restore it or use another --workdir"
-            ) from error
-        differing = {
-            key: f"{key} ({old!r} there, {new!r} here)"
-            for key, old, new in differences(held, json.loads(json.dumps(config)))
-            if key.partition(".")[0] not in FREE_KEYS
-        }
-        told = ", ".join(list(differing.values())[:5])
-        if differing and {key.partition(".")[0] for key in differing} == {FILES}:
-            raise UsageError(
-                f"--workdir={path} holds a run of other files than those of config.folder: {told}; "
-                "use another --workdir, or the images, masks and labels of that run as they were"
-            )
-        if differing:
-            raise UsageError(
-                f"--workdir={path} holds the run of another config: {told}; use another "
-                "--workdir, or the config of that run"
-            )
+    if (path / CONFIG).exists():
+        _check_same(path, config)
     elif not begin and (path / CONVERTED).exists():
         return path
     elif not begin:
@@ -93,18 +55,56 @@ def check(
     return path
 
 
+def _check_same(path: pathlib.Path, config: Mapping[str, Any]) -> None:
+    """Raises UsageError where the run in a folder is of another config; free fields may differ."""
+    try:
+        saved = read_config(path / CONFIG)
+    except UsageError as error:
+        raise UsageError(f"{error}, or use another --workdir") from error
+    free = set(free_fields())
+    differing = [
+        f"{key} ({old!r} there, {new!r} here)"
+        for key, old, new in differences(saved, json.loads(json.dumps(config)))
+        if key.partition(".")[0] not in free
+    ]
+    if differing:
+        raise UsageError(
+            f"--workdir={path} holds the run of another config: {', '.join(differing[:5])}; use "
+            "another --workdir, or the config of that run"
+        )
+
+
+def check_contents(path: pathlib.Path, data: RunData) -> None:
+    """Raises UsageError where a run's folder belongs to other files of one's own than these."""
+    if not (path / CONTENTS).exists():
+        return
+    saved = json.loads((path / CONTENTS).read_text(encoding="utf-8"))
+    differing = [key for key in saved if saved[key] != data.contents.get(key)]
+    if differing:
+        raise UsageError(
+            f"--workdir={path} holds a run of other files than those of config.folder: "
+            f"{', '.join(differing)}; use another --workdir, or the images, masks and labels of "
+            "that run as they were"
+        )
+
+
 def check_new(path: pathlib.Path) -> None:
     """Raises UsageError unless `path` is free for a new folder: nothing there, or an empty one."""
     if path.exists() and not (path.is_dir() and not any(path.iterdir())):
         raise UsageError(f"{path} exists already; name a new folder")
 
 
-def claim(path: pathlib.Path, config: Mapping[str, Any], ids: Mapping[str, Any]) -> None:
-    """Makes a checked `path` the folder of the run: writes its config and the ids it uses."""
+def claim(path: pathlib.Path, config: Mapping[str, Any], data: RunData) -> None:
+    """Makes a checked `path` the folder of the run: writes its config and what the data said."""
     path.mkdir(parents=True, exist_ok=True)
+    for name, values in (
+        (IDS, data.ids),
+        (LABELS, data.label_spec.to_json()),
+        (CONTENTS, dict(data.contents)),
+    ):
+        if not (path / name).exists():
+            atomic.write_json(path / name, values)
     atomic.write_json(path / CONFIG, config)
-    if not (path / IDS).exists():
-        atomic.write_json(path / IDS, ids)
 
 
 def finished(
@@ -119,19 +119,3 @@ def finished(
         # Damaged ones are written again.
         return None
     return results if done else None
-
-
-def differences(old: Any, new: Any, key: str = "") -> list[tuple[str, Any, Any]]:
-    """The fields in which two configs differ, nested ones with dots, and their values.
-
-    One that is missing has the value of ADDED; FILES that are not known differ from none.
-    """
-    if not (isinstance(old, dict) and isinstance(new, dict)):
-        unknown = key.partition(".")[0] == FILES and not (old and new)
-        return [] if old == new or unknown else [(key, old, new)]
-    found = []
-    for name in sorted(set(old) | set(new)):
-        inner = f"{key}.{name}" if key else name
-        one, other = (config.get(name, ADDED.get(inner)) for config in (old, new))
-        found += differences(one, other, inner)
-    return found

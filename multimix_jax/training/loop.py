@@ -1,9 +1,9 @@
-"""The training loop: steps, what is said of them, validation and checkpoints."""
+"""The training loop: steps, their metrics, validation and checkpoints."""
 
 import dataclasses
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import jax
 from tqdm import tqdm
@@ -19,15 +19,44 @@ from multimix_jax.training.preemption import Stopped, Stopping
 PyTree = Any
 
 
+@dataclasses.dataclass(frozen=True)
+class Cadence:
+    """How often something is done, in steps; the last step does all of it.
+
+    Attributes:
+      log_every, eval_every, checkpoint_every: 1 or more.
+      max_skipped: how many steps in a row may be not finite, before training ends.
+    """
+
+    log_every: int = dataclasses.field(metadata={"least": 1, "free": True})
+    eval_every: int = dataclasses.field(metadata={"least": 1})
+    checkpoint_every: int = dataclasses.field(metadata={"least": 1})
+    max_skipped: int = dataclasses.field(metadata={"least": 1})
+
+
+class TrainingData(Protocol):
+    """What the loop asks of the data."""
+
+    images_per_step: int
+
+    def batches(self, start: int, stop: int) -> Iterator[PyTree]:
+        """Batches of NumPy arrays of the steps from `start` to `stop` - 1."""
+        ...
+
+    def ids_of_step(self, step: int) -> Mapping[str, Sequence[str]]:
+        """Ids of a step's examples, by stream."""
+        ...
+
+
 @dataclasses.dataclass
 class Progress:
     """What a run carries besides its state; saved with every checkpoint as JSON values.
 
     Attributes:
+      data: identifies the order of the data, which with the step gives the position in it.
       best_score: highest validation score so far, None before the first.
       best_step: where it was reached.
       seconds: time spent training, over all starts, compilation and validation included.
-      data: identifies the order of the data, which with the step gives the position in it.
       skipped: steps that were not finite, and so not learned from.
       skipped_in_row: how many of them were the last ones.
     """
@@ -41,20 +70,20 @@ class Progress:
 
 
 def restore(
-    checkpoints: Checkpoints, which: str, state: TrainState, progress: Progress
+    checkpoints: Checkpoints, state: TrainState, progress: Progress
 ) -> tuple[TrainState, Progress]:
-    """State and progress of a checkpoint, or those given where there is none.
+    """State and progress of the last checkpoint, or those given where there is none.
 
     Raises:
       UsageError: the checkpoint is damaged, or was made with other data.
     """
-    restored = checkpoints.restore(which, state)
+    restored = checkpoints.restore(Checkpoint.LAST, state)
     if restored is None:
         return state, progress
     state, meta = restored
-    found = Progress(**meta)
-    check_data(found.data, progress.data)
-    return state, found
+    saved = Progress(**meta)
+    check_data(saved.data, progress.data)
+    return state, saved
 
 
 def check_data(trained: str, here: str) -> None:
@@ -67,19 +96,70 @@ def check_data(trained: str, here: str) -> None:
         )
 
 
+class _Log:
+    """Metrics of the steps, fetched one step late, so that the device never waits for the host."""
+
+    def __init__(
+        self, steps: int, cadence: Cadence, data: TrainingData, writer: MetricWriter, bar: tqdm
+    ):
+        self._steps, self._cadence, self._data = steps, cadence, data
+        self._writer, self._bar = writer, bar
+        self._waiting: tuple[int, Mapping[str, jax.Array]] | None = None
+        self._last: tuple[int, float] | None = None  # step and time; the first steps compile
+
+    def note(self, step: int, metrics: Mapping[str, jax.Array]) -> None:
+        """Metrics of a step, on the device."""
+        self._waiting = step, metrics
+
+    def fetch(self, progress: Progress) -> None:
+        """Writes the metrics that were noted last, and counts a step that was skipped.
+
+        Raises:
+          UsageError: too many steps in a row were not finite.
+        """
+        if self._waiting is None:
+            return
+        (step, metrics), self._waiting = self._waiting, None
+        if float(metrics["skipped"]):
+            self._skipped(step, metrics, progress)
+        else:
+            progress.skipped_in_row = 0
+        if step % self._cadence.log_every and step != self._steps:
+            return
+        values = {name: float(value) for name, value in metrics.items()}
+        self._writer.scalars(step, "train", values)
+        text, now = f"loss {values['loss']:.3f}", time.monotonic()
+        if self._last is not None:
+            before, then = self._last
+            speed = (step - before) * self._data.images_per_step / (now - then)
+            self._writer.speed(step, speed)
+            text += f", {speed:.0f} images/s"
+        self._bar.set_postfix_str(text)
+        self._last = step, now
+
+    def _skipped(self, step: int, metrics: Mapping[str, jax.Array], progress: Progress) -> None:
+        progress.skipped += 1
+        progress.skipped_in_row += 1
+        values = {name: float(metrics[name]) for name in ("loss", "grad_norm")}
+        text = ", ".join(f"{name} {value:g}" for name, value in values.items())
+        self._writer.skipped(step, values, self._data.ids_of_step(step - 1))
+        self._bar.write(f"step {step}: not finite ({text}), nothing was learned from it")
+        if progress.skipped_in_row >= self._cadence.max_skipped:
+            raise UsageError(
+                f"{progress.skipped_in_row} steps in a row were not finite, the last step {step} "
+                f"({text}); their images are listed in metrics.jsonl. Look at these, or lower "
+                "--config.learning_rate in another --workdir; the checkpoints hold finite weights"
+            )
+
+
 def train(
     state: TrainState,
     spread: parallel.Spread,
-    batches: Iterator[PyTree],
+    data: TrainingData,
     *,
     steps: int,
-    images_per_step: int,
-    log_every: int,
-    eval_every: int,
-    checkpoint_every: int,
-    max_skipped: int,
+    cadence: Cadence,
     validate: Callable[[PyTree, int], tuple[float, Mapping[str, float]]],
-    ids_of_step: Callable[[int], Mapping[str, Sequence[str]]],
     writer: MetricWriter,
     checkpoints: Checkpoints,
     progress: Progress,
@@ -90,13 +170,10 @@ def train(
     Args:
       state: placed by `spread.put_state`.
       spread: the compiled step.
-      batches: of the steps to come.
+      data: to train on.
       steps: where to end.
-      images_per_step: for the speed that is shown.
-      log_every, eval_every, checkpoint_every: in steps; the last step does all three.
-      max_skipped: steps in a row that may be not finite.
+      cadence: of logging, validation and checkpoints.
       validate: (variables, step) -> (score, metrics).
-      ids_of_step: (step) -> ids of its examples by stream.
       writer: of metrics.
       checkpoints: to save to.
       progress: updated in place.
@@ -107,70 +184,37 @@ def train(
 
     Raises:
       Stopped: by SIGTERM or SIGINT; the state was saved.
-      UsageError: `max_skipped` steps in a row were not finite.
+      UsageError: too many steps in a row were not finite.
     """
     begun, before = time.monotonic(), progress.seconds
-    spoke: tuple[int, float] | None = None
     step = int(state.step)
-    waiting: tuple[int, Mapping[str, jax.Array]] | None = None
     bar = tqdm(total=steps, initial=step, desc="Training", unit=" steps", disable=None)
+    log = _Log(steps, cadence, data, writer, bar)
 
-    def look_back() -> None:
-        """Metrics are fetched one step late, so that the device never waits for the host."""
-        nonlocal waiting, spoke
-        if waiting is None:
-            return
-        (at, on_device), waiting = waiting, None
-        if float(on_device["skipped"]):
-            progress.skipped += 1
-            progress.skipped_in_row += 1
-            values = {name: float(on_device[name]) for name in ("loss", "grad_norm")}
-            writer.skipped(at, values, ids_of_step(at - 1))
-            bar.write(f"step {at}: not finite ({_shown(values)}), nothing was learned from it")
-            if progress.skipped_in_row >= max_skipped:
-                raise UsageError(
-                    f"{max_skipped} steps in a row were not finite, the last step {at} "
-                    f"({_shown(values)}); their images are listed in metrics.jsonl. Look at these, "
-                    "or lower --config.learning_rate in another --workdir; the checkpoints hold "
-                    "finite weights"
-                )
-        else:
-            progress.skipped_in_row = 0
-        if at % log_every and at != steps:
-            return
-        values = {name: float(value) for name, value in on_device.items()}
-        writer.scalars(at, "train", values)
-        shown, now = f"loss {values['loss']:.3f}", time.monotonic()
-        if spoke is not None:  # the first steps compile
-            speed = (at - spoke[0]) * images_per_step / (now - spoke[1])
-            writer.speed(at, speed)
-            shown += f", {speed:.0f} images/s"
-        bar.set_postfix_str(shown)
-        spoke = at, now
-
-    def save(which: str) -> None:
+    def save(which: Checkpoint) -> None:
         progress.seconds = before + time.monotonic() - begun
         checkpoints.save(which, state, dataclasses.asdict(progress))
 
     with bar:
-        for batch in parallel.prefetch(batches, spread.put_batch):
+        for batch in parallel.prefetch(data.batches(step, steps), spread.put_batch):
             state, metrics = spread.step(state, batch)
             step += 1
             bar.update()
-            look_back()
-            waiting = step, metrics
+            log.fetch(progress)
+            log.note(step, metrics)
             stop = stopping.requested(step)
-            evaluate = step == steps or step % eval_every == 0
-            if not (evaluate or stop or step % checkpoint_every == 0):
+            evaluate = step == steps or step % cadence.eval_every == 0
+            if not (evaluate or stop or step % cadence.checkpoint_every == 0):
                 continue
-            # A checkpoint stands for all that was said before it.
-            look_back()
+            log.fetch(progress)  # a checkpoint stands for all metrics before it
             if evaluate:
                 score, validation = validate(parallel.local_copy(state.eval_variables), step)
                 score = parallel.word_of_first(score)
                 writer.scalars(step, "validation", validation)
                 best = progress.best_score is None or score > progress.best_score
-                bar.write(f"step {step}: validation score {score:.4f}{', the best' * best}")
+                bar.write(
+                    f"step {step}: validation score {score:.4f}{', the best' if best else ''}"
+                )
                 if best:
                     progress.best_score, progress.best_step = score, step
                     save(Checkpoint.BEST)
@@ -178,7 +222,3 @@ def train(
             if stop and step < steps:
                 raise Stopped(f"stopped after step {step} of {steps}; the same command goes on")
     return state
-
-
-def _shown(values: Mapping[str, float]) -> str:
-    return ", ".join(f"{name} {value:g}" for name, value in values.items())

@@ -204,38 +204,49 @@ def local_copy(tree: PyTree) -> PyTree:
 
 
 def make_predict(
-    predict: Callable[[PyTree, Any], PyTree],
+    predict: Callable[[PyTree, PyTree], PyTree],
     *,
     devices: Sequence[jax.Device] | None = None,
-) -> Callable[[PyTree, np.ndarray], PyTree]:
-    """Compiles `predict(variables, images)` over devices, images [B,H,W,C] split.
+    quick: bool = False,
+) -> Callable[[PyTree, PyTree], PyTree]:
+    """Compiles `predict(variables, batch)` over devices, the batch's arrays [B,...] split.
 
     Batches are filled up to a multiple of the devices and cut again.
 
     Args:
       predict: gives arrays of one entry per image.
       devices: this process's by default.
+      quick: whether the time to compile matters more than that to run.
     """
     mesh = _mesh(list(devices or jax.local_devices()))
     replicated, split = (
         NamedSharding(mesh, spec) for spec in (PartitionSpec(), PartitionSpec(AXIS))
     )
+    compiled = jax.jit(
+        predict,
+        in_shardings=(replicated, split),
+        out_shardings=split,
+        compiler_options=_quick_options() if quick else None,
+    )
 
-    compiled = jax.jit(predict, in_shardings=(replicated, split), out_shardings=split)
-
-    def padded(variables: PyTree, images: np.ndarray) -> PyTree:
-        missing = -len(images) % mesh.size
-        filled = np.concatenate([images, np.repeat(images[-1:], missing, axis=0)])
-        output = compiled(variables, jax.device_put(filled, split))
-        return jax.tree.map(lambda x: x[: len(images)], output) if missing else output
+    def padded(variables: PyTree, batch: PyTree) -> PyTree:
+        count = len(jax.tree.leaves(batch)[0])
+        missing = -count % mesh.size
+        fill = lambda x: np.concatenate([x, np.repeat(x[-1:], missing, axis=0)])
+        output = compiled(variables, jax.device_put(jax.tree.map(fill, batch), split))
+        return jax.tree.map(lambda x: x[:count], output) if missing else output
 
     return padded
 
 
+def _quick_options() -> dict[str, Any] | None:
+    """On CPU, optimising what is computed once takes longer than computing it."""
+    return {"xla_backend_optimization_level": 0} if jax.default_backend() == "cpu" else None
+
+
 def compile_for_once(function: Callable[..., Any]) -> Callable[..., Any]:
-    """`jax.jit` of what is computed once: on CPU, optimising it takes longer than computing it."""
-    quick = {"xla_backend_optimization_level": 0} if jax.default_backend() == "cpu" else None
-    return jax.jit(function, compiler_options=quick)
+    """`jax.jit` of what is computed once."""
+    return jax.jit(function, compiler_options=_quick_options())
 
 
 def check_divisible(batch_size: int, accumulate: int, device_count: int | None = None) -> None:

@@ -9,22 +9,25 @@ import sys
 from unittest import mock
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 from PIL import Image
 
-from configs import dtml, multimix
-from data_pipelines.builder import files_below
+import launch
+from configs import multimix
+from data_pipelines import files
 from data_pipelines.files.images import resize_image
 from multimix_jax.commands import predict
 from multimix_jax.evaluation.calibration import Calibration
-from multimix_jax.inference import predictor, trained_model
-from multimix_jax.inference.predictor import make_predictor
-from multimix_jax.inference.trained_model import read_model
+from multimix_jax.inference.images import ImagePrediction
+from multimix_jax.inference.predictor import Predictor
+from multimix_jax.labels import LabelSpec
 from multimix_jax.names import Checkpoint
-from tests.commands.export_test import write_run
+from multimix_jax.reporting import prediction_files
+from multimix_jax.runs import trained_model
+from multimix_jax.runs.trained_model import read_model
 from tests.official_formats import write_dicom
+from tests.random_runs import write_run
 from tests.small_runs import ROOT, small_config
 
 SIZE = 16
@@ -42,8 +45,7 @@ def folder(tmp_path_factory):
     """Runs of random weights, `a`, `b` and `unet`, and a folder of images."""
     folder = tmp_path_factory.mktemp("predict")
     for seed, name in enumerate(("a", "b")):
-        with mock.patch.object(np.random, "default_rng", lambda _, s=seed: _rng(s)):
-            write_run(folder / name, config_of(folder))
+        write_run(folder / name, config_of(folder), seed=seed)
     write_run(folder / "unet", config_of(folder, "unet"))
     rng = np.random.default_rng(0)
     images = folder / "images"
@@ -56,71 +58,8 @@ def folder(tmp_path_factory):
     return folder
 
 
-_rng = np.random.default_rng
-
-
-def answers(folder, *names, **how):
-    """What networks say of three images, and what each says by itself."""
-    models = [read_model(folder / name, Checkpoint.BEST) for name in names]
-    images = _rng(3).integers(0, 256, (3, SIZE, SIZE, 1)).astype(np.uint8)
-    keys = jax.random.split(jax.random.key(0), len(images))
-    together = make_predictor([model.objective for model in models], **how)
-    variables = [model.variables for model in models]
-    each = jax.jit(lambda x: [model.objective.predict(model.variables, x) for model in models])
-    return jax.jit(together)(variables, images, keys), each, images, (together, variables, keys)
-
-
-def test_one_network_says_what_it_says(folder):
-    found, each, images, _ = answers(folder, "a")
-    (wanted,) = each(images)
-    assert set(found) == {"mask", "classes", "saliency"}
-    for name, values in wanted.items():
-        np.testing.assert_allclose(found[name], values, atol=1e-6)
-    model = read_model(folder / "a", Checkpoint.BEST)
-    saliency = jax.jit(model.objective.saliency)(model.variables, images)
-    np.testing.assert_allclose(found["saliency"], saliency, rtol=1e-4, atol=1e-7)
-
-
-def test_several_answers_are_averaged_and_their_disagreement_told(folder):
-    found, each, images, _ = answers(folder, "a", "b", flips=True)
-    mirrored = [
-        {"mask": answer["mask"][:, :, ::-1], "classes": answer["classes"]}
-        for answer in each(images[:, :, ::-1])
-    ]
-    for name in ("mask", "classes"):
-        every = np.stack([answer[name] for answer in [*each(images), *mirrored]])
-        np.testing.assert_allclose(found[name], every.mean(axis=0), atol=1e-6)
-        np.testing.assert_allclose(found[f"{name}_spread"], every.std(axis=0), atol=1e-6)
-        if name == "mask":
-            masks, together = every >= 0.5, every.mean(axis=0) >= 0.5
-    dices = [
-        [2 * (m & t).sum() / (m.sum() + t.sum()) for m, t in zip(mask, together)] for mask in masks
-    ]
-    wanted = 1 - np.mean(dices, axis=0)
-    assert wanted.max() > 0
-    np.testing.assert_allclose(found["mask_disagreement"][:, 0], wanted, atol=1e-5)
-
-
-def test_one_that_mirrors_by_itself_gives_two_answers(folder, tmp_path):
-    """Its own mean of both would agree with itself."""
-    c = config_of(folder)
-    with c.unlocked():
-        c.objective.mirror = True
-    write_run(tmp_path / "run", c)
-    found, *_ = answers(tmp_path, "run", flips=True)
-    assert (found["classes_spread"] > 0).all() and found["mask_disagreement"].max() > 0
-    plain, *_ = answers(tmp_path, "run")
-    for name in ("mask", "classes"):
-        np.testing.assert_allclose(found[name], plain[name], atol=1e-6)
-
-
-def test_calibrated(folder, tmp_path, capsys):
-    """Each network has its own temperature; thresholds are averaged, or asked for."""
+def test_thresholds_are_averaged_or_asked_for(folder, tmp_path, capsys):
     cool, hot = Calibration(1.0, 0.2), Calibration(4.0, 0.4)
-    found, each, images, _ = answers(folder, "a", "b", calibrations=[cool, hot])
-    one, other = (answer["classes"] for answer in each(images))
-    wanted = (one + jax.nn.softmax(jnp.log(other) / 4)) / 2
-    np.testing.assert_allclose(found["classes"], wanted, atol=1e-6)
     image = folder / "images" / "one.png"
     command(folder / "a", image, "--out", tmp_path / "plain")
     with mock.patch.object(trained_model, "_calibration", side_effect=[cool, hot, cool]):
@@ -136,22 +75,6 @@ def test_calibrated(folder, tmp_path, capsys):
     assert not (tmp_path / "y").exists()
 
 
-def test_empty_masks_agree():
-    none = jnp.zeros((2, 1, 4, 4, 1))
-    assert predictor._disagreement(none, none[0]).tolist() == [[0.0]]
-    assert predictor._disagreement(none.at[0].set(1.0), none[0] + 0.5).tolist() == [[0.5]]
-
-
-def test_dropout(folder):
-    """Each draw has its own, which belongs to the image and not to its batch."""
-    found, _, images, (together, variables, keys) = answers(folder, "a", dropout=3)
-    assert (found["classes_spread"] > 0).all()
-    alone = jax.jit(together)(variables, images[1:2], keys[1:2])
-    np.testing.assert_allclose(alone["mask"], found["mask"][1:2], atol=1e-6)
-    others = jax.jit(together)(variables, images, keys[::-1])
-    assert not np.allclose(others["mask"], found["mask"], atol=1e-4)
-
-
 def test_dropout_of_a_network_without(folder, tmp_path, capsys):
     write_run(tmp_path / "run", config_of(folder, **{"model.dropout_rate": 0.0}))
     image = folder / "images" / "one.png"
@@ -162,34 +85,13 @@ def test_dropout_of_a_network_without(folder, tmp_path, capsys):
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize("kind", ["smoothgrad", "integrated"])
-def test_kinds_of_saliency(folder, kind):
-    found, _, images, _ = answers(folder, "a", saliency_kind=kind)
-    assert found["saliency"].shape == images.shape
-    assert found["saliency"].min() >= 0 and found["saliency"].max() > 0
-    plain, *_ = answers(folder, "a")
-    assert not np.allclose(found["saliency"], plain["saliency"])
-    assert set(answers(folder, "unet", saliency_kind=kind)[0]) == {"mask"}
-
-
-def test_two_tasks_that_teach_each_other(tmp_path):
-    """The mask is that of the first network, as in evaluation."""
-    c = dtml.get_config(f"data=jsrt,filters=4,size={SIZE}")
-    c.model.convolutions = (1, 1)
-    write_run(tmp_path / "run", c)
-    found, each, images, _ = answers(tmp_path, "run", dropout=2)
-    assert set(found) == {"mask", "mask_spread", "mask_disagreement"}
-    (wanted,) = answers(tmp_path, "run")[1](images)
-    np.testing.assert_allclose(answers(tmp_path, "run")[0]["mask"], wanted["mask"], atol=1e-6)
-
-
 def command(*arguments):
     with (
         mock.patch.object(sys, "argv", ["predict", *map(str, arguments)]),
         mock.patch.object(predict.parallel, "keep_compiled"),
         pytest.raises(SystemExit) as stop,
     ):
-        predict.main()
+        launch.predict()
     return stop.value.code
 
 
@@ -233,7 +135,7 @@ def test_a_folder(folder, tmp_path, capsys):
     model = read_model(folder / "a", Checkpoint.BEST)
     with Image.open(folder / "images" / "one.png") as picture:
         resized = resize_image(np.asarray(picture, np.float32), SIZE, SIZE)
-    wanted = jax.jit(model.objective.predict)(model.variables, resized[None, ..., None])
+    wanted = jax.jit(model.network.predict)(model.variables, resized[None, ..., None])
     assert float(rows[0]["probability_1"]) == pytest.approx(
         float(wanted["classes"][0, 1]), abs=1e-5
     )
@@ -248,10 +150,13 @@ def test_masks_of_several_classes_lie_apart(tmp_path):
     """Mask b of the image `a`, and the image `a_b`."""
     masks = np.zeros((4, 6, 2), np.float32)
     masks[:2, :, 0] = 1
-    rows = []
+    predictions = []
     for name, mask in (("a", masks), ("a_b", masks[::-1]), ("b/a", masks[..., ::-1])):
-        item = predict.Item(name, pathlib.Path(f"{name}.png"), np.zeros((4, 6)), {"mask": mask})
-        rows.append(predict.write_item(item, tmp_path, predict.Style(mask_names=("b", "c"))))
+        path = pathlib.Path(f"{name}.png")
+        predictions.append(ImagePrediction(name, path, np.zeros((4, 6)), {"mask": mask}))
+    options = prediction_files.OutputOptions(LabelSpec(mask_names=("b", "c")), Predictor([]))
+    prediction_files.write_predictions(tmp_path, predictions, options, map)
+    rows = read_rows(tmp_path)
     assert rows[0]["area_fraction_b"] == "0.500000" and rows[0]["area_fraction_c"] == "0.000000"
     for written, upper, lower in (("b/a", 255, 0), ("b/a_b", 0, 255), ("c/b/a", 255, 0)):
         with Image.open(tmp_path / "masks" / f"{written}.png") as picture:
@@ -276,7 +181,7 @@ def test_without_a_classifier(folder, tmp_path):
 
 
 def test_large_films_are_shown_smaller(folder, tmp_path, monkeypatch):
-    monkeypatch.setattr(predict, "OVERLAY_SIDE", 20)
+    monkeypatch.setattr(prediction_files, "OVERLAY_SIDE", 20)
     command(folder / "a", folder / "images" / "one.png", "--out", tmp_path / "out")
     with Image.open(tmp_path / "out" / "overlays" / "one.png") as picture:
         assert picture.size == (15, 20)
@@ -301,9 +206,7 @@ def test_names(tmp_path):
     for name in ("a/x.png", "a/x.jpg", "b/x.png", "y.PNG"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).touch()
-    find = lambda *paths: predict.find_files(
-        [tmp_path / p for p in paths], (".png", ".jpg"), files_below
-    )
+    find = lambda *paths: predict.find_files([tmp_path / p for p in paths], files)
     assert list(find("b", "y.PNG")) == ["x", "y"]
     assert list(find("a")) == ["x.jpg", "x.png"]
     assert list(find(".")) == ["a/x.jpg", "a/x.png", "b/x.png", "y.PNG"]
@@ -340,9 +243,9 @@ def test_nothing_that_can_be_read(folder, tmp_path, capsys):
 def test_the_command_needs_no_tensorflow(folder, tmp_path):
     program = """
 import sys
-from multimix_jax import predict
+import launch
 try:
-    predict.main()
+    launch.predict()
 finally:
     assert "tensorflow" not in sys.modules
 """

@@ -2,75 +2,16 @@
 
 import dataclasses
 
-import jax.numpy as jnp
 import numpy as np
 import pytest
 from sklearn import metrics as sklearn_metrics
 
-from data_pipelines.run_data import EvalSet
 from multimix_jax.errors import UsageError
 from multimix_jax.evaluation.calibration import Calibration
-from multimix_jax.evaluation.evaluate import (
-    Predictions,
-    measure,
-    predict_same,
-    predict_set,
-    validation_score,
-)
-from tests.small_runs import listed
+from multimix_jax.evaluation.evaluate import Predictions, measure, validation_score
+from multimix_jax.names import Head
 
 NAMES = ("well", "ill")
-
-
-def predict(variables, images):
-    """Masks the rows that `listed` masks, and is surer of class 1 the brighter the image."""
-    images = jnp.asarray(images, jnp.float32)
-    grey = images[:, 0, 0, 0]
-    rows = jnp.arange(16.0)[None, :, None, None]
-    mask = jnp.where(rows < grey[:, None, None, None], variables, 0.1)
-    ill = grey / 255
-    return {
-        "mask": jnp.broadcast_to(mask, images.shape),
-        "classes": jnp.stack([1 - ill, ill], axis=-1),
-    }
-
-
-def predicted(outputs=("mask", "classes"), *, batch_size=3, variables=0.5):
-    examples = listed(9, labels=[n % 2 for n in range(9)], has_mask=[n > 1 for n in range(9)])
-    eval_set = EvalSet("a", examples, np.array([7, 1, 5, 8, 0, 3, 2]))
-    some = lambda v, images: {name: predict(v, images)[name] for name in outputs}
-    return predict_set(some, variables, eval_set, batch_size=batch_size)
-
-
-@pytest.mark.parametrize("batch_size", [1, 3, 7, 8])
-def test_every_image_is_predicted_once_and_in_order(batch_size):
-    found = predicted(batch_size=batch_size)
-    greys = np.array([7, 1, 5, 8, 0, 3, 2])
-    assert found.ids == [f"i{n:02d}" for n in greys]
-    np.testing.assert_array_equal(found.labels, greys % 2)
-    np.testing.assert_array_equal(found.has_mask, greys > 1)
-    np.testing.assert_allclose(found.classes[:, 1], greys / 255, rtol=1e-6)
-    np.testing.assert_array_equal(found.truths.sum(axis=(1, 2, 3)), greys * 16)
-    np.testing.assert_array_equal(found.masks["mask"], found.truths)
-    assert found.masks["mask"].dtype == found.truths.dtype == np.bool_
-    assert found.spacing.shape == (7, 2)
-
-
-def test_the_same_answer_to_every_image():
-    answer = {"mask": np.eye(4)[..., None], "classes": np.array([0.25, 0.75])}
-    said = predict_same(answer)(None, np.zeros((3, 4, 4, 1), np.uint8))
-    np.testing.assert_array_equal(said["mask"], [answer["mask"]] * 3)
-    np.testing.assert_array_equal(said["classes"], [answer["classes"]] * 3)
-
-
-def test_a_pixel_is_masked_from_one_half_on():
-    assert predicted(variables=0.5).masks["mask"].any()
-    assert not predicted(variables=0.4999).masks["mask"].any()
-
-
-def test_a_model_may_have_one_output_only():
-    assert predicted(["mask"]).classes is None
-    assert predicted(["classes"]).masks == {}
 
 
 def box(rows, columns, size=16):
@@ -84,7 +25,7 @@ def segmented(**changes):
     truth = box(slice(4, 12), slice(4, 10))
     found = Predictions(
         ids=["a", "b", "c"],
-        masks={"mask": np.stack([box(slice(4, 12), slice(4, 8)), 0 * truth > 0, truth])},
+        masks={Head.MASK: np.stack([box(slice(4, 12), slice(4, 8)), 0 * truth > 0, truth])},
         truths=np.stack([truth, truth, truth]),
         has_mask=np.array([True, True, False]),
         classes=None,
@@ -143,7 +84,7 @@ def test_a_known_spacing_gives_millimetres():
 def test_several_mask_channels_are_averaged():
     one = segmented()
     two = segmented(
-        masks={"mask": np.concatenate([one.masks["mask"], one.truths], axis=-1)},
+        masks={Head.MASK: np.concatenate([one.masks[Head.MASK], one.truths], axis=-1)},
         truths=np.concatenate([one.truths, one.truths], axis=-1),
     )
     _, rows = measure(two, class_names=NAMES)
@@ -153,57 +94,15 @@ def test_several_mask_channels_are_averaged():
     assert measure(named, class_names=NAMES)[1][0]["dice_heart"] == 1
 
 
-def test_every_way_to_the_mask_has_its_figures():
+def test_every_mask_has_its_metrics():
     one = segmented()
     summary, rows = measure(
-        segmented(masks={**one.masks, "mask_sdf": one.truths}), class_names=NAMES
+        segmented(masks={**one.masks, Head.MASK_SDF: one.truths}), class_names=NAMES
     )
     assert rows[0]["dice"] == pytest.approx(0.8)
     assert rows[0]["sdf/dice"] == 1
     assert summary["sdf/dice"]["mean"] == 1
     assert validation_score([summary]) == pytest.approx(0.4)
-
-
-class Volumes:
-    """Two volumes of different sizes; a ball of ones and a stray voxel in each."""
-
-    name, class_names, mask_names, ids = "v", (), (), ["a", "b"]
-    spacing = np.array([[1, 1, 2], [0, 0, 0]], np.float32)
-
-    def batches(self, batch_size):
-        for sides in ((8, 9, 10), (9, 8, 12)):
-            image = np.zeros((1, *sides, 1), np.float32)
-            image[:, 2:6, 2:6, 2:6] = 1
-            truth = image.astype(np.uint8)
-            image[:, -1, -1, -1] = 1
-            yield {
-                **{"image": image, "mask": truth, "has_mask": np.ones(1, bool)},
-                **{"label": np.full(1, -1), "valid": np.ones(1, bool)},
-            }
-
-
-@pytest.mark.parametrize("components", [0, 1])
-def test_volumes(components):
-    found = predict_set(
-        lambda variables, images: {"mask": images, "distance": 1 - 2 * images},
-        *(None, Volumes()),
-        batch_size=7,
-        components=components,
-    )
-    assert [mask.shape for mask in found.masks["mask"]] == [(8, 9, 10, 1), (9, 8, 12, 1)]
-    assert found.distance[1].shape == (9, 8, 12, 1)
-    _, rows = measure(found, class_names=())
-    want = 1 if components else 2 * 64 / (2 * 64 + 1)
-    assert [row["dice"] for row in rows] == pytest.approx([want, want])
-    assert "hd95_mm" in rows[0] and "hd95_mm" not in rows[1]
-    if not components:  # from the far corner to the ball
-        assert rows[0]["hd_mm"] == pytest.approx(np.linalg.norm([2, 3, 4 * 2]))
-
-
-def test_the_same_answer_is_stretched_over_volumes():
-    mask = np.arange(8.0).reshape(2, 4, 1, 1)
-    said = predict_same({"mask": mask})(None, np.zeros((1, 4, 2, 3, 1)))["mask"]
-    np.testing.assert_array_equal(said[0, :, :, 2, 0], [[0, 2], [0, 2], [4, 6], [4, 6]])
 
 
 def test_classes():

@@ -36,7 +36,7 @@ def batch(sides=(8, 8)):
 @functools.cache
 def first_state(objective=OBJECTIVE):
     return TrainState.create(
-        jax.jit(objective.init, static_argnums=1)(jax.random.key(0), 8), optax.sgd(0.1)
+        jax.jit(objective.network.init, static_argnums=1)(jax.random.key(0), 8), optax.sgd(0.1)
     )
 
 
@@ -185,18 +185,18 @@ class LossTest(parameterized.TestCase):
         images["seg/labeled"]["image"] = np.arange(3 * 256, dtype=np.uint8).reshape(3, 16, 16, 1)
         views = jax.jit(objective.views)(images, ExampleKeys(jax.random.key(1)))
         np.testing.assert_allclose(views["seg/labeled"][0].min(), -1)
-        variables = jax.jit(objective.init, static_argnums=1)(jax.random.key(0), 16)
+        variables = jax.jit(objective.network.init, static_argnums=1)(jax.random.key(0), 16)
         state = TrainState.create(variables, optax.sgd(0.1))
         (loss, (_, stats)), gradient = loss_and_gradient(objective, state, images)
         self.assertTrue(np.isfinite(loss))
         self.assertEqual(stats, state.batch_stats)
         self.assertGreater(max(jnp.abs(g).max() for g in jax.tree.leaves(gradient["sdf"])), 0)
-        self.assertEqual(objective.parts, ("decoder", "distance network", "mutual term"))
+        self.assertEqual(objective.components, ("decoder", "distance network", "mutual term"))
 
     def test_predicts_three_masks(self):
         state = first_state()
         images = batch()["seg/labeled"]["image"]
-        got = jax.jit(OBJECTIVE.predict)(state.eval_variables, images)
+        got = jax.jit(OBJECTIVE.network.predict)(state.eval_variables, images)
         self.assertEqual(set(got), {"mask", "mask_sdf", "mask_average", "distance"})
         np.testing.assert_allclose(
             got["mask_average"], (got["mask"] + got["mask_sdf"]) / 2, atol=1e-6

@@ -76,7 +76,7 @@ class SystemsTest(parameterized.TestCase):
         defaults = dataclasses.asdict(MultiMixObjective(tiny.model()))
         self.assertEqual({name: defaults[name] for name in published}, published)
         terms = common.get_config().objective.to_dict()
-        self.assertEqual(terms, {**published, "exclusive": True, "mirror": False})
+        self.assertEqual(terms, published)
 
     def test_errors(self):
         model = common.get_config().model
@@ -136,8 +136,8 @@ class LossTest(parameterized.TestCase):
         def outputs(variables, images):
             output = objective.model.apply(variables, normalize(images))
             return (
-                objective.predict(variables, images),
-                objective.saliency(variables, images),
+                objective.network.predict(variables, images),
+                make_map("gradient", objective.network, variables, images),
                 output,
             )
 
@@ -153,8 +153,8 @@ class LossTest(parameterized.TestCase):
     def test_predicts_what_it_has(self, system, want):
         objective = tiny.objective(system)
         variables, images = tiny.variables(objective.model), jnp.zeros((1, 16, 16, 1), jnp.uint8)
-        self.assertEqual(set(jax.eval_shape(objective.predict, variables, images)), want)
-        saliency = jax.eval_shape(objective.saliency, variables, images)
+        self.assertEqual(set(jax.eval_shape(objective.network.predict, variables, images)), want)
+        saliency = make_map("gradient", objective.network, variables, images)
         self.assertEqual(saliency is None, system == "unet")
 
 

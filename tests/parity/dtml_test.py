@@ -129,7 +129,7 @@ class DtmlParityTest(parameterized.TestCase):
             "seg/unlabeled": {"image": unlabeled},
         }
         state = TrainState.create(
-            jax.jit(objective.init, static_argnums=1)(jax.random.key(0), 8), optax.sgd(0.1)
+            jax.jit(objective.network.init, static_argnums=1)(jax.random.key(0), 8), optax.sgd(0.1)
         )
         step = 3000
         state = dataclasses.replace(state, step=np.int32(step))

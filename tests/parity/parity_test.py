@@ -108,7 +108,7 @@ class NetworkTest(parameterized.TestCase):
             return model.apply(variables, images), features
 
         got, got_features = outputs(variables(bridge), images)
-        predict = jax.jit(objective.predict)
+        predict = jax.jit(objective.network.predict)
         got_probabilities = predict(variables(bridge), images)
         inputs = torch_multimix.load_images(images).double()
         channels_last = lambda x: x.permute(0, 2, 3, 1)

@@ -2,12 +2,16 @@
 
 import json
 import os
+from types import SimpleNamespace
 
 import pytest
 
 from multimix_jax import atomic
 from multimix_jax.errors import UsageError
+from multimix_jax.labels import LabelSpec
 from multimix_jax.runs import workdir
+from multimix_jax.runs.spec import free_fields
+from multimix_jax.runs.trained_model import read_labels
 
 CONFIG = {
     "steps": 10,
@@ -16,21 +20,27 @@ CONFIG = {
     "model": {"filters": (4, 8), "rate": 0.1},
     "objective": {"threshold": 0.7},
 }
-IDS = {"train": {"seg/labeled": ["i0"]}}
+DATA = SimpleNamespace(
+    ids={"train": {"seg/labeled": ["i0"]}},
+    label_spec=LabelSpec(("well", "ill")),
+    contents={"images": "abc", "masks": "def"},
+)
 
 
 @pytest.fixture
 def run(tmp_path):
     """The folder of a run that has begun."""
     path = workdir.check(tmp_path / "runs" / "one", CONFIG)
-    workdir.claim(path, CONFIG, IDS)
+    workdir.claim(path, CONFIG, DATA)
     return path
 
 
 def test_a_claimed_folder_says_whose_it_is(run):
     assert json.loads((run / "config.json").read_text())["steps"] == 10
-    assert json.loads((run / "ids.json").read_text()) == IDS
-    assert sorted(os.listdir(run)) == ["config.json", "ids.json"]
+    assert json.loads((run / "ids.json").read_text()) == DATA.ids
+    assert read_labels(run) == DATA.label_spec
+    names = ["config.json", "contents.json", "ids.json", "labels.json"]
+    assert sorted(os.listdir(run)) == names
 
 
 def test_checking_writes_nothing(tmp_path):
@@ -66,37 +76,17 @@ def test_another_config_is_refused(run, change, message):
     assert str(error.value).startswith(f"--workdir={run} holds the run of another config: ")
 
 
-@pytest.mark.parametrize("key", workdir.FREE_KEYS)
+@pytest.mark.parametrize("key", list(free_fields()))
 def test_what_does_not_change_the_run_may_differ(run, key):
     assert workdir.check(run, CONFIG | {key: "other"}) == run
     assert workdir.check(run, CONFIG | {key: {"nested": "other"}}) == run
 
 
-@pytest.mark.parametrize("key", workdir.ADDED)
-def test_a_field_that_is_new_has_the_value_that_changes_nothing(run, key):
-    part, _, name = key.rpartition(".")
-    added = {name: workdir.ADDED[key]}
-    config = CONFIG | ({part: CONFIG[part] | added} if part else added)
-    assert workdir.check(run, config) == run
-
-
-def test_a_run_begun_before_images_could_be_padded_is_not_continued_so(run):
-    with pytest.raises(UsageError, match=r": fit \('squash' there, 'pad' here\)"):
-        workdir.check(run, CONFIG | {"fit": "pad"})
-
-
-def test_other_own_files_are_refused_wherever_they_lie(tmp_path):
-    config = CONFIG | {"own_files": {"masks": "abc"}, "folder": {"images": "there"}}
-    workdir.claim(tmp_path, config, IDS)
-    moved = config | {"folder": {"images": "elsewhere"}}
-    for begin in (True, False):
-        assert workdir.check(tmp_path, moved, begin=begin) == tmp_path
-        with pytest.raises(UsageError, match="of other files than .*'abc' there, 'def' here.*as"):
-            workdir.check(tmp_path, config | {"own_files": {"masks": "def"}}, begin=begin)
-
-
-def test_of_an_older_run_own_files_are_not_known(run):
-    assert workdir.check(run, CONFIG | {"own_files": {"masks": "abc"}}) == run
+def test_other_own_files_are_refused_wherever_they_lie(run):
+    workdir.check_contents(run, DATA)
+    other = SimpleNamespace(contents=DATA.contents | {"masks": "ghi"})
+    with pytest.raises(UsageError, match="of other files than .*: masks; use another --workdir"):
+        workdir.check_contents(run, other)
 
 
 def test_a_folder_of_something_else_is_refused(tmp_path):

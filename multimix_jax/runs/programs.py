@@ -10,14 +10,15 @@ import numpy as np
 import optax
 
 from multimix_jax.errors import UsageError
-from multimix_jax.evaluation.evaluate import Predict
-from multimix_jax.inference.windows import Windows, make_sliding_window
+from multimix_jax.inference import saliency
+from multimix_jax.inference.predictor import Member, Predictor
 from multimix_jax.keys import ExampleKeys
-from multimix_jax.objectives.base import Objective
+from multimix_jax.labels import LabelSpec
+from multimix_jax.objectives import Objective, make_objective
+from multimix_jax.runs.spec import RunSpec
 from multimix_jax.state import TrainState
-from multimix_jax.training import parallel
-from multimix_jax.training.parallel import AXIS, Spread, make_predict, make_spread
-from multimix_jax.training.step import make_train_step
+from multimix_jax.training import make_train_step, optimizer, parallel
+from multimix_jax.training.parallel import AXIS, Spread, make_spread
 
 PyTree = Any
 _OVER_KEPT = 1.15  # all that a step takes, to what it keeps to go back: 1.11 to 1.14 measured
@@ -28,20 +29,20 @@ class Programs:
     """A method and its optimiser, compiled when first used; a seed is an argument of them.
 
     Attributes:
-      objective: the method, with its model.
+      objective: the method, with its network.
       optimizer: optax transformation.
-      parallel: 'pmap' or 'jit', see `make_spread`.
+      backend: 'pmap' or 'jit', see `parallel.make_spread`.
       ema_decay: of the moving average of the weights, 0 for none.
-      accumulate: parts of a batch, see `make_train_step`.
-      windows: to predict larger images and volumes by; None takes each whole.
+      accumulate: micro-batches of a batch, see `make_train_step`.
+      predictor: of the network.
     """
 
     objective: Objective
     optimizer: optax.GradientTransformation
-    parallel: str
+    backend: str
     ema_decay: float
     accumulate: int
-    windows: Windows | None = None
+    predictor: Predictor
 
     def __post_init__(self) -> None:
         """Raises UsageError where the method needs an average, or cannot use one."""
@@ -50,7 +51,7 @@ class Programs:
                 "the method has a teacher, the moving average of the weights, but none is kept; "
                 "set config.ema_decay, to 0.99 for instance"
             )
-        if self.ema_decay and not self.objective.can_average:
+        if self.ema_decay and self.objective.network.has_batch_stats:
             raise UsageError(
                 "batch norm's statistics are not those of averaged weights; set "
                 "config.ema_decay=0, or config.model.norm='group' or 'instance'"
@@ -66,36 +67,24 @@ class Programs:
             accumulate=self.accumulate,
             axis_name=AXIS,
         )
-        return make_spread(step, spelling=self.parallel)
-
-    @functools.cached_property
-    def predict(self) -> Predict:
-        """`Objective.predict` over this process's devices, or window by window on one."""
-        if self.windows is None:
-            return make_predict(self.objective.predict)
-        whole = make_sliding_window(self.objective.predict, self.windows)
-
-        def predict(variables: PyTree, images: np.ndarray) -> dict[str, np.ndarray]:
-            found = [whole(variables, image) for image in images]
-            return {name: np.stack([answer[name] for answer in found]) for name in found[0]}
-
-        return predict
+        return make_spread(step, spelling=self.backend)
 
     @functools.cached_property
     def predicted_shapes(self) -> Callable[..., dict[str, jax.ShapeDtypeStruct]]:
-        """Shapes of `Objective.predict`, traced once for the same arguments."""
-        return jax.jit(self.objective.predict).eval_shape
+        """Shapes of `Network.predict`, traced once for the same arguments."""
+        return jax.jit(self.objective.network.predict).eval_shape
 
     @functools.cached_property
     def saliency(self) -> Callable[[PyTree, np.ndarray], jax.Array | None]:
-        """`Objective.saliency`, of few images at once, so on one device."""
-        compiled = jax.jit(self.objective.saliency)
+        """The gradient as the bridge sees it, of few images at once, so on one device."""
+        network = self.objective.network
+        compiled = jax.jit(lambda v, images: saliency.make_map("gradient", network, v, images))
 
-        def saliency(variables: PyTree, images: np.ndarray) -> jax.Array | None:
+        def saliency_of(variables: PyTree, images: np.ndarray) -> jax.Array | None:
             # Wherever they lay, in training or after it, the program is the same.
             return compiled(jax.device_put(variables, jax.local_devices()[0]), images)
 
-        return saliency
+        return saliency_of
 
     @functools.cached_property
     def views(self) -> Callable[..., dict[str, jax.Array]]:
@@ -107,6 +96,10 @@ class Programs:
         variables = self._init(jax.random.key(seed), size)
         keep_average = self.ema_decay > 0
         return TrainState.create(variables, self.optimizer, seed=seed, keep_average=keep_average)
+
+    @functools.cached_property
+    def _init(self) -> Callable[[jax.Array, int], PyTree]:
+        return jax.jit(self.objective.network.init, static_argnums=1)
 
     def check_memory(self, batch: PyTree, size: int) -> None:
         """Raises UsageError where a step on `batch`, of patches, is too large for a device.
@@ -120,26 +113,67 @@ class Programs:
         )
         state = jax.eval_shape(lambda: self.initial_state(0, size))
 
-        def kept(state: TrainState, batch: PyTree) -> PyTree:
+        def residuals(state: TrainState, batch: PyTree) -> PyTree:
             keys = ExampleKeys(jax.random.key(0))
             loss = lambda params: self.objective(params, state, batch, keys)[0]
             return jax.vjp(loss, state.params)[1]
 
-        found = jax.eval_shape(jax.vmap(kept, in_axes=(None, 0), axis_name=AXIS), state, shard)
-        needed = _OVER_KEPT * sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(found))
+        shapes = jax.eval_shape(
+            jax.vmap(residuals, in_axes=(None, 0), axis_name=AXIS), state, shard
+        )
+        needed = _OVER_KEPT * sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(shapes))
         limit = parallel.memory_bytes() // (devices if jax.default_backend() == "cpu" else 1)
         if needed > limit:
-            *patch, _ = self.objective.input_shape(size)
+            *patch, _ = self.objective.network.input_shape(size)
             share = (limit / needed) ** (1 / len(patch))
             fits = [max(int(side * share) // 16, 1) * 16 for side in patch]
-            shown = lambda sides: "x".join(map(str, sides))
+            sides, smaller = ("x".join(map(str, x)) for x in (patch, fits))
             raise UsageError(
-                f"patches of {shown(patch)} take about {needed / 2**30:.0f} GiB a step, but there "
-                f"are {limit / 2**30:.0f} GiB; {shown(fits)} would fit: set "
-                "config.objective.patch and config.window.patch, or a smaller config.batch_size or "
-                "config.model.filters"
+                f"patches of {sides} take about {needed / 2**30:.0f} GiB a step, but there are "
+                f"{limit / 2**30:.0f} GiB; {smaller} would fit: set config.objective.patch and "
+                "config.window.patch, or a smaller config.batch_size or config.model.filters"
             )
 
-    @functools.cached_property
-    def _init(self) -> Callable[[jax.Array, int], PyTree]:
-        return jax.jit(self.objective.init, static_argnums=1)
+
+def make_programs(spec: RunSpec, labels: LabelSpec) -> Programs:
+    """What a run compiles; the programs of the call before, where nothing in them differs.
+
+    So the runs of a grid share them where they can.
+
+    Raises:
+      UsageError: a field of the spec is wrong.
+    """
+    training = dataclasses.replace(spec.training, cadence=None, grace_period=0.0)
+    method = spec.method, dict(spec.model), dict(spec.objective)
+    key = repr((method, training, spec.prediction, spec.data.size, labels))
+    if key not in _kept:
+        _kept.clear()
+        _kept[key] = _make(spec, labels)
+    return _kept[key]
+
+
+_kept: dict[str, Programs] = {}
+
+
+def _make(spec: RunSpec, labels: LabelSpec) -> Programs:
+    t, prediction = spec.training, spec.prediction
+    accumulate = t.accumulate or parallel.parts_for_caches(t.batch_size, spec.data.size)
+    parallel.check_divisible(t.batch_size, accumulate)
+    schedule = optimizer.make_schedule(
+        learning_rate=t.learning_rate, steps=t.steps, **dataclasses.asdict(t.schedule)
+    )
+    objective = make_objective(
+        spec.method, model=spec.model, dtype=t.dtype, terms=spec.objective, labels=labels
+    )
+    return Programs(
+        objective=objective,
+        optimizer=optimizer.make_optimizer(schedule, **dataclasses.asdict(t.optimizer)),
+        backend=t.parallel,
+        ema_decay=t.ema_decay,
+        accumulate=accumulate,
+        predictor=Predictor(
+            [Member(objective.network, flips=prediction.flips)],
+            windows=prediction.windows,
+            keep_largest=prediction.keep_largest,
+        ),
+    )

@@ -1,4 +1,4 @@
-"""Tests of multimix_jax.commands.export."""
+"""Tests of multimix_jax.runs.export and of its command."""
 
 import json
 import os
@@ -9,26 +9,21 @@ from types import SimpleNamespace
 from unittest import mock
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-import optax
 import pytest
 
 from configs import dtml
 from data_pipelines.files.images import resize_image
 from data_pipelines.resize import Canvas
-from multimix_jax.commands import export
+from multimix_jax.commands import export as command_of_export
 from multimix_jax.errors import UsageError
 from multimix_jax.evaluation.calibration import Calibration
-from multimix_jax.inference import trained_model
-from multimix_jax.inference.trained_model import read_model
+from multimix_jax.labels import LabelSpec
 from multimix_jax.names import Checkpoint
-from multimix_jax.objectives import make_objective
-from multimix_jax.runs import workdir
-from multimix_jax.runs.record import FinishedRun, Images
-from multimix_jax.state import TrainState
-from multimix_jax.training.checkpoint import Checkpoints
-from multimix_jax.training.programs import Programs
+from multimix_jax.runs import export, trained_model
+from multimix_jax.runs.record import FinishedRun
+from multimix_jax.runs.trained_model import read_model
+from tests.random_runs import write_run
 from tests.small_runs import small_config
 
 SIZE = 16
@@ -46,45 +41,23 @@ for name in {names}:
 """
 
 
-def write_run(path, config):
-    """A run that was never trained: random weights, of which the average is to be exported."""
-    fields = config.to_dict()
-    workdir.claim(path, fields, {})
-    objective = make_objective(
-        fields["method"], model=fields["model"], dtype=fields["dtype"], terms=fields["objective"]
-    )
-    shapes = jax.eval_shape(lambda: objective.init(jax.random.key(0), fields["size"]))
-    rng = np.random.default_rng(0)
-    draw = lambda leaf: rng.uniform(0.1, 0.3, leaf.shape).astype(leaf.dtype)
-    draw_around_zero = lambda leaf: draw(leaf) * rng.choice([-1, 1], leaf.shape).astype(leaf.dtype)
-    variables = jax.tree.map(draw, shapes) | {
-        "params": jax.tree.map(draw_around_zero, shapes["params"])
-    }
-    state = TrainState.create(variables, optax.identity(), keep_average=True)
-    state = state.replace(params=jax.tree.map(jnp.zeros_like, state.params))
-    with Checkpoints(path) as checkpoints:
-        checkpoints.save(Checkpoint.BEST, state, {})
-    return Programs(objective, optax.identity(), "pmap", 0.0, 1), state.eval_variables
-
-
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     """Folder of a small MultiMix, and by name of a batch: the images and what they shall give."""
     folder = tmp_path_factory.mktemp("export")
     config = small_config(folder, **{"model.filters": (4, 8), "size": SIZE})
-    programs, variables = write_run(folder / "run", config)
+    predictor, variables = write_run(folder / "run", config)
     rng = np.random.default_rng(1)
     wanted = {}
     for name, shape in BATCHES.items():
         images = rng.integers(0, 256, (*shape, 1)).astype(np.uint8)
         np.save(folder / f"{name}.npy", images)
-        wanted[name] = dict(programs.predict(variables, images))
-        wanted[name]["saliency"] = programs.saliency(variables, images)
+        wanted[name] = predictor([variables], images)
     return SimpleNamespace(folder=folder, path=folder / "run", wanted=wanted)
 
 
 def check_reloaded(run, out, *, blocked, atol):
-    """In a process of its own, what the README says gives what `Programs` gives."""
+    """In a process of its own, what the README says gives what `Predictor` gives."""
     code = re.search(r"```python\n(.*)```", (out / "README.md").read_text(), re.DOTALL)[1]
     lines = code.splitlines()
     assert len(lines) == 5
@@ -111,7 +84,7 @@ def command(*arguments):
     """`multimix-export`, in this process; what it prints where it fails."""
     argv = ["export", *map(str, arguments)]
     with mock.patch.object(sys, "argv", argv):
-        export.main()
+        command_of_export.main()
 
 
 def test_stablehlo_needs_nothing_but_jax_and_numpy(run, capsys):
@@ -139,7 +112,7 @@ def test_stablehlo_needs_nothing_but_jax_and_numpy(run, capsys):
         "system": "multimix",
         "method": "multimix",
     }
-    assert (described["size"], described["class_names"]) == (SIZE, [])
+    assert (described["size"], described["labels"]["class_names"]) == (SIZE, [])
 
 
 def export_or_skip(run, out, form, words):
@@ -172,11 +145,8 @@ def test_onnx(run):
 @pytest.mark.parametrize("sides", [(SIZE, SIZE), (40, 71), (9, 33)])
 def test_images_are_resized_as_in_preparation(sides):
     """By Pillow; float32 and float64 may round to neighbouring grey values now and then."""
-    shown = SimpleNamespace(
-        predict=lambda variables, images: {"mask": images}, saliency=lambda *_: None
-    )
     images = np.random.default_rng(0).integers(0, 256, (2, *sides, 1)).astype(np.uint8)
-    found = export.make_serve(shown, {}, SIZE, Calibration(), "squash")(images)["mask"]
+    found = export.fit_images(images, SIZE, "squash")
     wanted = np.stack([resize_image(image[..., 0], SIZE, SIZE) for image in images])[..., None]
     differences = np.abs(np.asarray(found, int) - wanted)
     assert differences.max() <= (0 if sides == (SIZE, SIZE) else 1)
@@ -186,12 +156,9 @@ def test_images_are_resized_as_in_preparation(sides):
 @pytest.mark.parametrize("sides", [(SIZE, SIZE), (40, 71), (33, 9)])
 @pytest.mark.parametrize("channels", [1, 3])
 def test_images_are_padded_as_in_preparation(sides, channels):
-    shown = SimpleNamespace(
-        predict=lambda variables, images: {"mask": images}, saliency=lambda *_: None
-    )
     shape = (2, *sides, channels)
     images = np.random.default_rng(0).integers(0, 256, shape).astype(np.uint8)
-    found = export.make_serve(shown, {}, SIZE, Calibration(), "pad")(images)["mask"]
+    found = export.fit_images(images, SIZE, "pad")
     canvas = Canvas(SIZE, "pad", channels)
     wanted = np.stack([canvas.image(image[..., 0] if channels == 1 else image) for image in images])
     differences = np.abs(np.asarray(found, int) - wanted)
@@ -203,11 +170,11 @@ def test_networks_without_a_classifier(tmp_path):
     """Two networks with batch norm: no saliency, no classes, but more ways to the mask."""
     config = dtml.get_config("data=jsrt,filters=2")
     config.size, config.model.convolutions = SIZE, (1, 1)
-    programs, variables = write_run(tmp_path / "run", config)
+    predictor, variables = write_run(tmp_path / "run", config)
     export.export_run(tmp_path / "run", tmp_path / "out", Checkpoint.BEST, "stablehlo")
     program = jax.export.deserialize(bytearray((tmp_path / "out/model.stablehlo").read_bytes()))
     images = np.random.default_rng(0).integers(0, 256, (2, SIZE, SIZE, 1)).astype(np.uint8)
-    found, wanted = program.call(images), programs.predict(variables, images)
+    found, wanted = program.call(images), predictor([variables], images)
     assert set(found) == set(wanted) == {"mask", "mask_sdf", "mask_average", "distance"}
     for name, value in wanted.items():
         np.testing.assert_allclose(found[name], value, atol=1e-5, err_msg=name)
@@ -222,20 +189,18 @@ def test_the_dtype_is_that_of_the_training_or_another(tmp_path):
         assert ("bf16" in str(jax.make_jaxpr(program.serve)(images))) == there
 
 
-def test_names_and_calibration_come_from_the_evaluation(run):
-    of = lambda **columns: Images(("a",), {name: np.ones(1) for name in columns})
-    images = {
-        ("best", "seg"): of(dice=1, dice_lung=1, dice_heart=1),
-        ("best", "cls"): of(label=0, probability_well=1, probability_ill=0),
-    }
+def test_labels_come_from_the_data_and_the_calibration_from_the_evaluation(tmp_path):
+    labels = LabelSpec(("well", "ill"), mask_names=("lung", "heart"))
+    config = small_config(tmp_path, **{"model.filters": (4, 8), "size": SIZE})
+    write_run(tmp_path / "run", config, labels=labels)
     chosen = {"step": -1, "temperature": 3.0, "threshold": 0.25}
-    evaluated = FinishedRun(run.path, {}, {"run": {Checkpoint.BEST: chosen}}, images)
+    evaluated = FinishedRun(tmp_path, {}, {"run": {Checkpoint.BEST: chosen}}, {})
     with mock.patch.object(trained_model, "read_run", return_value=evaluated):
-        model = read_model(run.path, Checkpoint.BEST)
-        assert (model.class_names, model.mask_names) == (["well", "ill"], ["lung", "heart"])
+        model = read_model(tmp_path / "run", Checkpoint.BEST)
+        assert model.labels == labels
         assert model.calibration == Calibration()  # of other weights
         chosen["step"] = model.source["step"]
-        assert read_model(run.path, Checkpoint.BEST).calibration == Calibration(3.0, 0.25)
+        assert read_model(tmp_path / "run", Checkpoint.BEST).calibration == Calibration(3.0, 0.25)
 
 
 def test_whole_or_not_at_all(run, tmp_path):
@@ -257,7 +222,7 @@ def test_whole_or_not_at_all(run, tmp_path):
         (("run", "no/out"), "no is no folder; name a new folder in one that exists"),
         (("run", "out", "--which=last"), "holds no 'last' checkpoint; ask for the 'best' one"),
         (("damaged", "out"), "config.json is damaged"),
-        (("lacking", "out"), "config.json lacks or misspells a field"),
+        (("lacking", "out"), "config.size is missing"),
         (("windows", "out"), "predicts volumes, or window by window"),
         (("wider", "out"), "cannot be read"),
         (("begun", "out"), "begun holds no checkpoints"),
@@ -269,7 +234,7 @@ def test_faults(run, capsys, arguments, words):
     texts = {
         "damaged": "{",
         "lacking": "{}",
-        "windows": json.dumps(config | {"window": {"patch": [8, 8]}}),
+        "windows": json.dumps(config | {"window": config["window"] | {"patch": [8, 8], "stride": [4, 4]}}),
         "wider": json.dumps(config | {"model": config["model"] | {"filters": [4, 16]}}),
         "begun": json.dumps(config),
     }
@@ -277,6 +242,7 @@ def test_faults(run, capsys, arguments, words):
     if source in texts:
         (folder / source).mkdir()
         (folder / source / "config.json").write_text(texts[source])
+        (folder / source / "labels.json").write_text((run.path / "labels.json").read_text())
     if source == "wider":
         (folder / source / "checkpoints").symlink_to(run.path / "checkpoints")
     before = set(folder.iterdir())

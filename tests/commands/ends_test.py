@@ -1,4 +1,4 @@
-"""Tests of multimix_jax.commands.quiet, and of what all commands have in common."""
+"""Tests of multimix_jax.commands.ends, and of what all commands have in common."""
 
 import importlib
 import os
@@ -9,7 +9,7 @@ from unittest import mock
 
 import pytest
 
-from multimix_jax.commands.quiet import ends_quietly
+from multimix_jax.commands.ends import ends_quietly
 from tests.finished_runs import write_run
 from tests.small_runs import ROOT
 

@@ -1,0 +1,59 @@
+"""One run: what is left to do of it, from a config to its printed results."""
+
+import pathlib
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from multimix_jax.names import Stream
+from multimix_jax.objectives import make_objective
+from multimix_jax.reporting import tables
+from multimix_jax.reporting.observer import PictureObserver
+from multimix_jax.runs import workdir
+from multimix_jax.runs.data import RunData
+from multimix_jax.runs.programs import make_programs
+from multimix_jax.runs.run import Run
+from multimix_jax.runs.spec import RunSpec
+from multimix_jax.training import parallel
+from multimix_jax.training.preemption import Stopping
+
+OpenData = Callable[[RunSpec, Sequence[Stream]], RunData]
+
+
+def run_one(
+    config: Mapping[str, Any],
+    path: str | pathlib.Path,
+    *,
+    open_data: OpenData,
+    stopping: Stopping,
+    mode: str = "train",
+) -> None:
+    """Does what is left to do in a run's folder, and prints its results.
+
+    Args:
+      config: the fields of configs/common.py, as JSON values.
+      path: folder of the run.
+      open_data: opens, and where need be prepares, the data of a run with these streams.
+      stopping: notes signals.
+      mode: 'train' trains and evaluates; 'eval' evaluates again.
+
+    Raises:
+      UsageError: something that was asked for cannot be done.
+    """
+    train, spec = mode == "train", RunSpec.of_config(config)
+    folder = workdir.check(path, config, begin=train)
+    results = workdir.finished(folder, spec.training.steps, set(spec.data.tests))
+    if train and results:
+        print(f"{folder} is finished; its results:\n{tables.table(results)}")
+        return
+    streams = make_objective(
+        spec.method, model=spec.model, dtype=spec.training.dtype, terms=spec.objective
+    ).streams
+    data = open_data(spec, streams)
+    programs = make_programs(spec, data.label_spec)
+    observer = PictureObserver(folder, spec, data)
+    run = Run(folder, config, spec, programs, data, observer)
+    if train:
+        run.train(stopping)
+    if parallel.is_first():
+        print(tables.table(run.evaluate()))
+    parallel.wait_for_all()

@@ -1,0 +1,107 @@
+"""Predictions for single images of any size."""
+
+import dataclasses
+import itertools
+import pathlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, Protocol
+
+import jax
+import numpy as np
+from PIL import Image
+
+from multimix_jax.inference.predictor import Predictor
+
+PyTree = Any
+
+
+class Resize(Protocol):
+    """How images are fitted to the square that a network takes."""
+
+    def image(self, values: np.ndarray) -> np.ndarray:
+        """Grey values [H,W] or colours [H,W,3] in 0..255 -> uint8 [S,S,C]."""
+        ...
+
+    def inside(self, height: int, width: int) -> tuple[slice, slice]:
+        """Rows and columns of the square that an image of that size covers."""
+        ...
+
+
+@dataclasses.dataclass(frozen=True)
+class ImagePrediction:
+    """An image file, and what is predicted of it, or why it cannot be read.
+
+    Attributes:
+      name: of what is written of it, a path without suffix.
+      path: where it was read.
+      values: float32 [H,W] or [H,W,3] of 0 to 255, at the size of the file.
+      output: arrays of `Predictor.predict`, of this image.
+      inside: rows and columns of these that the image covers.
+      error: why it could not be read; '' if it could.
+    """
+
+    name: str
+    path: pathlib.Path
+    values: np.ndarray | None = None
+    output: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
+    inside: tuple[slice, slice] = (slice(None), slice(None))
+    error: str = ""
+
+    @property
+    def sides(self) -> tuple[int, int]:
+        """Height and width of the file's image."""
+        assert self.values is not None
+        height, width = self.values.shape[:2]
+        return height, width
+
+    def covered(self, name: str) -> np.ndarray:
+        """The part of an output that the image covers, [h,w,C]."""
+        return self.output[name][self.inside]
+
+
+def stretch_bilinear(values: np.ndarray, height: int, width: int) -> np.ndarray:
+    """float [h,w,C] -> float32 [height,width,C]."""
+    channels = [
+        Image.fromarray(np.asarray(values[..., channel], np.float32)).resize(
+            (width, height), Image.Resampling.BILINEAR
+        )
+        for channel in range(values.shape[-1])
+    ]
+    return np.stack([np.asarray(channel) for channel in channels], axis=-1)
+
+
+def predict_images(
+    images: Iterable[ImagePrediction],
+    predictor: Predictor,
+    variables: Sequence[PyTree],
+    *,
+    resize: Resize,
+    batch_size: int,
+) -> Iterator[ImagePrediction]:
+    """Adds the outputs, in batches; images that could not be read are passed on.
+
+    Args:
+      images: files that were read.
+      predictor: of networks of one side.
+      variables: of each of them.
+      resize: as the training images were.
+      batch_size: images at once.
+    """
+    numbered = enumerate(images)
+    while batch := list(itertools.islice(numbered, batch_size)):
+        readable = [(place, image.values) for place, image in batch if image.values is not None]
+        outputs: dict[int, Mapping[str, np.ndarray]] = {}
+        if readable:
+            # The last batch is filled up, since another size would be compiled anew.
+            filled = [readable[i % len(readable)] for i in range(batch_size)]
+            fitted = np.stack([resize.image(values) for _, values in filled])
+            places = np.array([place for place, _ in filled])
+            arrays = jax.device_get(predictor(variables, fitted, places))
+            for row, (place, _) in enumerate(readable):
+                outputs[place] = {name: values[row] for name, values in arrays.items()}
+        for place, image in batch:
+            if place not in outputs:
+                yield image
+                continue
+            inside = resize.inside(*image.sides)
+            yield dataclasses.replace(image, output=outputs[place], inside=inside)

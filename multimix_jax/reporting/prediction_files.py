@@ -1,0 +1,151 @@
+"""Predictions for image files, as pictures and a table."""
+
+import csv
+import dataclasses
+import pathlib
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from multimix_jax.inference.images import ImagePrediction, stretch_bilinear
+from multimix_jax.inference.predictor import DISAGREEMENT, SALIENCY, SPREAD, Predictor
+from multimix_jax.labels import LabelSpec
+from multimix_jax.names import Head
+from multimix_jax.reporting import figures
+
+OVERLAY_SIDE = 1024  # pixels; larger films are shown smaller
+
+
+@dataclasses.dataclass(frozen=True)
+class OutputOptions:
+    """How predictions are written.
+
+    Attributes:
+      labels: names of classes and masks; numbers stand where there are none.
+      predictor: makes masks of probabilities.
+      threshold: on the probability of class 1 of two, or of each of several labels; None: the most
+        probable class is named, or each label from .5 on.
+    """
+
+    labels: LabelSpec
+    predictor: Predictor
+    threshold: float | None = None
+
+    def name_class(self, probabilities: np.ndarray, names: list[str]) -> str:
+        """The class of an image; of several labels those that it has, joined by "|"."""
+        if self.labels.multi_label:
+            cut = 0.5 if self.threshold is None else self.threshold
+            return "|".join(name for name, p in zip(names, probabilities) if float(p) >= cut)
+        if self.threshold is None:
+            return names[int(probabilities.argmax())]
+        return names[int(float(probabilities[1]) >= self.threshold)]
+
+
+def write_predictions(
+    out: pathlib.Path,
+    predictions: Iterable[ImagePrediction],
+    options: OutputOptions,
+    in_threads: Callable[..., Iterable[Any]],
+) -> list[ImagePrediction]:
+    """Writes pictures and `predictions.csv`, a line as soon as an image is done.
+
+    Args:
+      out: folder; `masks/NAME.png` (255 inside; of several masks `masks/MASK/NAME.png`),
+        `overlays/`, `saliency/` and `disagreement/` are written below it.
+      predictions: of images, or why they could not be read.
+      options: how.
+      in_threads: (function, items) -> results in order.
+
+    Returns:
+      The images that could not be read; they are in `unreadable.txt`, too.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+
+    def write(prediction: ImagePrediction) -> tuple[ImagePrediction, dict[str, Any] | None]:
+        return prediction, None if prediction.error else _write(prediction, out, options)
+
+    unreadable = []
+    with (out / "predictions.csv").open("w", newline="", encoding="utf-8") as file:
+        writer = None
+        for prediction, row in in_threads(write, predictions):
+            if row is None:
+                unreadable.append(prediction)
+                with (out / "unreadable.txt").open("a", encoding="utf-8") as errors:
+                    errors.write(f"{prediction.error}\n")
+                continue
+            if writer is None:
+                writer = csv.DictWriter(file, list(row))
+                writer.writeheader()
+            writer.writerow(row)
+            file.flush()
+    return unreadable
+
+
+def _write(
+    prediction: ImagePrediction, out: pathlib.Path, options: OutputOptions
+) -> dict[str, Any]:
+    """Writes the pictures of an image, and gives its row of the table."""
+    height, width = prediction.sides
+    row: dict[str, Any] = {"image": str(prediction.path), "width": width, "height": height}
+    if Head.CLASSES in prediction.output:
+        row |= _class_columns(prediction, options)
+    if Head.MASK in prediction.output:
+        row |= _write_masks(prediction, out, options)
+    for name, folder in ((SPREAD[Head.MASK], "disagreement"), (SALIENCY, "saliency")):
+        if name in prediction.output:
+            values = prediction.covered(name).max(axis=-1, keepdims=True)
+            values = stretch_bilinear(values, *_within(height, width, max(values.shape)))
+            _write_picture(out / folder / f"{prediction.name}.png", figures.heat(values))
+    return row
+
+
+def _class_columns(prediction: ImagePrediction, options: OutputOptions) -> dict[str, str]:
+    probabilities = prediction.output[Head.CLASSES]
+    names = list(options.labels.class_names) or list(map(str, range(len(probabilities))))
+    columns = {"class": options.name_class(probabilities, names)}
+    columns |= {f"probability_{name}": f"{p:.6f}" for name, p in zip(names, probabilities)}
+    spread = prediction.output.get(SPREAD[Head.CLASSES])
+    if spread is not None:
+        columns |= {f"spread_{name}": f"{value:.6f}" for name, value in zip(names, spread)}
+    return columns
+
+
+def _write_masks(
+    prediction: ImagePrediction, out: pathlib.Path, options: OutputOptions
+) -> dict[str, str]:
+    height, width = prediction.sides
+    probabilities = prediction.covered(Head.MASK)
+    masks = options.predictor.masks(stretch_bilinear(probabilities, height, width))
+    columns = {}
+    count = masks.shape[-1]
+    names = options.labels.mask_names or tuple(map(str, range(count)))
+    for channel in range(count):
+        suffix = f"_{names[channel]}" if count > 1 else ""
+        # A folder for each, as for training: image a_b, and mask b of image a, lie apart.
+        folder = out / "masks" / (names[channel] if count > 1 else "")
+        _write_picture(folder / f"{prediction.name}.png", masks[..., channel] * np.uint8(255))
+        columns[f"area_fraction{suffix}"] = f"{masks[..., channel].mean():.6f}"
+        if DISAGREEMENT in prediction.output:
+            columns[f"disagreement{suffix}"] = f"{prediction.output[DISAGREEMENT][channel]:.6f}"
+    # Of large films the outlines are drawn after shrinking, in which they would vanish.
+    sides = _within(height, width, OVERLAY_SIDE)
+    assert prediction.values is not None
+    pixels = np.clip(np.rint(prediction.values), 0, 255).astype(np.uint8)
+    shown = np.asarray(Image.fromarray(pixels).resize(sides[::-1])).reshape(*sides, -1)
+    if sides != (height, width):
+        masks = options.predictor.masks(stretch_bilinear(probabilities, *sides))
+    _write_picture(out / "overlays" / f"{prediction.name}.png", figures.overlay(shown, mask=masks))
+    return columns
+
+
+def _within(height: int, width: int, most: int) -> tuple[int, int]:
+    """Sides of at most `most`, of the same shape."""
+    factor = min(1.0, most / max(height, width))
+    return max(round(height * factor), 1), max(round(width * factor), 1)
+
+
+def _write_picture(path: pathlib.Path, picture: np.ndarray) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(picture).save(path, compress_level=1)

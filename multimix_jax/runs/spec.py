@@ -1,0 +1,269 @@
+"""What a user asks for, typed and checked once; configs/common.py has it in plain values.
+
+Groups such as `DataSpec` have their fields at the top level of the config; only those that
+`_SECTIONS` names are sections of it.
+"""
+
+import dataclasses
+import json
+import pathlib
+import types
+import typing
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Self
+
+from multimix_jax.errors import UsageError
+from multimix_jax.inference.windows import Windows
+from multimix_jax.training.loop import Cadence
+
+Values = Mapping[str, Any]
+
+
+def _at_least(least: int) -> Any:
+    return dataclasses.field(metadata={"least": least})
+
+
+def _free(**metadata: Any) -> Any:
+    """A field that may differ between two starts of one run."""
+    return dataclasses.field(metadata={"free": True, **metadata})
+
+
+@dataclasses.dataclass(frozen=True)
+class FolderSpec:
+    """Where a folder of one's own lies; '' for the default place."""
+
+    images: str
+    masks: str
+    labels: str
+
+
+@dataclasses.dataclass(frozen=True)
+class DataSpec:
+    """Which images, how they are prepared and how many labels may be used."""
+
+    size: int
+    fit: str
+    data_dir: str = _free()
+    folder: FolderSpec = _free()
+    prepared_dir: str = _free()
+    exclude: str = _free()
+    cache_gib: float = _free()
+    seg_data: str
+    cls_data: str
+    test_data: str = _free()
+    seg_labels: str
+    cls_labels: str
+    class_multiple: int = _at_least(1)
+    split_seed: int
+
+    @property
+    def tests(self) -> dict[str, str]:
+        """The split of each test set."""
+        return parse_tests(self.test_data)
+
+
+@dataclasses.dataclass(frozen=True)
+class ScheduleSpec:
+    """See `training.optimizer.make_schedule`."""
+
+    name: str
+    warmup_steps: int
+    decay_every: int
+    decay_rate: float
+
+
+@dataclasses.dataclass(frozen=True)
+class OptimizerSpec:
+    """See `training.optimizer.make_optimizer`."""
+
+    name: str
+    weight_decay: float
+    momentum: float
+    clip_norm: float
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainingSpec:
+    """How weights are found."""
+
+    steps: int = _at_least(1)
+    batch_size: int = _at_least(1)
+    learning_rate: float
+    ema_decay: float
+    accumulate: int = _at_least(0)
+    dtype: str
+    parallel: str
+    cadence: Cadence
+    grace_period: float = _free(least=0)
+    schedule: ScheduleSpec
+    optimizer: OptimizerSpec
+
+
+@dataclasses.dataclass(frozen=True)
+class PredictionSpec:
+    """How images are predicted, see `inference.predictor.Predictor`."""
+
+    eval_batch_size: int = _at_least(1)
+    flips: bool
+    keep_largest: int = _at_least(0)
+    window: Windows
+
+    @property
+    def windows(self) -> Windows | None:
+        """How images are cut; None takes each whole."""
+        return self.window if self.window.patch else None
+
+
+@dataclasses.dataclass(frozen=True)
+class RunSpec:
+    """A run.
+
+    Attributes:
+      system: its name in tables.
+      method: one of `objectives.METHODS`.
+      seed: of weights, augmentation, order and the choice of labelled images.
+      model, objective: attributes of the method's network and of its loss, which checks them.
+    """
+
+    system: str
+    method: str
+    seed: int = _at_least(0)
+    data: DataSpec
+    training: TrainingSpec
+    prediction: PredictionSpec
+    model: Values
+    objective: Values
+
+    @classmethod
+    def of_config(cls, config: Values) -> Self:
+        """The spec that a config, nested dictionaries, describes.
+
+        Raises:
+          UsageError: a field is unknown, missing, of the wrong type or out of its range.
+        """
+        rest = dict(config)
+        spec = _build(cls, rest, "")
+        if rest:
+            raise UsageError(
+                f"config.{next(iter(rest))} is unknown; see configs/common.py for all fields"
+            )
+        if spec.seed >= 2**32:
+            raise UsageError(f"seed={spec.seed}, but it must be below 2^32; set --config.seed")
+        spec.data.tests  # raises where it cannot be read
+        return spec
+
+    @classmethod
+    def read(cls, path: pathlib.Path) -> Self:
+        """The spec that a run's config.json holds.
+
+        Raises:
+          UsageError: there is no such file, or it is damaged or of another version.
+        """
+        return cls.of_config(read_config(path))
+
+
+_SECTIONS = ("folder", "window", "schedule", "optimizer")
+
+
+def read_config(path: pathlib.Path) -> dict[str, Any]:
+    """The fields in a config.json.
+
+    Raises:
+      UsageError: it cannot be read, or is none.
+    """
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(config, dict):
+            raise ValueError("it holds no fields")
+    except OSError as error:
+        raise UsageError(
+            f"{path.parent} holds no run ({path.name} cannot be read: {error.strerror}); name the "
+            "folder that launch.py trained in"
+        ) from error
+    except (RecursionError, ValueError) as error:
+        raise UsageError(f"{path} is damaged ({error}); restore it") from error
+    return config
+
+
+def parse_tests(text: str) -> dict[str, str]:
+    """'jsrt=test,mcu=all' -> {'jsrt': 'test', 'mcu': 'all'}.
+
+    Raises:
+      UsageError: an item is not of the form name=split.
+    """
+    items = [item.strip().partition("=") for item in text.split(",") if item.strip()]
+    for name, _, split in items:
+        if not (name and split):
+            raise UsageError(
+                f"test_data={text!r} is not a list of name=split, such as 'jsrt=test,mcu=all'; set "
+                "--config.test_data"
+            )
+    return {name: split for name, _, split in items}
+
+
+def free_fields(kind: Any = RunSpec) -> Iterator[str]:
+    """Names of the config's fields that may differ between two starts of one run."""
+    for field in dataclasses.fields(kind):
+        if field.metadata.get("free"):
+            yield field.name
+        elif dataclasses.is_dataclass(field.type):
+            yield from free_fields(field.type)
+
+
+def differences(old: Any, new: Any, key: str = "") -> list[tuple[str, Any, Any]]:
+    """The fields in which two configs differ, nested ones with dots, and their values."""
+    if not (isinstance(old, dict) and isinstance(new, dict)):
+        return [] if old == new else [(key, old, new)]
+    found = []
+    for name in sorted(set(old) | set(new)):
+        inner = f"{key}.{name}" if key else name
+        found += differences(old.get(name), new.get(name), inner)
+    return found
+
+
+def _build(kind: Any, values: dict[str, Any], prefix: str) -> Any:
+    """An instance of `kind`; takes what it uses out of `values`."""
+    arguments: dict[str, Any] = {}
+    for field in dataclasses.fields(kind):
+        name = f"{prefix}{field.name}"
+        if dataclasses.is_dataclass(field.type) and field.name not in _SECTIONS:
+            arguments[field.name] = _build(field.type, values, prefix)
+            continue
+        if field.name not in values:
+            raise UsageError(f"config.{name} is missing; see configs/common.py for all fields")
+        value = values.pop(field.name)
+        if dataclasses.is_dataclass(field.type):
+            section = dict(_checked(value, Values, name))
+            arguments[field.name] = _build(field.type, section, f"{name}.")
+            for surplus in section:
+                raise UsageError(
+                    f"config.{name}.{surplus} is unknown; see configs/common.py for all fields"
+                )
+            continue
+        arguments[field.name] = value = _checked(value, field.type, name)
+        least = field.metadata.get("least")
+        if least is not None and not least <= value < float("inf"):
+            raise UsageError(f"{name}={value}, but it must be {least} or more; set --config.{name}")
+    return kind(**arguments)
+
+
+def _checked(value: Any, kind: Any, name: str) -> Any:
+    """The value as one of its field's type."""
+    plain = typing.get_origin(kind) or kind
+    if plain is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if plain is tuple and isinstance(value, Sequence) and not isinstance(value, str):
+        if all(isinstance(entry, int) for entry in value):
+            return tuple(value)
+    fits = isinstance(value, plain) and (plain is bool or not isinstance(value, bool))
+    if plain is str and isinstance(value, int):  # a number of labels
+        return str(value)
+    if not fits:
+        raise UsageError(
+            f"{name}={value!r} is not {_KINDS.get(plain, 'of the right type')}; set --config.{name}"
+        )
+    return types.MappingProxyType(dict(value)) if plain is Mapping else value
+
+
+_KINDS = {int: "a whole number", float: "a number", str: "text", bool: "True or False"}
+_KINDS |= {tuple: "a list of whole numbers", Mapping: "a section of fields"}

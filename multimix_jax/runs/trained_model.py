@@ -1,0 +1,155 @@
+"""A trained network, from the folder of its run."""
+
+import dataclasses
+import json
+import pathlib
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import numpy as np
+
+from multimix_jax.errors import UsageError
+from multimix_jax.evaluation.calibration import Calibration
+from multimix_jax.inference.predictor import Member
+from multimix_jax.labels import LabelSpec
+from multimix_jax.names import Checkpoint, Head
+from multimix_jax.objectives import Network, make_objective
+from multimix_jax.runs import workdir
+from multimix_jax.runs.record import read_run
+from multimix_jax.runs.spec import RunSpec
+from multimix_jax.training.checkpoint import read_variables
+
+PyTree = Any
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainedModel:
+    """A network for whole images, its weights, and where it comes from.
+
+    Attributes:
+      network: what predicts.
+      variables: of the network: the moving average of the weights, where one was kept.
+      spec: of the run.
+      labels: classes and masks that it was trained on.
+      calibration: of the class probabilities; one that changes nothing where there is none.
+      source: JSON values that say which run and checkpoint it is.
+    """
+
+    network: Network
+    variables: PyTree
+    spec: RunSpec
+    labels: LabelSpec
+    calibration: Calibration
+    source: dict[str, Any]
+
+    @property
+    def size(self) -> int:
+        """Side of the images that it was trained on, in pixels."""
+        return self.spec.data.size
+
+    @property
+    def channels(self) -> int:
+        """Of the images."""
+        return self.network.input_shape(self.size)[-1]
+
+    @property
+    def member(self) -> Member:
+        """For a `Predictor`."""
+        return Member(self.network, self.calibration, self.spec.prediction.flips)
+
+    @property
+    def outputs(self) -> dict[Head, tuple[int, ...]]:
+        """Shapes of the answer to one image."""
+        image = jax.ShapeDtypeStruct((1, self.size, self.size, self.channels), np.uint8)
+        shapes = jax.eval_shape(self.network.predict, self.variables, image)
+        return {head: shapes[head].shape[1:] for head in Head if head in shapes}
+
+
+def read_model(source: pathlib.Path, which: Checkpoint, dtype: str | None = None) -> TrainedModel:
+    """The network of a run, with its best or last weights.
+
+    Args:
+      source: folder of the run.
+      which: of its checkpoints.
+      dtype: of the computation, 'float32' or 'bfloat16'; None is that of the training.
+
+    Raises:
+      UsageError: the folder holds no such checkpoint, or it is of a network for volumes or windows.
+    """
+    spec = RunSpec.read(source / workdir.CONFIG)
+    labels = read_labels(source)
+    network = make_objective(
+        spec.method,
+        model=spec.model,
+        dtype=dtype or spec.training.dtype,
+        terms=spec.objective,
+        labels=labels,
+    ).network
+    if spec.prediction.windows or len(network.input_shape(spec.data.size)) != 3:
+        raise UsageError(
+            f"{source} predicts volumes, or window by window (config.window), which this command "
+            "cannot; launch.py --mode=eval writes predictions of volumes, and networks for whole "
+            "images can be used here"
+        )
+    shapes = jax.eval_shape(lambda: network.init(jax.random.key(0), spec.data.size))
+    # By NumPy, since jnp.zeros is compiled for each shape; of JAX, so that orbax compares shapes.
+    zeros = lambda leaf: jax.device_put(np.zeros(leaf.shape, leaf.dtype))
+    like = jax.tree.map(zeros, shapes)
+    step, variables = read_variables(source, which, {"batch_stats": {}, **like})
+    described = {"system": spec.system, "method": spec.method}
+    return TrainedModel(
+        network=network,
+        variables=variables,
+        spec=spec,
+        labels=labels,
+        calibration=_calibration(source, which, step)
+        or Calibration(exclusive=not labels.multi_label),
+        source={"run": source.resolve().name, "checkpoint": which, "step": step, **described},
+    )
+
+
+def read_models(paths: Sequence[pathlib.Path], which: Checkpoint) -> list[TrainedModel]:
+    """The networks of an ensemble.
+
+    Raises:
+      UsageError: see `read_model`; or they cannot answer together.
+    """
+    models = [read_model(path, which) for path in paths]
+    kinds = [
+        (model.size, model.spec.data.fit, model.channels, model.labels, model.outputs)
+        for model in models
+    ]
+    for path, kind in zip(paths[1:], kinds[1:]):
+        if kind != kinds[0]:
+            raise UsageError(
+                f"{path} cannot answer together with {paths[0]}: side, fit, channels, labels and "
+                f"outputs are {kind} and {kinds[0]}; take runs that agree in these"
+            )
+    return models
+
+
+def read_labels(source: pathlib.Path) -> LabelSpec:
+    """Classes and masks that a run was trained on.
+
+    Raises:
+      UsageError: the file is missing or damaged.
+    """
+    file = source / workdir.LABELS
+    try:
+        return LabelSpec.from_json(json.loads(file.read_text(encoding="utf-8")))
+    except (OSError, KeyError, RecursionError, TypeError, ValueError) as error:
+        raise UsageError(
+            f"{file} is missing or damaged ({error}); restore it, or train again"
+        ) from error
+
+
+def _calibration(source: pathlib.Path, which: Checkpoint, step: int) -> Calibration | None:
+    """What was chosen on validation for these very weights, if they were evaluated."""
+    try:
+        run = read_run(source)
+    except UsageError:
+        return None
+    if run.results["run"].get(which, {}).get("step") != step:
+        return None
+    return run.calibration(which)
