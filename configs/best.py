@@ -8,7 +8,7 @@ Every image, with its mask, in a pose drawn anew, those of the classes in a look
 well; a moving average of the weights as the teacher of pseudo-labels, and as what is evaluated;
 in a step four times as many images in each class stream, at a tenth of the weight; AdamW. The
 network is the published one without the bridge and without dropout. docs/results.md has what each
-part is worth, docs/experiments.md what else was tried.
+part is worth, docs/lab/experiments.md what else was tried.
 """
 
 import ml_collections
