@@ -47,7 +47,7 @@ def public_entries() -> dict[str, list[Entry]]:
             value = getattr(module, name)
             if inspect.ismodule(value):
                 modules.append(value)
-            elif callable(value) and id(value) not in documented:
+            elif is_documented(value) and id(value) not in documented:
                 documented.add(id(value))
                 entries.append(Entry(f"{module.__name__}.{name}", value))
         pages[module.__name__] = entries
@@ -63,6 +63,11 @@ def member_names(module: types.ModuleType) -> list[str]:
         for name, value in vars(module).items()
         if not name.startswith("_") and getattr(value, "__module__", None) == module.__name__
     ]
+
+
+def is_documented(value: object) -> bool:
+    """Whether it is a class or a function, a decorated one too; neither a constant nor an alias."""
+    return inspect.isclass(value) or inspect.isroutine(value) or hasattr(value, "__wrapped__")
 
 
 def definition(value: object) -> ast.ClassDef | ast.FunctionDef | None:

@@ -26,6 +26,10 @@ def relative(path):
     return str(path.relative_to(ROOT))
 
 
+def is_cache(path):
+    return any(part.startswith((".", "__")) for part in path.relative_to(ROOT).parts)
+
+
 def prose(page):
     return CODE_BLOCK.sub("", page.read_text(encoding="utf-8"))
 
@@ -79,7 +83,7 @@ def test_every_file_of_the_documentation_is_linked():
         reached.add(path)
         if path.suffix == ".md":
             waiting += [target for _, target, _ in link_targets(path)]
-    files = {path for path in DOCS.rglob("*") if path.is_file() and "__pycache__" not in path.parts}
+    files = {path for path in DOCS.rglob("*") if path.is_file() and not is_cache(path)}
     unlinked = sorted(map(relative, files - reached))
     assert not unlinked, "no page links to these files: link or remove them"
 
