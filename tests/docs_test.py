@@ -81,7 +81,7 @@ def test_every_file_of_the_documentation_is_linked():
         if path in reached:
             continue
         reached.add(path)
-        if path.suffix == ".md":
+        if path.suffix == ".md" and path.is_file():
             waiting += [target for _, target, _ in link_targets(path)]
     files = {path for path in DOCS.rglob("*") if path.is_file() and not is_cache(path)}
     unlinked = sorted(map(relative, files - reached))
