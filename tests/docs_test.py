@@ -1,11 +1,54 @@
-"""The code in the documentation runs as it stands."""
+"""The documentation: its code runs, its links lead somewhere, its API page is fresh."""
 
+import importlib
+import importlib.util
 import pathlib
 import re
+import subprocess
+import sys
 
 import pytest
 
-DOCS = pathlib.Path(__file__).parent.parent / "docs"
+ROOT = pathlib.Path(__file__).parent.parent
+DOCS = ROOT / "docs"
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *DOCS.rglob("*.md")]
+STARTS = ("README.md", "docs/index.md")  # what a reader opens first
+# Of `[text](target)` and `![text](target)`, the text perhaps over several lines.
+LINK = re.compile(r"\]\(([^()\s]+)\)")
+CODE_BLOCK = re.compile(r"^```.*?^```", re.MULTILINE | re.DOTALL)
+MODULE = re.compile(r"\b(?:multimix_jax|data_pipelines)(?:\.\w+)+")
+SOURCE_FILE = re.compile(
+    r"\b(?:multimix_jax|data_pipelines|configs|benchmarks|tests)/[a-z0-9_/]+\.py\b"
+)
+
+
+def relative(path):
+    return str(path.relative_to(ROOT))
+
+
+def is_cache(path):
+    return any(part.startswith((".", "__")) for part in path.relative_to(ROOT).parts)
+
+
+def prose(page):
+    return CODE_BLOCK.sub("", page.read_text(encoding="utf-8"))
+
+
+def link_targets(page):
+    """(link as written, file, heading or '') of each link of a page to a file of ours."""
+    targets = []
+    for link in LINK.findall(prose(page)):
+        if re.match(r"\w+:", link):
+            continue
+        name, _, heading = link.partition("#")
+        targets.append((link, (page.parent / name).resolve() if name else page, heading))
+    return targets
+
+
+def anchors(page):
+    """The headings of a page as GitHub makes anchors of them."""
+    headings = re.findall(r"^#+ (.*)$", prose(page), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
 @pytest.mark.parametrize("page", ["reuse.md"])
@@ -15,3 +58,112 @@ def test_python_blocks_run(page, capsys):
     assert blocks
     exec(compile("\n".join(blocks), page, "exec"), {"__name__": "__main__"})
     assert "accuracy" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("page", PAGES, ids=relative)
+def test_links_lead_somewhere(page):
+    broken = [
+        link
+        for link, target, heading in link_targets(page)
+        if not target.exists()
+        or heading
+        and target.suffix == ".md"
+        and heading not in anchors(target)
+    ]
+    assert not broken, f"{relative(page)}: nothing is where these links lead"
+
+
+def test_every_file_of_the_documentation_is_linked():
+    reached = set()
+    waiting = [ROOT / start for start in STARTS]
+    while waiting:
+        path = waiting.pop()
+        if path in reached:
+            continue
+        reached.add(path)
+        if path.suffix == ".md" and path.is_file():
+            waiting += [target for _, target, _ in link_targets(path)]
+    files = {path for path in DOCS.rglob("*") if path.is_file() and not is_cache(path)}
+    unlinked = sorted(map(relative, files - reached))
+    assert not unlinked, "no page links to these files: link or remove them"
+
+
+def importable(name):
+    """Whether `name` is a module, or a public name of one."""
+    module = importlib.import_module(name.split(".")[0])
+    for part in name.split(".")[1:]:
+        if not hasattr(module, part):
+            if not hasattr(module, "__path__"):
+                return False
+            if importlib.util.find_spec(f"{module.__name__}.{part}") is None:
+                return False
+            importlib.import_module(f"{module.__name__}.{part}")
+        module = getattr(module, part)
+    return True
+
+
+@pytest.mark.parametrize("page", [p for p in PAGES if p.name != "CHANGELOG.md"], ids=relative)
+def test_modules_and_source_files_that_a_page_names_exist(page):
+    text = page.read_text(encoding="utf-8")
+    modules = {name for name in MODULE.findall(text) if not importable(name)}
+    files = {name for name in SOURCE_FILE.findall(text) if not (ROOT / name).is_file()}
+    assert not modules | files, f"{relative(page)}: these do not exist"
+
+
+@pytest.fixture(scope="module")
+def make_api():
+    """The module docs/make_api.py."""
+    spec = importlib.util.spec_from_file_location("make_api", DOCS / "make_api.py")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["make_api"] = module  # which dataclasses look their module up in
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_api_page_is_fresh():
+    command = [sys.executable, DOCS / "make_api.py", "--check"]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 0, done.stderr
+
+
+def test_every_public_name_has_a_docstring(make_api):
+    entries = [entry for group in make_api.public_entries().values() for entry in group]
+    assert len(entries) > 20
+    assert not [entry.name for entry in entries if not make_api.own_docstring(entry.value)]
+
+
+def test_api_page_lists_arguments_and_errors(make_api):
+    docstring = """Adds.
+
+        Not on the page.
+
+        Args:
+          a, b: numbers,
+            of one shape.
+          *rest: others; see `add`.
+
+        Returns:
+          The sum: a * 1 + b.
+
+        Raises:
+          ValueError: they differ.
+        """
+    text = make_api.described(make_api.inspect.cleandoc(docstring))
+    assert text == "\n".join(
+        [
+            "Adds.",
+            "",
+            "Args:",
+            "",
+            "* `a, b`: numbers, of one shape.",
+            "* `*rest`: others; see `add`.",
+            "",
+            "Returns:",
+            "",
+            r"* The sum: a \* 1 + b.",
+            "",
+            "Raises:",
+            "",
+            "* `ValueError`: they differ.",
+        ]
+    )
