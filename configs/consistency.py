@@ -1,22 +1,15 @@
 """The recipe to start with: ten masks and a hundred labels of chest X-rays.
 
-    python launch.py --config=configs/consistency.py:size=64 --config.data_dir=DIR --workdir=runs/consistency
+    python launch.py --config=configs/consistency.py:size=64 --config.data_dir=DIR \\
+        --workdir=runs/consistency
 
 Arguments: method (one of SYSTEMS), seg_labels, cls_labels (a number or "all"), size, steps, seed.
 
-<<<<<<< HEAD:configs/consistency.py
 Spatial augmentation of every image, with its mask, and intensity augmentation of those with classes;
 a moving average of the weights as the teacher of pseudo-labels, and as what is evaluated; in a step
 four times as many images in each class stream, at a tenth of the weight; AdamW. The network is the
-published one without the bridge and without dropout. docs/results.md has what each
-part is worth, docs/lab/experiments.md what else was tried.
-=======
-Every image, with its mask, in a pose drawn anew, those of the classes in a look drawn anew as
-well; a moving average of the weights as the teacher of pseudo-labels, and as what is evaluated;
-in a step four times as many images in each class stream, at a tenth of the weight; AdamW. The
-network is the published one without the bridge and without dropout. docs/results.md has what each
-part is worth, docs/lab/experiments.md what else was tried.
->>>>>>> fe3e311fe4cebbab12c0afc3c78fb0de08f2b223:configs/best.py
+published one without the bridge and without dropout. docs/results.md has what each part is worth,
+docs/lab/experiments.md what else was tried.
 """
 
 import ml_collections
