@@ -24,7 +24,7 @@ from ml_collections import ConfigDict, config_flags
 
 import data_pipelines
 from configs import common, grid
-from data_pipelines.of_config import preparation, with_packaged
+from data_pipelines.arguments import preparation, with_packaged
 from multimix_jax import objectives
 from multimix_jax.commands import report
 from multimix_jax.commands.quiet import ends_quietly
@@ -98,7 +98,7 @@ def make_run(c: ConfigDict, path: pathlib.Path) -> Run:
         validation=data.validation,
         tests=data.tests,
         class_names=data.class_names,
-        baseline=data.baseline,
+        baseline=run_data.baseline(data),
         data_digest=data.digest,
         images_per_step=c.batch_size * sum(s.multiple for s in data.streams.values()),
         **_fields(c, "size seed steps eval_batch_size components"),
@@ -113,13 +113,13 @@ def count_classes(c: ConfigDict) -> None:
     for key, data_set in (("num_classes", c.cls_data), ("mask_channels", c.seg_data)):
         if c.model.get(key) != 0:
             continue
-        builder = build(data_set)
-        count = len(builder.class_names) if key == "num_classes" else builder.mask_channels
+        spec = build(data_set).label_spec
+        count = len(spec.class_names) if key == "num_classes" else spec.mask_channels
         if key == "num_classes" and c.model.use_classifier:
-            c.objective.exclusive = builder.exclusive
-            if count < 1 + builder.exclusive:
+            c.objective.exclusive = not spec.multi_label
+            if count < 2 - spec.multi_label:
                 raise UsageError(
-                    f"{data_set} has {count} classes ({', '.join(builder.class_names) or 'none'}), "
+                    f"{data_set} has {count} classes ({', '.join(spec.class_names) or 'none'}), "
                     "but a classifier needs two or more; add labels, or classes.txt beside them, "
                     "or choose a method without a classifier"
                 )

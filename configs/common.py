@@ -32,7 +32,7 @@ def get_config() -> ml_collections.ConfigDict:
     # What own folders that are trained on hold, whose paths may change; launch.py sets it.
     c.own_files = ml_collections.ConfigDict(dict(images="", masks="", labels=""))
     c.prepared_dir = ""  # prepared sets; "" is TFDS' own, ~/tensorflow_datasets
-    c.leave_out = ""  # list of examples not to use, from multimix-audit --fix_list
+    c.exclude = ""  # list of examples not to use, from multimix-audit --exclude_list
     c.cache_gib = 4.0  # a set up to this size is held in memory, a larger one read as needed
     c.seg_data = "phantom_seg_a"
     c.cls_data = "phantom_cls_a"

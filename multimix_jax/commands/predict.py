@@ -287,7 +287,7 @@ def write_predictions(out: pathlib.Path, items: Iterable[Item], style: Style) ->
     Returns:
       The items that could not be read; they are in `unreadable.txt`, too.
     """
-    from data_pipelines.builder import in_threads
+    from data_pipelines.threads import in_threads
 
     out.mkdir(parents=True, exist_ok=True)
 
@@ -315,11 +315,12 @@ def run(arguments: argparse.Namespace) -> int:
     """Does what the command asks for; gives its exit status."""
     # The one thing here that reads files as data preparation does.
     from data_pipelines import DataError
-    from data_pipelines.builder import files_below, in_threads
-    from data_pipelines.resize import Canvas
-    from data_pipelines.sets import folder
+    from data_pipelines.files import IMAGE_SUFFIXES, read_image
+    from data_pipelines.files.paths import files_below
+    from data_pipelines.resize import ResizeSpec
+    from data_pipelines.threads import in_threads
 
-    files = find_files(arguments.images, folder.SUFFIXES, files_below)
+    files = find_files(arguments.images, IMAGE_SUFFIXES, files_below)
     workdir.check_new(arguments.out)
     runs = [arguments.run, *arguments.ensemble]
     models = read_models(runs, arguments.which)
@@ -337,12 +338,12 @@ def run(arguments: argparse.Namespace) -> int:
         saliency_kind=arguments.saliency,
     )
 
-    canvas = Canvas(models[0].size, models[0].fit, models[0].channels)
+    canvas = ResizeSpec(models[0].size, models[0].fit, models[0].channels)
 
     def read(entry: tuple[str, pathlib.Path]) -> Item:
         name, path = entry
         try:
-            return Item(name, path, folder.read_image(path, canvas.channels)[0])
+            return Item(name, path, read_image(path, canvas.channels)[0])
         except (DataError, OSError) as error:
             return Item(name, path, error=str(error))
 

@@ -16,7 +16,7 @@ CONVERTED = "converted.json"  # says where weights that were not trained here co
 # Where things lie, how often they are said and how long a stop may take may differ between two
 # starts of one run.
 FREE_KEYS = (
-    "data_dir prepared_dir folder leave_out cache_gib log_every grace_period test_data".split()
+    "data_dir prepared_dir folder exclude cache_gib log_every grace_period test_data".split()
 )
 FILES = "own_files"  # what folders of one's own hold, wherever they lie; "" for nothing known
 # Fields that configs have had from some day on, and what runs without them did.

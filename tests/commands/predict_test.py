@@ -15,8 +15,8 @@ import pytest
 from PIL import Image
 
 from configs import dtml, multimix
-from data_pipelines.builder import files_below
 from data_pipelines.files.images import resize_image
+from data_pipelines.files.paths import files_below
 from multimix_jax.commands import predict
 from multimix_jax.evaluation.calibration import Calibration
 from multimix_jax.inference import predictor, trained_model
