@@ -22,7 +22,7 @@ import data_pipelines
 from benchmarks import measure
 from benchmarks.dtml import released_stride
 from benchmarks.measure import Row
-from data_pipelines.of_config import preparation
+from data_pipelines.arguments import preparation
 from multimix_jax.evaluation.geometry import largest_components
 from multimix_jax.evaluation.metrics import segmentation_metrics
 from multimix_jax.inference.windows import Windows, make_sliding_window, window_starts

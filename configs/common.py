@@ -24,7 +24,7 @@ def get_config() -> ml_collections.ConfigDict:
     # data_dir/folder with images/, masks/ and labels.csv.
     c.folder = ml_collections.ConfigDict(dict(images="", masks="", labels=""))
     c.prepared_dir = ""  # prepared sets; "" is TFDS' own, ~/tensorflow_datasets
-    c.leave_out = ""  # list of examples not to use, from multimix-audit --fix_list
+    c.exclude = ""  # list of examples not to use, from multimix-audit --exclude_list
     c.cache_gib = 4.0  # a set up to this size is held in memory, a larger one read as needed
     c.seg_data = "phantom_seg_a"
     c.cls_data = "phantom_cls_a"

@@ -9,9 +9,9 @@ from typing import Any
 # TensorFlow moves data here, no more: its notice about faster operations would only confuse.
 os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
 
-from data_pipelines.builder import SetBuilder
 from data_pipelines.errors import DataError
 from data_pipelines.examples import Examples
+from data_pipelines.prepare import SetBuilder
 from data_pipelines.sets.chex import Chex
 from data_pipelines.sets.folder import Folder
 from data_pipelines.sets.folder3d import Folder3D
@@ -45,7 +45,7 @@ def make_builder(
     fit: str = "squash",
     channels: int = 1,
     folder: Mapping[str, str] = types.MappingProxyType({}),
-    leave_out: Mapping[str, Collection[str]] = types.MappingProxyType({}),
+    exclude: Mapping[str, Collection[str]] = types.MappingProxyType({}),
 ) -> SetBuilder:
     """The builder of a data set, by its name; see `load`."""
     for key, path in (("data_dir", data_dir), ("prepared_dir", prepared_dir)):
@@ -66,7 +66,7 @@ def make_builder(
         _, task, hospital = name.split("_")
         return Phantom(task=task, hospital=hospital, size=size, **options)
     options |= dict(
-        source_dir=Path(data_dir, subdir or name), leave_out=leave_out.get(name, frozenset())
+        source_dir=Path(data_dir, subdir or name), exclude=exclude.get(name, frozenset())
     )
     if name in _OF_IMAGES or (kind == "folder" and subdir):
         paths = folder if name == "folder" else {}
@@ -76,7 +76,7 @@ def make_builder(
     raise DataError(f"no data set is named {name!r}; use one of {', '.join(NAMES)}")
 
 
-def load(name: str, *, cache_bytes: int = 4 * 2**30, **where: Any) -> Examples:
+def load(name: str, *, cache_bytes: int = 4 * 2**30, **options: Any) -> Examples:
     """Opens a data set by its name, preparing it first where that has not been done.
 
     Args:
@@ -86,14 +86,14 @@ def load(name: str, *, cache_bytes: int = 4 * 2**30, **where: Any) -> Examples:
         prepared_dir: root of the prepared sets; "" is TFDS' own ($TFDS_DATA_DIR or
             ~/tensorflow_datasets).
         size: side of the images in pixels, a multiple of 16; volumes keep their own.
-        fit, channels: how images are fitted to it, see `canvas.Canvas`; phantoms and volumes are
-            not.
+        fit, channels: how images are fitted to it, see `resize.ResizeSpec`; phantoms and
+            volumes are not.
         folder: where the images, masks and labels of "folder" lie, see `Folder`.
-        leave_out: ids of examples not to take, by data set (see `fix_list`); none by default.
+        exclude: ids of examples not to take, by data set (see `exclude.read`); none by default.
 
     Raises:
         DataError: the name is unknown, or a file is missing or wrong.
     """
-    builder = make_builder(name, **where)
+    builder = make_builder(name, **options)
     builder.prepare()
     return Examples(builder, cache_bytes=cache_bytes)

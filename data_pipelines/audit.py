@@ -1,10 +1,11 @@
 """Looks at every file of the data sets of a config, before anything is trained on them.
 
     multimix-audit --config=configs/multimix.py --config.data_dir=DIR
-    multimix-audit --config=... --json=audit.json --fix_list=leave_out.csv
+    multimix-audit --config=... --json=audit.json --exclude_list=exclude.csv
 
-Prints what it found, by kind; --json has all of it. --fix_list writes the examples that should be
-left out; a run takes that list as --config.leave_out. Exit status 1 where some file cannot be used.
+Prints its findings, by kind; --json has all of them. --exclude_list writes the examples that had
+better not be used; a run takes that list as --config.exclude. Exit status 1 where some file cannot
+be used.
 """
 
 import collections
@@ -16,31 +17,43 @@ import json
 import signal
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from absl import app, flags
 from ml_collections import config_flags
-from PIL import Image
-from scipy import fft
-from tqdm import tqdm
 
 import data_pipelines
-from data_pipelines import exclude
-from data_pipelines.builder import SetBuilder, Source, in_threads
+from data_pipelines import exclude, similarity
+from data_pipelines.arguments import preparation, with_packaged
 from data_pipelines.errors import DataError
 from data_pipelines.files import dicom, images
-from data_pipelines.of_config import preparation, with_packaged
+from data_pipelines.prepare import SetBuilder, Source
+from data_pipelines.threads import in_threads, show_progress
+from multimix_jax.names import Split
 
 ERROR, WARNING, NOTE = "error", "warning", "note"
-_THUMBNAIL = 32
-_BANDS = 6  # of a perceptual hash; two that differ in fewer bits share one of them
-_NEAR = 0.995  # correlation of two thumbnails
 _INVERTED = -0.3  # correlation of a thumbnail with the mean one
-_FORMATS = {"JPEG": (".jpg", ".jpeg"), "PNG": (".png",), "GIF": (".gif",), "BMP": (".bmp",)}
-_FORMATS |= {"TIFF": (".tif", ".tiff"), "DICOM": dicom.SUFFIXES}
+_USELESS = ("empty mask", "full mask", "constant image")  # besides what is an error
+_SUFFIXES = {
+    "JPEG": (".jpg", ".jpeg"),
+    "PNG": (".png",),
+    "GIF": (".gif",),
+    "BMP": (".bmp",),
+    "TIFF": (".tif", ".tiff"),
+    "DICOM": dicom.SUFFIXES,
+}
+_MODES = {"P": "palette", "PA": "palette", "CMYK": "CMYK", "RGB": "colour", "RGBA": "colour"}
+
+
+class Problem(NamedTuple):
+    """What is wrong with one example, or worth knowing of it; see `Finding`."""
+
+    kind: str
+    severity: str
+    detail: str
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,8 +65,8 @@ class Finding:
       kind: what it is, such as 'unreadable'.
       severity: ERROR, it cannot be used; WARNING, it may be wrong; NOTE, good to know.
       ids: examples concerned; [] where the set as a whole is.
-      detail: what was seen.
-      leave_out: those of `ids` (as 'set,id') that had better not be trained on.
+      detail: an account of it.
+      exclude: those of `ids`, as (data set, id), that had better not be trained on.
     """
 
     data_set: str
@@ -61,7 +74,7 @@ class Finding:
     severity: str
     ids: Sequence[str]
     detail: str
-    leave_out: Sequence[tuple[str, str]] = ()
+    exclude: Sequence[tuple[str, str]] = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,20 +84,20 @@ class Facts:
     Attributes:
       data_set: its set.
       source: who it is.
-      problems: (kind, severity, detail) of its own.
+      problems: of its own.
       digest: of its pixels; '' where they could not be read.
-      thumbnail: float32 [T,T], zero mean and unit norm; None where unknown or of one value.
+      thumbnail: see `similarity.thumbnail`; None where unknown, too.
     """
 
     data_set: str
     source: Source
-    problems: list[tuple[str, str, str]]
+    problems: list[Problem]
     digest: str = ""
     thumbnail: np.ndarray | None = None
 
 
 def audit(builders: Mapping[str, SetBuilder]) -> list[Finding]:
-    """Reads every example of some sets, by name, once; says what it found of each and of all."""
+    """Reads every example of some sets, by name, once: what is wrong with each and with all."""
     findings: list[Finding] = []
     facts: list[Facts] = []
     for name, builder in builders.items():
@@ -94,23 +107,17 @@ def audit(builders: Mapping[str, SetBuilder]) -> list[Finding]:
             except DataError as error:
                 findings.append(Finding(name, "cannot be listed", ERROR, [], str(error)))
                 continue
-            look = functools.partial(examine, name, builder)
-            progress = tqdm(
-                in_threads(look, sources),
-                desc=f"Reading {name}",
-                total=len(sources),
-                unit=" examples",
-                disable=None,
-            )
-            found = list(progress)
-        findings += _of_each(name, found) + _of_a_set(name, builder, found)
-        facts += found
+            examined = in_threads(functools.partial(examine, name, builder), sources)
+            of_set = list(show_progress(examined, f"Reading {name}", len(sources)))
+        findings += _of_each(name, of_set)
+        findings += _of_a_set(name, builder, of_set)
+        facts += of_set
     return findings + _duplicates(facts)
 
 
 def examine(name: str, builder: SetBuilder, source: Source) -> Facts:
     """Reads one example as a preparation would, and looks at its files besides."""
-    problems: list[tuple[str, str, str]] = []
+    problems: list[Problem] = []
     for path in filter(None, (source.image, *source.masks)):
         problems += _of_file(path)
     for path in source.masks:
@@ -118,143 +125,128 @@ def examine(name: str, builder: SetBuilder, source: Source) -> Facts:
     try:
         example = builder.example(source)
     except DataError as error:
-        return Facts(name, source, [*problems, ("unreadable", ERROR, str(error))])
+        return Facts(name, source, [*problems, Problem("unreadable", ERROR, str(error))])
     pixels = np.asarray(example["image"])
     image = pixels.mean(axis=-1, dtype=np.float32)
     if example["has_mask"]:
         share = float((example["mask"] > 0).mean())
         if share in (0.0, 1.0):
             kind = "full mask" if share else "empty mask"
-            problems.append((kind, WARNING, f"the mask covers {share:.0%} of the image"))
+            problems.append(Problem(kind, WARNING, f"the mask covers {share:.0%} of the image"))
     if image.max() == image.min():
-        problems.append(("constant image", WARNING, f"every pixel is {image.max():g}"))
+        problems.append(Problem("constant image", WARNING, f"every pixel is {image.max():g}"))
     digest = hashlib.blake2b(pixels.tobytes(), digest_size=16).hexdigest()
-    return Facts(name, source, problems, digest, _thumbnail(image))
+    return Facts(name, source, problems, digest, similarity.thumbnail(image))
 
 
-def _of_file(path: Path) -> list[tuple[str, str, str]]:
+def _of_file(path: Path) -> Iterator[Problem]:
     """What an image file's header says; other files are left to their reader."""
-    suffixes = [suffix for known in _FORMATS.values() for suffix in known]
-    if path.suffix.lower() not in suffixes:
-        return []
-    kind, mode, transparent = "DICOM", "", False
+    if path.suffix.lower() not in itertools.chain(*_SUFFIXES.values()):
+        return
+    form, mode, transparent = "DICOM", "", False
     if not dicom.is_dicom(path):
         try:
             with images.opened(path.read_bytes()) as image:
-                kind, mode = image.format or "", image.mode
+                form, mode = image.format or "", image.mode
                 transparent = "transparency" in image.info or mode in ("LA", "PA", "RGBA")
         except images.UNREADABLE:
-            return []  # the reader says it better
-    found = []
-    if kind in _FORMATS and path.suffix.lower() not in _FORMATS[kind]:
-        found.append(("wrong type behind the extension", WARNING, f"{path} is a {kind} file"))
-    named = {"P": "palette", "PA": "palette", "CMYK": "CMYK", "RGB": "colour", "RGBA": "colour"}
-    if mode in named:
-        found.append((named[mode], NOTE, f"{path} has mode {mode}"))
+            return  # reported when the example is read
+    if form in _SUFFIXES and path.suffix.lower() not in _SUFFIXES[form]:
+        yield Problem("wrong type behind the extension", WARNING, f"{path} is a {form} file")
+    if mode in _MODES:
+        yield Problem(_MODES[mode], NOTE, f"{path} has mode {mode}")
     if transparent:
-        found.append(("transparency", NOTE, f"{path} has an alpha channel, which is not read"))
+        yield Problem("transparency", NOTE, f"{path} has an alpha channel, which is not read")
     if mode.startswith(("I", "F")):
-        found.append(("more than 8 bits", NOTE, f"{path} has mode {mode}: stretched to 0..255"))
-    return found
+        yield Problem("more than 8 bits", NOTE, f"{path} has mode {mode}: stretched to 0..255")
 
 
-def _of_mask(path: Path) -> list[tuple[str, str, str]]:
+def _of_mask(path: Path) -> Iterator[Problem]:
     """Which values a mask has."""
     try:
         values, counts = np.unique(images.read_values(path), return_counts=True)
     except DataError:
-        return []  # said when the example is read
+        return  # reported when the example is read
     if len(values) <= 2:
-        return [("mask values", NOTE, " and ".join(f"{v:g}" for v in values))]
-    between = 1 - counts[[0, -1]].sum() / counts.sum()
-    return [("soft mask", NOTE, f"{path}: {between:.1%} of its pixels lie between two values")]
+        yield Problem("mask values", NOTE, " and ".join(f"{v:g}" for v in values))
+    else:
+        between = 1 - counts[[0, -1]].sum() / counts.sum()
+        detail = f"{path}: {between:.1%} of its pixels lie between two values"
+        yield Problem("soft mask", NOTE, detail)
 
 
-def _thumbnail(image: np.ndarray) -> np.ndarray | None:
-    """The middle slice of a volume; small, of zero mean and unit norm."""
-    flat = image if image.ndim == 2 else image[:, :, image.shape[2] // 2]
-    small = np.asarray(
-        Image.fromarray(flat).resize((_THUMBNAIL, _THUMBNAIL), Image.Resampling.BOX), np.float32
-    )
-    small = small - small.mean()
-    norm = np.linalg.norm(small)
-    return small / norm if norm > 1e-6 else None
-
-
-def _of_each(name: str, facts: Sequence[Facts]) -> list[Finding]:
+def _of_each(name: str, facts: Sequence[Facts]) -> Iterator[Finding]:
     """What single examples have, by kind."""
     by_kind: dict[tuple[str, str], list[tuple[str, str]]] = collections.defaultdict(list)
     for one in facts:
         for kind, severity, detail in one.problems:
             by_kind[kind, severity].append((one.source.id, detail))
-    found = []
     for (kind, severity), entries in by_kind.items():
         ids = list(dict.fromkeys(id_ for id_, _ in entries))
         details = list(dict.fromkeys(detail for _, detail in entries))
-        useless = severity == ERROR or kind in ("empty mask", "full mask", "constant image")
-        leave_out = [(name, id_) for id_ in ids] if useless else []
         more = f"; and {len(details) - 3} more" if len(details) > 3 else ""
-        found.append(Finding(name, kind, severity, ids, "; ".join(details[:3]) + more, leave_out))
-    return found
+        useless = severity == ERROR or kind in _USELESS
+        excluded = [(name, id_) for id_ in ids] if useless else []
+        yield Finding(name, kind, severity, ids, "; ".join(details[:3]) + more, excluded)
 
 
-def _of_a_set(name: str, builder: SetBuilder, facts: Sequence[Facts]) -> list[Finding]:
-    """What shows when all examples of a set are seen together."""
-    found = []
+def _of_a_set(name: str, builder: SetBuilder, facts: Sequence[Facts]) -> Iterator[Finding]:
+    """What shows when all examples of a set are compared."""
     if builder.complete not in (0, len(facts)):
         detail = f"{len(facts)} of {builder.complete} examples are there"
-        found.append(Finding(name, "incomplete", NOTE, [], detail))
-    by_group: dict[str, list[Facts]] = collections.defaultdict(list)
+        yield Finding(name, "incomplete", NOTE, [], detail)
+    by_group: dict[str, list[Source]] = collections.defaultdict(list)
     for one in facts:
-        by_group[one.source.group].append(one)
-    for first, second in itertools.combinations(("train", "val", "test"), 2):
+        by_group[one.source.group].append(one.source)
+    for first, second in itertools.combinations(Split, 2):
         shared = {
-            group: [one.source.id for one in members if one.source.split in (first, second)]
+            group: [source.id for source in members if source.split in (first, second)]
             for group, members in by_group.items()
-            if {first, second} <= {one.source.split for one in members}
+            if {first, second} <= {source.split for source in members}
         }
         if shared:
-            ids = [id_ for members in shared.values() for id_ in members]
             detail = f"{len(shared)} patients have images in both, such as {next(iter(shared))}"
             kind = f"same patient in {first} and {second}"
-            found.append(Finding(name, kind, WARNING, ids, detail))
-    if builder.class_names:
+            yield Finding(name, kind, WARNING, list(itertools.chain(*shared.values())), detail)
+    if builder.label_spec.class_names:
         missing = [one.source.id for one in facts if one.source.label < 0]
         if missing:
             detail = f"{len(missing)} of {len(facts)} examples have no label"
-            found.append(Finding(name, "no label", NOTE, missing, detail))
-    thumbnails = [one.thumbnail for one in facts if one.thumbnail is not None]
+            yield Finding(name, "no label", NOTE, missing, detail)
+    thumbnails = {one.source.id: one.thumbnail for one in facts if one.thumbnail is not None}
     if len(thumbnails) >= 10:
-        mean = np.mean(thumbnails, axis=0)
+        mean = np.mean(list(thumbnails.values()), axis=0)
         mean /= max(float(np.linalg.norm(mean)), 1e-6)
-        against = {
-            one.source.id: float((one.thumbnail * mean).sum())
-            for one in facts
-            if one.thumbnail is not None
-        }
-        ids = [id_ for id_, value in against.items() if value < _INVERTED]
+        correlations = {id_: float((values * mean).sum()) for id_, values in thumbnails.items()}
+        ids = [id_ for id_, value in correlations.items() if value < _INVERTED]
         if ids:
-            detail = f"dark where the others are bright, such as {ids[0]} ({against[ids[0]]:.2f})"
-            found.append(Finding(name, "inverted image", WARNING, ids, detail))
-    return found
+            such = f"{ids[0]} ({correlations[ids[0]]:.2f})"
+            detail = f"dark where the others are bright, such as {such}"
+            yield Finding(name, "inverted image", WARNING, ids, detail)
 
 
 def _duplicates(facts: Sequence[Facts]) -> list[Finding]:
     """Examples of the same pixels, and of nearly the same, within and across sets and splits."""
-    readable = [one for one in facts if one.digest]
     by_digest: dict[str, list[Facts]] = collections.defaultdict(list)
-    for one in readable:
-        by_digest[one.digest].append(one)
-    exact = [members for members in by_digest.values() if len(members) > 1]
-    findings = [_duplicate("same image", members) for members in exact]
-    singles = [members[0] for members in by_digest.values() if members[0].thumbnail is not None]
-    findings += [_duplicate("nearly the same image", pair) for pair in _near_pairs(singles)]
-    return findings
+    for one in facts:
+        if one.digest:
+            by_digest[one.digest].append(one)
+    groups = by_digest.values()
+    equal = [_duplicate("same image", members) for members in groups if len(members) > 1]
+    firsts = [members[0] for members in groups]
+    different = [(one, one.thumbnail) for one in firsts if one.thumbnail is not None]
+    if not different:
+        return equal
+    pairs = similarity.near_pairs(np.stack([thumbnail for _, thumbnail in different]))
+    near = [
+        _duplicate("nearly the same image", [different[i][0], different[j][0]]) for i, j in pairs
+    ]
+    return equal + near
 
 
 def _duplicate(kind: str, members: Sequence[Facts]) -> Finding:
     """One is kept: of the test set if there is one there, else the first."""
-    rank = {"test": 0, "val": 1}
+    rank: dict[str, int] = {Split.TEST: 0, Split.VAL: 1}
     ordered = sorted(members, key=lambda one: rank.get(one.source.split, 2))
     splits = sorted({one.source.split or "none" for one in members})
     labels = {one.source.label for one in members}
@@ -270,53 +262,26 @@ def _duplicate(kind: str, members: Sequence[Facts]) -> Finding:
     )
 
 
-def _near_pairs(facts: Sequence[Facts]) -> list[tuple[Facts, Facts]]:
-    """Pairs whose perceptual hashes (of the low frequencies) agree in a band, and thumbnails do."""
-    if not facts:
-        return []
-    thumbnails = np.stack([one.thumbnail for one in facts if one.thumbnail is not None])
-    low = fft.dctn(thumbnails, axes=(1, 2))[:, :8, :8].reshape(len(facts), -1)[:, 1:]
-    bits = low > np.median(low, axis=1, keepdims=True)
-    candidates: set[tuple[int, int]] = set()
-    for band in np.array_split(np.arange(bits.shape[1]), _BANDS):
-        alike: dict[bytes, list[int]] = collections.defaultdict(list)
-        for index, key in enumerate(np.packbits(bits[:, band], axis=1)):
-            alike[key.tobytes()].append(index)
-        for members in alike.values():
-            block = thumbnails[members].reshape(len(members), -1)
-            rows, columns = np.nonzero(np.triu(block @ block.T > _NEAR, 1))
-            candidates |= {
-                (members[row], members[column])
-                for row, column in zip(rows.tolist(), columns.tolist(), strict=True)
-            }
-    return [(facts[first], facts[second]) for first, second in sorted(candidates)]
-
-
 def table(findings: Sequence[Finding]) -> str:
-    """What was found, by data set, severity and kind."""
-    groups: dict[tuple[str, str, str], list[Finding]] = collections.defaultdict(list)
-    for finding in findings:
-        groups[finding.data_set, finding.severity, finding.kind].append(finding)
-    order = [ERROR, WARNING, NOTE]
+    """The findings, by data set, severity and kind."""
+    groups: dict[tuple[str, int, str], list[Finding]] = collections.defaultdict(list)
+    for one in findings:
+        groups[one.data_set, (ERROR, WARNING, NOTE).index(one.severity), one.kind].append(one)
     lines = [("data set", "", "what", "examples", "such as")]
-    for (name, severity, kind), members in sorted(
-        groups.items(), key=lambda item: (item[0][0], order.index(item[0][1]), item[0][2])
-    ):
-        count = len({id_ for finding in members for id_ in finding.ids})
+    for _, members in sorted(groups.items(), key=lambda item: item[0]):
         first = members[0]
-        shown = f"{first.ids[0]}: {first.detail}" if first.ids else first.detail
-        lines.append((name, severity, kind, str(count or ""), shown[:140]))
+        count = len({id_ for finding in members for id_ in finding.ids})
+        example = f"{first.ids[0]}: {first.detail}" if first.ids else first.detail
+        lines.append((first.data_set, first.severity, first.kind, str(count or ""), example[:140]))
     widths = [max(map(len, column)) for column in zip(*lines)]
-    return "\n".join(
-        "  ".join(cell.ljust(width) for cell, width in zip(line, widths)).rstrip() for line in lines
-    )
+    return "\n".join("  ".join(map(str.ljust, line, widths)).rstrip() for line in lines)
 
 
-def write_fix_list(path: Path, findings: Sequence[Finding]) -> int:
-    """Writes what to leave out as data_set,id,reason; gives how many that are."""
+def write_exclude_list(path: Path, findings: Sequence[Finding]) -> int:
+    """Writes what to exclude as data_set,id,reason; gives how many that are."""
     reasons: dict[tuple[str, str], str] = {}
     for finding in findings:
-        for entry in finding.leave_out:
+        for entry in finding.exclude:
             reasons.setdefault(entry, finding.kind)
     exclude.write(path, reasons)
     return len(reasons)
@@ -324,42 +289,45 @@ def write_fix_list(path: Path, findings: Sequence[Finding]) -> int:
 
 def _set_names(config: Any) -> list[str]:
     tests = [item.partition("=")[0].strip() for item in config.test_data.split(",")]
-    used = [name for name in (config.seg_data, config.cls_data, *tests) if name]
-    return list(dict.fromkeys(used))
+    return list(dict.fromkeys(filter(None, (config.seg_data, config.cls_data, *tests))))
 
 
 def main(argv: list[str]) -> None:
     del argv
-    given = flags.FLAGS
-    c = given.config
+    values = flags.FLAGS
     try:
-        how = preparation(c) | {"leave_out": {}}
-        findings = audit({name: data_pipelines.make_builder(name, **how) for name in _set_names(c)})
+        options = preparation(values.config) | {"exclude": {}}
+        names = _set_names(values.config)
+        findings = audit({name: data_pipelines.make_builder(name, **options) for name in names})
     except DataError as error:
         sys.exit(f"error: {error}")
     print(table(findings))
-    if given.json:
+    if values.json:
         entries = [dataclasses.asdict(finding) for finding in findings]
-        Path(given.json).write_text(json.dumps(entries, indent=1) + "\n", encoding="utf-8")
-    if given.fix_list:
-        count = write_fix_list(Path(given.fix_list), findings)
-        print(f"{count} examples to leave out: --config.leave_out={given.fix_list}")
+        Path(values.json).write_text(json.dumps(entries, indent=1) + "\n", encoding="utf-8")
+    if values.exclude_list:
+        count = write_exclude_list(Path(values.exclude_list), findings)
+        print(f"{count} examples to exclude: --config.exclude={values.exclude_list}")
     if any(finding.severity == ERROR for finding in findings):
         sys.exit(1)
 
 
+def _parse_flags(argv: list[str]) -> list[str]:
+    try:
+        return app.parse_flags_with_usage([argv[0], *with_packaged(argv[1:])])
+    except DataError as error:
+        sys.exit(f"error: {error}")
+
+
 def run() -> None:
-    """The command, as `multimix-audit` or `multimix-audit`."""
+    """The command, as `multimix-audit` or `python -m data_pipelines.audit`."""
     sys.modules["__main__"].__doc__ = __doc__  # what --help shows
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # into `head` it ends quietly
     config_flags.DEFINE_config_file("config", None, "Config file, as for launch.py.")
     flags.DEFINE_string("json", None, "File to write all findings to.")
-    flags.DEFINE_string("fix_list", None, "CSV file to write the examples to leave out to.")
+    flags.DEFINE_string("exclude_list", None, "CSV file to write the examples to exclude to.")
     flags.mark_flag_as_required("config")
-    app.run(
-        main,
-        flags_parser=lambda argv: app.parse_flags_with_usage([argv[0], *with_packaged(argv[1:])]),
-    )
+    app.run(main, flags_parser=_parse_flags)
 
 
 if __name__ == "__main__":

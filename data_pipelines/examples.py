@@ -1,11 +1,11 @@
 """What a prepared data set looks like to the rest of the program."""
 
-import csv
 import math
 
 import numpy as np
 
-from data_pipelines.builder import SPLIT, SetBuilder
+from data_pipelines import index
+from data_pipelines.prepare import SPLIT, SetBuilder
 
 _CHUNK = 2**28  # bytes read at once
 
@@ -14,9 +14,10 @@ class Examples:
     """A prepared set: who its N examples are, and their pixels in any order.
 
     Attributes:
-        name, class_names, exclusive, mask_names: of the set.
+        name: of the set.
+        label_spec: what its labels mean.
         ids, groups, splits: str [N]; the split is "train", "val", "test" or "" for none.
-        labels: int64 [N], an index into class_names; of independent classes [N, K] of 0 and 1;
+        labels: int64 [N], an index into the class names; of a multi-label set [N, K] of 0 and 1;
             -1 = unknown.
         has_label: bool [N].
         has_mask: bool [N].
@@ -30,22 +31,19 @@ class Examples:
     def __init__(self, builder: SetBuilder, *, cache_bytes: int):
         """Opens a set that `builder.prepare` has prepared.
 
-        It is held in memory if its images and masks take up to `cache_bytes`, and read from its
+        It is kept in memory if its images and masks take up to `cache_bytes`, and read from its
         files as needed if they take more.
         """
-        with builder.index_path.open(newline="", encoding="utf-8") as file:
-            rows = list(csv.DictReader(file))
+        rows = index.read(builder.index_path)
         self.name = builder.name
-        self.class_names = builder.class_names
-        self.exclusive = builder.exclusive
-        self.mask_names = builder.mask_names
+        self.label_spec = builder.label_spec
         self.ids = np.array([row["id"] for row in rows])
         self.groups = np.array([row["group"] for row in rows])
         self.splits = np.array([row["split"] for row in rows])
         self.labels = np.array([int(row["label"]) for row in rows], np.int64)
         self.has_label = self.labels >= 0
-        if not self.exclusive:
-            bits = self.labels[:, None] >> np.arange(len(self.class_names)) & 1
+        if self.label_spec.multi_label:
+            bits = self.labels[:, None] >> np.arange(len(self.label_spec.class_names)) & 1
             self.labels = np.where(self.has_label[:, None], bits, -1)
         self.has_mask = np.array([row["has_mask"] == "1" for row in rows])
         self.extents = np.array([row["shape"].split() for row in rows]).astype(np.int32)
@@ -58,7 +56,7 @@ class Examples:
         self.dtypes = {"image": np.dtype(builder.pixel_type), "mask": np.dtype(np.uint8)}
         self.shapes = {
             "image": (*self.sides, builder.channels),
-            "mask": (*self.sides, builder.mask_channels),
+            "mask": (*self.sides, self.label_spec.mask_channels),
         }
         self._records = builder.as_data_source(SPLIT)
         self._cache: dict[str, np.ndarray] | None = None

@@ -11,8 +11,8 @@ FITS = ("squash", "pad")
 
 
 @dataclasses.dataclass(frozen=True)
-class Canvas:
-    """What prepared images look like.
+class ResizeSpec:
+    """How images are fitted to the square.
 
     Attributes:
         size: their side in pixels, a multiple of 16.
@@ -45,7 +45,7 @@ class Canvas:
         return f"size{self.size}{fit}{'_rgb' if self.channels == 3 else ''}"
 
     def inside(self, height: int, width: int) -> tuple[slice, slice]:
-        """Rows and columns of the canvas that an image of that size covers."""
+        """Rows and columns of the square that an image of that size covers."""
         if self.fit == "squash":
             return slice(0, self.size), slice(0, self.size)
         scale = self.size / max(height, width)
@@ -62,24 +62,24 @@ class Canvas:
         planes = [values] if values.ndim == 2 else np.moveaxis(values, -1, 0)
         if len(planes) not in (1, self.channels):
             raise ValueError(f"values are {values.shape}, for {self.channels} channels")
-        canvas = np.zeros((self.size, self.size, self.channels), np.uint8)
+        square = np.zeros((self.size, self.size, self.channels), np.uint8)
         for channel in range(self.channels):
-            canvas[rows, columns, channel] = images.resize_image(
+            square[rows, columns, channel] = images.resize_image(
                 planes[channel % len(planes)], rows.stop - rows.start, columns.stop - columns.start
             )
-        return canvas
+        return square
 
     def mask(self, mask: np.ndarray) -> np.ndarray:
         """bool [H, W] -> uint8 [size, size]: 1 where at least half of the area is in."""
         rows, columns = self.inside(*mask.shape)
-        canvas = np.zeros((self.size, self.size), np.uint8)
-        canvas[rows, columns] = images.resize_mask(
+        square = np.zeros((self.size, self.size), np.uint8)
+        square[rows, columns] = images.resize_mask(
             mask, rows.stop - rows.start, columns.stop - columns.start
         )
-        return canvas
+        return square
 
     def spacing(self, spacing: tuple[float, float], height: int, width: int) -> np.ndarray:
-        """Millimetres per pixel of an image of that size -> those of the canvas, float32 [2]."""
+        """Millimetres per pixel of an image of that size -> those of the square, float32 [2]."""
         rows, columns = self.inside(height, width)
         scale = height / (rows.stop - rows.start), width / (columns.stop - columns.start)
         return np.multiply(spacing, scale).astype(np.float32)

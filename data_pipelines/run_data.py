@@ -1,6 +1,7 @@
 """From the names and budgets in a config to the data of a run."""
 
 import dataclasses
+import functools
 import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -12,7 +13,8 @@ from data_pipelines import splits, streams
 from data_pipelines.errors import DataError
 from data_pipelines.examples import Examples
 from data_pipelines.streams import Pool
-from multimix_jax.names import Stream
+from multimix_jax.labels import LabelSpec
+from multimix_jax.names import Head, Split, Stream, Task
 
 # What a training batch holds of each stream. The unlabelled stream's label feeds a monitor of the
 # pseudo-labels and no loss.
@@ -39,16 +41,21 @@ class EvalSet:
     indices: np.ndarray
 
     @property
-    def class_names(self) -> tuple[str, ...]:
-        return self.examples.class_names
+    def label_spec(self) -> LabelSpec:
+        """What its labels mean."""
+        return self.examples.label_spec
 
     @property
-    def exclusive(self) -> bool:
-        return self.examples.exclusive
+    def class_names(self) -> tuple[str, ...]:  # until runs/run.py takes label_spec
+        return self.label_spec.class_names
 
     @property
-    def mask_names(self) -> tuple[str, ...]:
-        return self.examples.mask_names
+    def exclusive(self) -> bool:  # until runs/run.py takes label_spec
+        return not self.label_spec.multi_label
+
+    @property
+    def mask_names(self) -> tuple[str, ...]:  # until runs/run.py takes label_spec
+        return self.label_spec.mask_names
 
     @property
     def has_mask(self) -> np.ndarray:
@@ -64,6 +71,12 @@ class EvalSet:
         """float32 [N,dims], mm per pixel along each axis, 0 where unknown."""
         return self.examples.spacing[self.indices]
 
+    @property
+    def affines(self) -> np.ndarray | None:
+        """From voxels to mm, float64 [N,4,4], zeros where unknown; None of images."""
+        affines = self.examples.affines
+        return None if affines is None else affines[self.indices]
+
     def images(self, indices: np.ndarray) -> np.ndarray | list[np.ndarray]:
         """Some of the images, by their place in `ids`: uint8 [n,S,S,1]; volumes [*sides,1] each."""
         chosen = self.indices[indices]
@@ -72,12 +85,6 @@ class EvalSet:
             return images
         extents = self.examples.extents[chosen]
         return [x[tuple(map(slice, extent))] for x, extent in zip(images, extents, strict=True)]
-
-    @property
-    def affines(self) -> np.ndarray | None:
-        """From voxels to mm, float64 [N,4,4], zeros where unknown; None of images."""
-        affines = self.examples.affines
-        return None if affines is None else affines[self.indices]
 
     def batches(self, batch_size: int) -> Iterator[dict[str, np.ndarray]]:
         """See `streams.eval_batches`."""
@@ -89,49 +96,34 @@ class RunData:
     """The data of a run.
 
     Attributes:
-      streams: to train on, by name.
-      validation: to choose the checkpoint and the threshold on, one set per task.
+      streams: to train on.
+      validation: to choose the checkpoint and the threshold on, one set for each task.
       tests: to report on.
-      class_names: what the classes are called, in the order of the labels; () without a classifier.
+      label_spec: classes of the set that is classified and masks of the one that is segmented;
+        empty where a task is not trained.
     """
 
     streams: dict[Stream, Pool]
     validation: list[EvalSet]
     tests: list[EvalSet]
-    class_names: tuple[str, ...]
+    label_spec: LabelSpec
+
+    @property
+    def class_names(self) -> tuple[str, ...]:  # until runs/run.py takes label_spec
+        return self.label_spec.class_names
 
     @property
     def digest(self) -> str:
         """Changes when the pools, and so the order of the training images, do."""
-        listed = json.dumps({name: stream.ids for name, stream in self.streams.items()})
+        listed = json.dumps({name: pool.ids for name, pool in self.streams.items()})
         return hashlib.sha256(listed.encode()).hexdigest()[:16]
-
-    @property
-    def baseline(self) -> dict[str, np.ndarray]:
-        """What the labels say of any image: mean `mask` [*sides,C], shares of `classes` [K].
-
-        What a model says has to be better than this. Masks of volumes are stretched to one size.
-        """
-        answer = {}
-        if "seg/labeled" in self.streams:
-            stream = self.streams["seg/labeled"]
-            masks = stream.examples.fetch(stream.indices)["mask"]
-            extents = stream.examples.extents[stream.indices]
-            answer["mask"] = np.mean([_fill(m, e) for m, e in zip(masks, extents)], axis=0)
-        if "cls/labeled" in self.streams:
-            stream = self.streams["cls/labeled"]
-            labels = stream.examples.labels[stream.indices]
-            if stream.examples.exclusive:
-                labels = np.eye(len(self.class_names))[labels]
-            answer["classes"] = labels.mean(axis=0)
-        return answer
 
     @property
     def ids(self) -> dict[str, Any]:
         """Every id used, by purpose, for the record; both tasks may be validated on one set."""
-        tasks = dict.fromkeys(name.partition("/")[0] for name in self.streams)
+        tasks = dict.fromkeys(stream.task for stream in self.streams)
         return {
-            "train": {name: stream.ids for name, stream in self.streams.items()},
+            "train": {name: pool.ids for name, pool in self.streams.items()},
             "validation": {
                 f"{task}/{eval_set.name}": eval_set.ids
                 for task, eval_set in zip(tasks, self.validation, strict=True)
@@ -169,40 +161,55 @@ def open_run(
       DataError: data missing or damaged, a budget that cannot be met, a test set that would overlap
         with training.
     """
-    opened: dict[str, Examples] = {}
-
-    def get(name: str) -> Examples:
-        if name not in opened:
-            opened[name] = load(name)
-        return opened[name]
-
-    streams: dict[Stream, Pool] = {}
+    load = functools.cache(load)
+    pools: dict[Stream, Pool] = {}
     validation: list[EvalSet] = []
-    class_names: tuple[str, ...] = ()
-    for task, name, budget in (("seg", seg_data, seg_labels), ("cls", cls_data, cls_labels)):
-        if f"{task}/labeled" not in stream_names:
+    specs = dict.fromkeys(Task, LabelSpec())
+    for task, name, budget in ((Task.SEG, seg_data, seg_labels), (Task.CLS, cls_data, cls_labels)):
+        if Stream.of(task, labeled=True) not in stream_names:
             continue
-        if test_data.get(name) in ("all", "train"):
+        if test_data.get(name) in ("all", Split.TRAIN):
             raise DataError(
                 f"test_data has {name}={test_data[name]}, which includes images that are trained "
                 "on; use 'test' (config.test_data)"
             )
-        examples = get(name)
-        part = _divide(name, examples, split_seed)
-        for kind, indices in _pools(task, name, examples, part["train"], budget, seed).items():
-            stream = Stream(f"{task}/{kind}")
+        examples = load(name)
+        parts = _divide(name, examples, split_seed)
+        labeled, unlabeled = _pools(task, name, examples, parts[Split.TRAIN], budget, seed)
+        multiple = class_multiple if task == Task.CLS else 1
+        for is_labeled, indices in ((True, labeled), (False, unlabeled)):
+            stream = Stream.of(task, labeled=is_labeled)
             if stream in stream_names:
-                fields = FIELDS[stream] + (("extent",) if examples.of_volumes else ())
-                multiple = class_multiple if task == "cls" else 1
-                streams[stream] = Pool(examples, indices, fields, multiple)
-        validation.append(_validation(task, name, examples, part["val"]))
-        if task == "cls":
-            class_names = examples.class_names
-    tests = [_test(name, get(name), which, split_seed) for name, which in test_data.items()]
-    return RunData(streams, validation, tests, class_names)
+                fields = (*FIELDS[stream], *(("extent",) if examples.of_volumes else ()))
+                pools[stream] = Pool(examples, indices, fields, multiple)
+        validation.append(_validation(task, name, examples, parts[Split.VAL]))
+        specs[task] = examples.label_spec
+    tests = [_test(name, load(name), part, split_seed) for name, part in test_data.items()]
+    spec = dataclasses.replace(specs[Task.CLS], mask_names=specs[Task.SEG].mask_names)
+    return RunData(pools, validation, tests, spec)
 
 
-def _fill(mask: np.ndarray, extent: np.ndarray) -> np.ndarray:
+def baseline(data: RunData) -> dict[Head, np.ndarray]:
+    """What the labels say of any image: mean `mask` [*sides,C], shares of `classes` [K].
+
+    What a model predicts has to be better than this. Masks of volumes are stretched to one size.
+    """
+    answer = {}
+    pool = data.streams.get(Stream.SEG_LABELED)
+    if pool is not None:
+        masks = pool.examples.fetch(pool.indices)["mask"]
+        extents = pool.examples.extents[pool.indices]
+        answer[Head.MASK] = np.mean([_stretch(m, e) for m, e in zip(masks, extents)], axis=0)
+    pool = data.streams.get(Stream.CLS_LABELED)
+    if pool is not None:
+        labels = pool.examples.labels[pool.indices]
+        if not data.label_spec.multi_label:
+            labels = np.eye(len(data.label_spec.class_names))[labels]
+        answer[Head.CLASSES] = labels.mean(axis=0)
+    return answer
+
+
+def _stretch(mask: np.ndarray, extent: np.ndarray) -> np.ndarray:
     """The part of a mask within its extent, stretched to the whole array."""
     for axis, (side, inside) in enumerate(zip(mask.shape, extent)):
         mask = mask.take(np.arange(side) * inside // side, axis=axis)
@@ -217,16 +224,19 @@ def _divide(name: str, examples: Examples, seed: int) -> dict[str, np.ndarray]:
 
 
 def _pools(
-    task: str, name: str, examples: Examples, train: np.ndarray, budget: int | str, seed: int
-) -> dict[str, np.ndarray]:
+    task: Task, name: str, examples: Examples, train: np.ndarray, budget: int | str, seed: int
+) -> tuple[np.ndarray, np.ndarray]:
     """The labelled and the unlabelled training images of a task."""
     if isinstance(budget, str) and budget.isdigit():
         budget = int(budget)  # config fields that also take "all" hold text
-    # Of independent classes none is sure of an example among few labels.
-    classes = examples.labels if examples.exclusive else examples.has_label - 1
+    classes = None
+    if task == Task.CLS:
+        # Of a multi-label set no class is sure of an example among few labels.
+        multi_label = examples.label_spec.multi_label
+        classes = (examples.has_label - 1 if multi_label else examples.labels)[train]
     chosen = splits.choose_labeled(
         examples.ids[train],
-        classes[train] if task == "cls" else None,
+        classes,
         budget,
         seed,
         key=f"{task}_labels",
@@ -236,27 +246,28 @@ def _pools(
     labeled = train[chosen]
     rest = np.setdiff1d(train, labeled)
     # With every label in use, the labelled images serve as unlabelled ones too.
-    return {"labeled": labeled, "unlabeled": rest if len(rest) else labeled}
+    return labeled, rest if len(rest) else labeled
 
 
-def _validation(task: str, name: str, examples: Examples, indices: np.ndarray) -> EvalSet:
-    known = examples.has_mask if task == "seg" else examples.has_label
+def _validation(task: Task, name: str, examples: Examples, indices: np.ndarray) -> EvalSet:
+    known = examples.has_mask if task == Task.SEG else examples.has_label
     usable = indices[known[indices]]
     if not len(usable):
         raise DataError(
-            f"{name} has no validation image with {'a mask' if task == 'seg' else 'a label'}; "
+            f"{name} has no validation image with {'a mask' if task == Task.SEG else 'a label'}; "
             f"label more of its images or choose another config.{task}_data"
         )
     return EvalSet(name, examples, usable)
 
 
-def _test(name: str, examples: Examples, which: str, seed: int) -> EvalSet:
-    parts = _divide(name, examples, seed) | {"all": np.argsort(examples.ids)}
-    if which not in parts:
+def _test(name: str, examples: Examples, part: str, seed: int) -> EvalSet:
+    parts: dict[str, np.ndarray] = {"all": np.argsort(examples.ids)}
+    parts.update(_divide(name, examples, seed))
+    if part not in parts:
         raise DataError(
-            f"test_data has {name}={which}, which is no part of a data set; use 'train', 'val', "
+            f"test_data has {name}={part}, which is no part of a data set; use 'train', 'val', "
             "'test' or 'all'"
         )
-    if not len(parts[which]):
-        raise DataError(f"test_data has {name}={which}, which holds no image; use another part")
-    return EvalSet(name, examples, parts[which])
+    if not len(parts[part]):
+        raise DataError(f"test_data has {name}={part}, which holds no image; use another part")
+    return EvalSet(name, examples, parts[part])

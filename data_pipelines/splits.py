@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data_pipelines.errors import DataError
+from multimix_jax.names import Split
 
 Names = Sequence[str] | NDArray[np.str_]
 Indices = NDArray[np.int64]
@@ -74,20 +75,20 @@ def split_examples(
         enlarge_val: whether an official validation set smaller than `val` is filled up.
 
     Returns:
-        'train', 'val' and 'test': indices into the arguments, ordered by id; they are disjoint and
+        For each split, indices into the arguments, ordered by id; they are disjoint and
         cover all examples.
 
     Raises:
         DataError: unknown official splits, repeated ids, or more asked for than there is.
     """
     ids, groups, official = (np.asarray(names, dtype=str) for names in (ids, groups, official))
-    unknown = set(official.tolist()) - {"train", "val", "test", ""}
+    unknown = set(official.tolist()) - {*Split, ""}
     if unknown:
         raise DataError(f"official split {min(unknown)!r}; use 'train', 'val', 'test' or ''")
     if len(np.unique(ids)) != len(ids):
         raise DataError(f"{len(ids)} examples share {len(np.unique(ids))} ids; make ids unique")
 
-    is_test, is_val = official == "test", official == "val"
+    is_test, is_val = official == Split.TEST, official == Split.VAL
     is_test |= (official == "") & np.isin(groups, groups[is_test])
     is_val |= ~is_test & np.isin(groups, groups[is_val])
     if not is_test.any():
@@ -99,7 +100,7 @@ def split_examples(
         is_val |= _carve(groups, ~is_test & ~is_val, wanted, seed, "val")
 
     by_id = np.argsort(ids)
-    members = {"train": ~is_val & ~is_test, "val": is_val, "test": is_test}
+    members = {Split.TRAIN: ~is_val & ~is_test, Split.VAL: is_val, Split.TEST: is_test}
     return {split: by_id[member[by_id]] for split, member in members.items()}
 
 

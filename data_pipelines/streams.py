@@ -1,7 +1,6 @@
 """tf.data: streams of named batches that are functions of (seed, step), and evaluation batches."""
 
 import dataclasses
-import os
 import zlib
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
@@ -10,9 +9,10 @@ import numpy as np
 
 from data_pipelines.examples import Examples
 from data_pipelines.tensorflow_alone import tf
+from data_pipelines.threads import THREADS
+from multimix_jax.names import Stream
 
 Batch = dict[str, Any]
-_AT_ONCE = min(8, os.cpu_count() or 1)  # batches that are read, each in a thread
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,7 +38,7 @@ class Pool:
 
 
 def train_batches(
-    streams: Mapping[str, Pool],
+    streams: Mapping[Stream, Pool],
     batch_size: int,
     seed: int,
     start: int,
@@ -54,7 +54,7 @@ def train_batches(
     and gets just the batches it would have got.
 
     Args:
-      streams: by name.
+      streams: the pool of each.
       batch_size: B, images per stream and `Pool.multiple`, over all processes.
       seed: of the order.
       start, stop: steps.
@@ -70,22 +70,22 @@ def train_batches(
     def batch_of(step: tf.Tensor) -> Batch:
         place = step * batch_size + first
         return {
-            name: _read(stream, _order(stream, name, seed, place, share))
-            for name, stream in streams.items()
+            name: _read(pool, _order(pool, name, seed, place, share))
+            for name, pool in streams.items()
         }
 
     return _read_ahead(tf.data.Dataset.range(start, stop), batch_of)
 
 
 def ids_of_step(
-    streams: Mapping[str, Pool], batch_size: int, seed: int, step: int
-) -> dict[str, list[str]]:
+    streams: Mapping[Stream, Pool], batch_size: int, seed: int, step: int
+) -> dict[Stream, list[str]]:
     """Ids of the examples that `train_batches` gives at a step, by stream."""
-    found = {}
-    for name, stream in streams.items():
-        order = _order(stream, name, seed, step * batch_size, batch_size).numpy()
-        found[name] = stream.examples.ids[stream.indices[order]].tolist()
-    return found
+    ids = {}
+    for name, pool in streams.items():
+        order = _order(pool, name, seed, step * batch_size, batch_size).numpy()
+        ids[name] = pool.examples.ids[pool.indices[order]].tolist()
+    return ids
 
 
 def eval_batches(
@@ -107,10 +107,10 @@ def eval_batches(
     data = tf.data.Dataset.from_tensor_slices(
         {"index": order, "valid": np.arange(padded) < len(indices)}
     ).batch(batch_size, drop_remainder=True)
-    stream = Pool(examples, np.arange(len(examples.ids)), ("image", "mask", "label", "has_mask"))
+    pool = Pool(examples, np.arange(len(examples.ids)), ("image", "mask", "label", "has_mask"))
 
     def read(row: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
-        return {**_read(stream, row["index"]), "valid": row["valid"]}
+        return {**_read(pool, row["index"]), "valid": row["valid"]}
 
     return _read_ahead(data, read)
 
@@ -120,7 +120,7 @@ def _read_ahead(data: tf.data.Dataset, read: Callable[[Any], Batch]) -> Iterator
     options = tf.data.Options()
     # AUTOTUNE's thread sleeps for up to a minute, and who is done with the iterator waits for it.
     options.autotune.enabled = False
-    data = data.map(read, num_parallel_calls=_AT_ONCE, deterministic=True).prefetch(_AT_ONCE)
+    data = data.map(read, num_parallel_calls=THREADS, deterministic=True).prefetch(2)
     return data.with_options(options).as_numpy_iterator()
 
 
@@ -136,13 +136,13 @@ def _volumes(examples: Examples, indices: np.ndarray) -> Iterator[dict[str, np.n
         }
 
 
-def _order(stream: Pool, name: str, seed: int, first: int | tf.Tensor, count: int) -> tf.Tensor:
+def _order(pool: Pool, name: Stream, seed: int, first: int | tf.Tensor, count: int) -> tf.Tensor:
     """Index into the pool at `count` places, from `first` on, of the endless stream.
 
     Places are those of a batch, each of which holds `Pool.multiple` examples.
     """
-    size = len(stream.indices)
-    positions = stream.multiple * first + tf.range(stream.multiple * count, dtype=tf.int64)
+    size = len(pool.indices)
+    positions = pool.multiple * first + tf.range(pool.multiple * count, dtype=tf.int64)
     epochs = positions // size
     salt = zlib.crc32(f"{seed}/{name}".encode())
     seeds = tf.stack([tf.fill(tf.shape(epochs), tf.constant(salt, tf.int64)), epochs], axis=1)
@@ -153,9 +153,9 @@ def _order(stream: Pool, name: str, seed: int, first: int | tf.Tensor, count: in
     )
 
 
-def _read(stream: Pool, order: tf.Tensor) -> dict[str, tf.Tensor]:
-    """The stream's fields of the examples at `order` in its pool."""
-    examples = stream.examples
+def _read(pool: Pool, order: tf.Tensor) -> dict[str, tf.Tensor]:
+    """The fields of the examples at `order` in its pool."""
+    examples = pool.examples
     columns = {
         "label": examples.labels.astype(np.int32),
         "has_mask": examples.has_mask,
@@ -164,12 +164,12 @@ def _read(stream: Pool, order: tf.Tensor) -> dict[str, tf.Tensor]:
     dtypes = examples.dtypes | {key: values.dtype for key, values in columns.items()}
 
     def fetch(order: np.ndarray) -> list[np.ndarray]:
-        indices = stream.indices[order]
+        indices = pool.indices[order]
         arrays = {**examples.fetch(indices), **{k: v[indices] for k, v in columns.items()}}
-        return [arrays[field] for field in stream.fields]
+        return [arrays[field] for field in pool.fields]
 
-    values = tf.numpy_function(fetch, [order], [dtypes[field] for field in stream.fields])
-    batch = dict(zip(stream.fields, values, strict=True))
+    values = tf.numpy_function(fetch, [order], [dtypes[field] for field in pool.fields])
+    batch = dict(zip(pool.fields, values, strict=True))
     for field, value in batch.items():
         shape = columns[field].shape[1:] if field in columns else examples.shapes[field]
         value.set_shape((order.shape[0], *shape))

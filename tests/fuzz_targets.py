@@ -133,7 +133,7 @@ def _check_example(example: dict[str, Any], dims: int) -> None:
 def _own_images(folder: Path) -> Read:
     """As picture and mask, by preparation and by the audit, which says nothing of persons."""
     from data_pipelines import audit
-    from data_pipelines.builder import Source
+    from data_pipelines.prepare import Source
     from data_pipelines.sets.folder import Folder
     from tests.official_formats import IDENTIFYING
 
@@ -181,7 +181,7 @@ def _raw_films(folder: Path) -> list[bytes]:
 
 
 def _jsrt(folder: Path) -> Read:
-    from data_pipelines.builder import Source
+    from data_pipelines.prepare import Source
     from data_pipelines.sets import jsrt
 
     jsrt._SIDE = 32  # official films have 8 MiB
@@ -204,7 +204,7 @@ def _h5s(folder: Path) -> list[bytes]:
 
 
 def _la(folder: Path) -> Read:
-    from data_pipelines.builder import Source
+    from data_pipelines.prepare import Source
     from data_pipelines.sets.la import La
 
     builder = La(source_dir=folder / "own", prepared_dir=str(folder / "prepared"))
@@ -228,7 +228,7 @@ def _niftis(suffix: str) -> Callable[[Path], list[bytes]]:
 
 
 def _own_volumes(folder: Path) -> Read:
-    from data_pipelines.builder import Source
+    from data_pipelines.prepare import Source
     from data_pipelines.sets.folder3d import Folder3D
 
     builder = Folder3D(source_dir=folder / "own", prepared_dir=str(folder / "prepared"))
@@ -251,7 +251,7 @@ def _own_table(folder: Path) -> Read:
 
     def read(path: Path) -> None:
         builder = Folder(source_dir=path.parent, size=16, prepared_dir=str(folder / "prepared"))
-        assert all(isinstance(name, str) for name in builder.class_names)
+        assert all(isinstance(name, str) for name in builder.label_spec.class_names)
         _check_sources(builder.sources(folder), 3)
 
     for name in "abc":
@@ -288,7 +288,7 @@ def _la_list(folder: Path) -> Read:
     return lambda path: _check_sources(builder.sources(folder), 3)
 
 
-def _fix_list(folder: Path) -> Read:
+def _exclude_list(folder: Path) -> Read:
     from data_pipelines import exclude
 
     def read(path: Path) -> None:
@@ -299,11 +299,11 @@ def _fix_list(folder: Path) -> Read:
 
 
 def _archive(folder: Path) -> Read:
-    from data_pipelines import builder
+    from data_pipelines.files import archive
 
     def read(path: Path) -> None:
         with tempfile.TemporaryDirectory(dir=folder) as scratch:
-            builder._extract(path, Path(scratch, "0"))
+            archive.extract(path, Path(scratch, "0"))
             for found in Path(scratch).rglob("*"):
                 assert not found.is_symlink() and (found.is_file() or found.is_dir())
 
@@ -562,8 +562,8 @@ TARGETS: dict[str, Target] = {
     "classes": Target("own/classes.txt", lambda folder: [b"well\nill\n"], _own_table),
     "nih_table": Target("own/Data_Entry_2017.csv", _nih_tables, _nihx),
     "la_list": Target("own/train.list", lambda folder: [b"AA\nBB\n"], _la_list),
-    "fix_list": Target(
-        "fix.csv", lambda folder: [b"data_set,id,reason\njsrt,a,same image\n"], _fix_list
+    "exclude_list": Target(
+        "exclude.csv", lambda folder: [b"data_set,id,reason\njsrt,a,same image\n"], _exclude_list
     ),
     "zip": Target("a.zip", _zips, _archive, _zip),
     "tar": Target("a.tar.gz", _tars, _archive, _gzip),

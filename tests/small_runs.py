@@ -21,6 +21,7 @@ import numpy as np
 import launch
 from configs import common
 from data_pipelines.sets import phantom
+from multimix_jax.labels import LabelSpec
 from multimix_jax.names import Checkpoint
 from multimix_jax.state import TrainState
 from multimix_jax.training.checkpoint import Checkpoints
@@ -46,8 +47,7 @@ class Listed:
     labels: np.ndarray
     has_mask: np.ndarray
     spacing: np.ndarray
-    class_names: tuple[str, ...] = ("well", "ill")
-    mask_names: tuple[str, ...] = ()
+    label_spec: LabelSpec = LabelSpec(("well", "ill"))
     size: int = 16
     of_volumes: bool = False
     affines: np.ndarray | None = None
@@ -55,10 +55,6 @@ class Listed:
     @property
     def sides(self) -> tuple[int, int]:
         return self.size, self.size
-
-    @property
-    def exclusive(self) -> bool:
-        return True
 
     @property
     def has_label(self) -> np.ndarray:

@@ -16,6 +16,7 @@ from data_pipelines.files import claims
 
 # The others that Pillow knows may run programs (EPS) or are never radiographs.
 FORMATS = ("PNG", "JPEG", "GIF", "BMP", "TIFF")
+SUFFIXES = (".png", ".jpg", ".jpeg", ".gif", ".bmp", ".tif", ".tiff")
 LARGEST = 2**26  # pixels; the largest films of the official sets have 20 million
 # Values closer together than this, or further apart, are past what float32 can stretch.
 _LEAST, _MOST = 1e-30, float(np.finfo(np.float32).max)

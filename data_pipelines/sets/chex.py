@@ -4,8 +4,10 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from data_pipelines.builder import Source, files_below
+from data_pipelines.files.paths import files_below
+from data_pipelines.prepare import Source
 from data_pipelines.sets.image_set import ImageSetBuilder
+from multimix_jax.labels import LabelSpec
 
 # person12_virus_46, IM-0115-0001, NORMAL2-IM-0381-0001, BACTERIA-1008087-0001
 _PATIENT = re.compile(r"person\d+|(?:[A-Z0-9]+-)?[A-Z]+-\d+(?=-)")
@@ -14,7 +16,7 @@ _PATIENT = re.compile(r"person\d+|(?:[A-Z0-9]+-)?[A-Z]+-\d+(?=-)")
 class Chex(ImageSetBuilder):
     """chest_xray/{train,val,test}/{NORMAL,PNEUMONIA}/*.jpeg, at any depth."""
 
-    class_names = ("normal", "pneumonia")
+    label_spec = LabelSpec(("normal", "pneumonia"))
     complete = 5856
     MANUAL_DOWNLOAD_INSTRUCTIONS = (
         'Kermany et al., "Labeled Optical Coherence Tomography (OCT) and Chest X-Ray Images for '

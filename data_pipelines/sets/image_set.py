@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 import tensorflow_datasets as tfds
 
-from data_pipelines.builder import SetBuilder, Source
 from data_pipelines.errors import DataError
-from data_pipelines.files import images
-from data_pipelines.resize import Canvas
+from data_pipelines.files import images, read_image
+from data_pipelines.prepare import SetBuilder, Source
+from data_pipelines.resize import ResizeSpec
 
 
 class ImageSetBuilder(SetBuilder):
@@ -31,22 +31,22 @@ class ImageSetBuilder(SetBuilder):
         channels: int = 1,
         prepared_dir: str = "",
         name: str = "",
-        leave_out: Collection[str] = (),
+        exclude: Collection[str] = (),
     ):
         """Args:
         source_dir: the folder with the official or the converted files.
-        size, fit, channels: of the prepared images, see `Canvas`.
-        prepared_dir, name, leave_out: as for `SetBuilder`.
+        size, fit, channels: of the prepared images, see `ResizeSpec`.
+        prepared_dir, name, exclude: as for `SetBuilder`.
         """
-        self.canvas = Canvas(size, fit, channels)
+        self.resize = ResizeSpec(size, fit, channels)
         self.channels = channels
-        self.example_bytes = size**2 * (channels + self.mask_channels)
+        self.example_bytes = size**2 * (channels + self.label_spec.mask_channels)
         super().__init__(
             source_dir=source_dir,
-            variant=self.canvas.variant,
+            variant=self.resize.variant,
             prepared_dir=prepared_dir,
             name=name,
-            leave_out=leave_out,
+            exclude=exclude,
         )
 
     def read(self, source: Source) -> tuple[np.ndarray, np.ndarray | None, tuple[float, float]]:
@@ -54,12 +54,12 @@ class ImageSetBuilder(SetBuilder):
 
         Returns:
             image float32 [H, W], or [H, W, 3] of 3 channels, in 0..255; mask bool [H, W] or
-            [H, W, C], or None; millimetres from one row and
-            from one column of the source to the next, (0, 0) where unknown.
+            [H, W, C], or None; millimetres from one row and from one column of the source to the
+            next, (0, 0) where unknown.
         """
         assert source.image is not None
-        image = images.read(source.image, self.channels)
-        return image, self.read_masks(source, image.shape[:2]), (0.0, 0.0)
+        image, spacing = read_image(source.image, self.channels)
+        return image, self.read_masks(source, image.shape[:2]), spacing
 
     def channel_of(self, mask: Path) -> int:
         """Which channel of the mask a file belongs to."""
@@ -70,7 +70,7 @@ class ImageSetBuilder(SetBuilder):
         """The union of an example's masks, by channel: bool [*shape, C]; None where it has none."""
         if not source.masks:
             return None
-        union = np.zeros((*shape[:2], self.mask_channels), bool)
+        union = np.zeros((*shape[:2], self.label_spec.mask_channels), bool)
         for path in source.masks:
             mask = images.read_mask(path)
             if mask.shape != shape:
@@ -88,36 +88,38 @@ class ImageSetBuilder(SetBuilder):
 
     def example(self, source: Source) -> dict[str, Any]:
         image, mask, spacing = self.read(source)
-        stored = np.zeros((self.canvas.size, self.canvas.size, self.mask_channels), np.uint8)
+        stored = np.zeros(
+            (self.resize.size, self.resize.size, self.label_spec.mask_channels), np.uint8
+        )
         if mask is not None:
             planes = np.moveaxis(np.atleast_3d(mask), -1, 0)
-            stored[...] = np.stack([self.canvas.mask(plane) for plane in planes], axis=-1)
+            stored[...] = np.stack([self.resize.mask(plane) for plane in planes], axis=-1)
         return {
-            "image": self.canvas.image(image),
+            "image": self.resize.image(image),
             "mask": stored,
             "has_mask": mask is not None,
-            "spacing": self.canvas.spacing(spacing, *image.shape[:2]),
+            "spacing": self.resize.spacing(spacing, *image.shape[:2]),
         }
 
     def pixel_features(self) -> dict[str, Any]:
         square = lambda channels: tfds.features.Tensor(
-            shape=(self.canvas.size, self.canvas.size, channels),
+            shape=(self.resize.size, self.resize.size, channels),
             dtype=np.uint8,
             encoding=tfds.features.Encoding.BYTES,
         )
         return {
             "image": square(self.channels),
-            "mask": square(self.mask_channels),
+            "mask": square(self.label_spec.mask_channels),
             "spacing": tfds.features.Tensor(shape=(2,), dtype=np.float32),
         }
 
 
-def lung_masks(found: dict[str, Path], left: str, right: str) -> tuple[Path, ...]:
-    """One image's masks: `found` maps a folder's name ("masks", `left`, `right`) to its file."""
-    if "masks" in found:
-        return (found["masks"],)
-    if len(found) == 1:
-        ((side, path),) = found.items()
+def lung_masks(files: dict[str, Path], left: str, right: str) -> tuple[Path, ...]:
+    """One image's masks: `files` maps a folder's name ("masks", `left`, `right`) to its file."""
+    if "masks" in files:
+        return (files["masks"],)
+    if len(files) == 1:
+        ((side, path),) = files.items()
         other = right if side == left else left
         raise DataError(f"{path} has no counterpart in {other!r}; fetch the masks of both lungs")
-    return tuple(found[side] for side in sorted(found))
+    return tuple(files[side] for side in sorted(files))

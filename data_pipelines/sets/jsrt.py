@@ -7,9 +7,10 @@ from pathlib import Path
 
 import numpy as np
 
-from data_pipelines.builder import Source, files_below
 from data_pipelines.errors import DataError
-from data_pipelines.files import images
+from data_pipelines.files.images import stretch
+from data_pipelines.files.paths import files_below
+from data_pipelines.prepare import Source
 from data_pipelines.sets.image_set import ImageSetBuilder, lung_masks
 
 _NAME = re.compile(r"JPC[LN]N(\d{3})")
@@ -33,7 +34,7 @@ class Jsrt(ImageSetBuilder):
     )
 
     def find(self, roots: Sequence[Path]) -> list[Source]:
-        found: dict[str, Path] = {}
+        images: dict[str, Path] = {}
         masks: dict[str, dict[str, Path]] = collections.defaultdict(dict)
         for path in files_below(roots):
             folder, suffix = path.parent.name, path.suffix.lower()
@@ -42,8 +43,8 @@ class Jsrt(ImageSetBuilder):
             if folder in ("masks", "left lung", "right lung"):
                 masks[path.stem].setdefault(folder, path)
             elif suffix in (".img", ".png") and path.parent.parent.name != "masks":
-                found.setdefault(path.stem, path)
-        if not found:
+                images.setdefault(path.stem, path)
+        if not images:
             raise self.missing("no images JPC*.IMG or JPC*.png")
         if not masks:
             raise self.missing("no masks in masks/ or in masks/left lung/ and masks/right lung/")
@@ -55,7 +56,7 @@ class Jsrt(ImageSetBuilder):
                 image=path,
                 masks=lung_masks(masks[name], "left lung", "right lung"),
             )
-            for name, path in found.items()
+            for name, path in images.items()
         ]
 
     def read(self, source: Source) -> tuple[np.ndarray, np.ndarray | None, tuple[float, float]]:
@@ -78,4 +79,4 @@ def _read_raw(path: Path) -> np.ndarray:
             "copy or download the file again"
         )
     values = np.fromfile(path, dtype=">u2").reshape(_SIDE, _SIDE)
-    return images.stretch(_HIGHEST - values.astype(np.int32), path)
+    return stretch(_HIGHEST - values.astype(np.int32), path)

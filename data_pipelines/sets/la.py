@@ -8,10 +8,11 @@ from pathlib import Path
 import h5py
 import numpy as np
 
-from data_pipelines.builder import Source
 from data_pipelines.errors import DataError
 from data_pipelines.files import claims, table
-from data_pipelines.sets.volume_set import LARGEST, VolumeSetBuilder
+from data_pipelines.files.volume import LARGEST
+from data_pipelines.prepare import Source
+from data_pipelines.sets.volume_set import VolumeSetBuilder
 
 _FOLDER = "2018LA_Seg_Training Set"
 _FILE = "mri_norm2.h5"
@@ -46,12 +47,12 @@ class La(VolumeSetBuilder):
                         f"{path} names {name!r}, which is not the name of a folder in {_FOLDER}; "
                         "remove the line"
                     )
-                places = [root / _FOLDER / name / _FILE for root in roots]
+                files = [root / _FOLDER / name / _FILE for root in roots]
                 # `Path.exists` would fail of a name that is too long for one.
-                found = [place for place in places if os.path.exists(place)]
-                if not found:
+                volume = next(filter(os.path.exists, files), None)
+                if volume is None:
                     raise DataError(
-                        f"{path} names {name}, but {places[0]} does not exist; add the volume or "
+                        f"{path} names {name}, but {files[0]} does not exist; add the volume or "
                         "remove the line"
                     )
                 if name in sources:
@@ -59,7 +60,7 @@ class La(VolumeSetBuilder):
                         f"{path} names {name}, which is listed already (as {sources[name].split}); "
                         "remove one of the lines"
                     )
-                sources[name] = Source(id=name, group=name, split=split, image=found[0])
+                sources[name] = Source(id=name, group=name, split=split, image=volume)
         return list(sources.values())
 
     def read(self, source: Source) -> tuple[np.ndarray, np.ndarray | None, np.ndarray | None]:

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
-from data_pipelines.builder import Source, files_below
+from data_pipelines.files.paths import files_below
+from data_pipelines.prepare import Source
 from data_pipelines.sets.image_set import ImageSetBuilder, lung_masks
 
 _NAME = re.compile(r"MCUCXR_(\d{4})_[01]")
@@ -29,7 +30,7 @@ class Mcu(ImageSetBuilder):
     )
 
     def find(self, roots: Sequence[Path]) -> list[Source]:
-        found: dict[str, Path] = {}
+        images: dict[str, Path] = {}
         masks: dict[str, dict[str, Path]] = collections.defaultdict(dict)
         for path in files_below(roots):
             if not _NAME.fullmatch(path.stem) or path.suffix.lower() != ".png":
@@ -37,8 +38,8 @@ class Mcu(ImageSetBuilder):
             if path.parent.name in ("masks", "leftMask", "rightMask"):
                 masks[path.stem].setdefault(path.parent.name, path)
             else:
-                found.setdefault(path.stem, path)
-        if not found:
+                images.setdefault(path.stem, path)
+        if not images:
             raise self.missing("no images MCUCXR_*.png")
         if not masks:
             raise self.missing("no masks in masks/ or in ManualMask/leftMask/ and rightMask/")
@@ -49,7 +50,7 @@ class Mcu(ImageSetBuilder):
                 image=path,
                 masks=lung_masks(masks[name], "leftMask", "rightMask"),
             )
-            for name, path in found.items()
+            for name, path in images.items()
         ]
 
     def read(self, source: Source) -> tuple[np.ndarray, np.ndarray | None, tuple[float, float]]:

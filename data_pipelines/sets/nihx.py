@@ -3,10 +3,12 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from data_pipelines.builder import Source, files_below
 from data_pipelines.errors import DataError
 from data_pipelines.files import table
+from data_pipelines.files.paths import files_below
+from data_pipelines.prepare import Source
 from data_pipelines.sets.image_set import ImageSetBuilder
+from multimix_jax.labels import LabelSpec
 
 _COLUMNS = ("Image Index", "Finding Labels", "Patient ID")
 _LISTS = {"train_val_list.txt": "train", "test_list.txt": "test"}
@@ -18,7 +20,7 @@ class Nihx(ImageSetBuilder):
     "No Finding" is normal, any finding is abnormal. The official lists give the splits.
     """
 
-    class_names = ("normal", "abnormal")
+    label_spec = LabelSpec(("normal", "abnormal"))
     archives = ("images*.tar.gz", "images*.zip", "archive.zip")
     complete = 112120
     MANUAL_DOWNLOAD_INSTRUCTIONS = (
@@ -29,23 +31,23 @@ class Nihx(ImageSetBuilder):
     )
 
     def find(self, roots: Sequence[Path]) -> list[Source]:
-        found: dict[str, Path] = {}
+        images: dict[str, Path] = {}
         tables: list[Path] = []
         splits: dict[str, str] = {}
         for path in files_below(roots):
             if path.suffix.lower() == ".png":
-                found.setdefault(path.name, path)
+                images.setdefault(path.name, path)
             elif path.name.startswith("Data_Entry_2017") and path.suffix == ".csv":
                 tables.append(path)
             elif path.name in _LISTS:
                 splits |= dict.fromkeys(table.read_lines(path), _LISTS[path.name])
-        if not found:
+        if not images:
             raise self.missing("no images *.png")
         if not tables:
             raise self.missing("no Data_Entry_2017*.csv")
         rows = _read_table(tables[0])
         sources = []
-        for name, path in found.items():
+        for name, path in images.items():
             if name not in rows:
                 raise DataError(
                     f"{path} has no row in {tables[0]}; add its row (columns "

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from scipy import ndimage
 
-from data_pipelines.builder import Source
+from data_pipelines.prepare import Source
 from data_pipelines.sets.volume_set import VolumeSetBuilder, standardize
 
 DRAWING_VERSION = 1  # part of the fingerprint: raise it when a picture changes

@@ -7,11 +7,10 @@ from typing import Any
 import numpy as np
 import tensorflow_datasets as tfds
 
-from data_pipelines.builder import SetBuilder, Source
 from data_pipelines.errors import DataError
+from data_pipelines.prepare import SetBuilder, Source
 
 LEAST_SIDE = 8  # voxels; SSIM needs 7
-LARGEST = 2**28  # voxels; those of the official set have up to 25 million
 
 
 class VolumeSetBuilder(SetBuilder):
@@ -30,7 +29,7 @@ class VolumeSetBuilder(SetBuilder):
         source_dir: str | Path,
         prepared_dir: str = "",
         name: str = "",
-        leave_out: Collection[str] = (),
+        exclude: Collection[str] = (),
     ):
         """Args: as for `SetBuilder`."""
         super().__init__(
@@ -38,7 +37,7 @@ class VolumeSetBuilder(SetBuilder):
             variant="volumes",
             prepared_dir=prepared_dir,
             name=name,
-            leave_out=leave_out,
+            exclude=exclude,
         )
 
     def read(self, source: Source) -> tuple[np.ndarray, np.ndarray | None, np.ndarray | None]:
@@ -96,7 +95,7 @@ class VolumeSetBuilder(SetBuilder):
 
 def standardize(values: np.ndarray) -> np.ndarray:
     """Zero mean and unit variance over the volume, float32; a volume of one value becomes 0."""
-    with np.errstate(all="ignore"):  # values that are not finite are told of later
+    with np.errstate(all="ignore"):  # values that are not finite are refused later
         values = values.astype(np.float32)
         deviation = values.std() if values.size else 0
         if not np.isfinite(deviation):

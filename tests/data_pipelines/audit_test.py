@@ -136,9 +136,9 @@ def test_duplicates_within_and_across_splits(own):
     assert sorted(found["same image"].ids) == ["i01", "i02"]
     assert sorted(found["nearly the same image in test and train"].ids) == ["i07", "i22"]
     every = findings(own)
-    left_out = {entry for finding in every for entry in finding.leave_out}
+    excluded = {entry for finding in every for entry in finding.exclude}
     # The test image stays.
-    assert left_out == {("folder:own", name) for name in ("i02", "i04", "i05")}
+    assert excluded == {("folder:own", name) for name in ("i02", "i04", "i05")}
 
 
 def test_the_same_patient_in_two_splits(own):
@@ -174,21 +174,21 @@ def test_the_command_and_the_list_that_training_takes(own, tmp_path):
         *("--config=configs/multimix.py:size=64", f"--config.data_dir={own.parent}"),
         *("--config.seg_data=folder:own", "--config.cls_data=folder:own"),
         *("--config.test_data=folder:own=test", f"--json={tmp_path / 'audit.json'}"),
-        f"--fix_list={tmp_path / 'leave_out.csv'}",
+        f"--exclude_list={tmp_path / 'exclude.csv'}",
     )
     assert result.returncode == 1, result.stderr
     assert "unreadable" in result.stdout
-    assert "2 examples to leave out: --config.leave_out=" in result.stdout
+    assert "2 examples to exclude: --config.exclude=" in result.stdout
     entries = json.loads((tmp_path / "audit.json").read_text())
     assert {"unreadable", "same image in test and train"} <= {e["kind"] for e in entries}
-    leave_out = exclude.read(tmp_path / "leave_out.csv")
-    assert leave_out == {"folder:own": {"i03", "i04"}}
-    examples = load("folder:own", leave_out=leave_out, **where)
+    excluded = exclude.read(tmp_path / "exclude.csv")
+    assert excluded == {"folder:own": {"i03", "i04"}}
+    examples = load("folder:own", exclude=excluded, **where)
     assert len(examples) == 22 and not {"i03", "i04"} & set(examples.ids)
 
 
 def test_faulty_lists(tmp_path):
-    with pytest.raises(DataError, match=r"absent\.csv cannot be read .*--config\.leave_out"):
+    with pytest.raises(DataError, match=r"absent\.csv cannot be read .*--config\.exclude"):
         exclude.read(tmp_path / "absent.csv")
     (tmp_path / "other.csv").write_text("image,label\na,b\n")
     with pytest.raises(DataError, match="has the columns image, label; a list of examples"):

@@ -32,7 +32,7 @@ def listing(examples):
 def test_official_layout(tmp_path):
     write_kermany(tmp_path / "chex")
     examples = load_chex(tmp_path)
-    assert examples.class_names == ("normal", "pneumonia")
+    assert examples.label_spec.class_names == ("normal", "pneumonia")
     assert listing(examples) == EXPECTED
     assert not examples.has_mask.any()
     assert not examples.spacing.any()

@@ -33,7 +33,7 @@ def load(tmp_path):
 def test_tells_who_the_examples_are(load):
     examples = load()
     assert examples.name == "folder_own"
-    assert examples.class_names == ("ill", "well")
+    assert examples.label_spec.class_names == ("ill", "well")
     assert examples.sides == (16, 16)
     assert len(examples) == COUNT
     assert examples.ids.tolist() == [f"i{n}" for n in range(COUNT)]

@@ -7,6 +7,7 @@ import pytest
 
 from data_pipelines import load, make_builder
 from data_pipelines.errors import DataError
+from multimix_jax.labels import LabelSpec
 from tests.official_formats import box, write_csv, write_image
 
 
@@ -34,7 +35,7 @@ def test_images_and_masks_without_labels(folder):
     (folder / "images" / "notes.txt").write_text("not an image")
     examples = load_folder(folder)
     assert examples.name == "folder"
-    assert examples.class_names == ()
+    assert examples.label_spec.class_names == ()
     assert examples.ids.tolist() == [f"i{n}" for n in range(7)]
     assert examples.groups.tolist() == examples.ids.tolist()
     assert examples.labels.tolist() == [-1] * 7
@@ -46,7 +47,7 @@ def test_labels(folder):
     rows = [("i0.png", "well", "p1", "train"), ("i1", "ill", "", "val"), ("i2.jpeg", "", "p1", "")]
     write_labels(folder, *rows, columns=columns)
     examples = load_folder(folder)
-    assert examples.class_names == ("ill", "well")
+    assert examples.label_spec.class_names == ("ill", "well")
     assert examples.labels.tolist() == [1, 0] + [-1] * 5
     assert examples.groups.tolist()[:4] == ["p1", "i1", "p1", "i3"]
     assert examples.splits.tolist()[:4] == ["train", "val", "", ""]
@@ -57,7 +58,7 @@ def test_independent_classes(folder):
     rows = [("i0", "0", "p", "0"), ("i1", "1.0", "p", "0.0"), ("i2", "", "", ""), ("i3", 1, "", 1)]
     write_labels(folder, *rows, columns=columns)
     examples = load_folder(folder)
-    assert examples.class_names == ("effusion", "mass") and not examples.exclusive
+    assert examples.label_spec == LabelSpec(("effusion", "mass"), multi_label=True)
     unknown = [-1, -1]
     assert examples.labels.tolist() == [[0, 0], [1, 0], unknown, [1, 1], *[unknown] * 3]
     assert examples.has_label.tolist() == [True, True, False, True, *[False] * 3]
@@ -74,7 +75,7 @@ def test_classes_file_gives_the_order(folder):
     write_labels(folder, ("i0", "well"), ("i1", "ill"))
     (folder / "classes.txt").write_text("well\nill\nunseen\n")
     examples = load_folder(folder)
-    assert examples.class_names == ("well", "ill", "unseen")
+    assert examples.label_spec.class_names == ("well", "ill", "unseen")
     assert examples.labels.tolist()[:2] == [0, 1]
 
 
@@ -97,7 +98,7 @@ def test_folders_anywhere(folder, tmp_path):
     )
     examples = read(where)
     assert examples.name == "folder_pictures_images"
-    assert (examples.class_names, examples.has_mask.sum()) == (("well",), 1)
+    assert (examples.label_spec.class_names, examples.has_mask.sum()) == (("well",), 1)
     assert not read({"images": str(images)}).has_mask.any()
     with pytest.raises(DataError, match=r"--config\.folder\.labels=absent\.csv is no file"):
         read(where | {"labels": "absent.csv"})
@@ -110,7 +111,7 @@ def test_masks_of_several_classes(folder):
     write_image(folder / "masks" / "heart" / "i2.png", box(24, 20, slice(12, 24), slice(0, 20)))
     write_image(folder / "masks" / "heart" / "i3.png", box(24, 20, slice(0, 24), slice(0, 10)))
     examples = load_folder(folder)
-    assert examples.mask_names == ("heart", "lung")
+    assert examples.label_spec.mask_names == ("heart", "lung")
     assert examples.has_mask.tolist() == [n in (2, 3) for n in range(7)]
     masks = examples.fetch(np.array([2, 3]))["mask"]
     upper = np.arange(16)[:, None] < 8
@@ -227,7 +228,7 @@ def test_the_classes_of_masks_are_part_of_the_fingerprint(folder):
     at = lambda: make_builder("folder", data_dir=folder.parent, prepared_dir="", size=16)
     before = at()
     (folder / "images" / "ward").mkdir()  # makes a folder of images of the class
-    assert (before.mask_names, at().mask_names) == (("ward",), ())
+    assert (before.label_spec.mask_names, at().label_spec.mask_names) == (("ward",), ())
     assert before.index_path != at().index_path
 
 

@@ -19,7 +19,7 @@ def test_official_layout(tmp_path):
     assert examples.groups.tolist() == ["JPCLN001", "JPCNN002"]
     assert examples.splits.tolist() == ["train", "test"]
     assert examples.labels.tolist() == [-1, -1]
-    assert examples.class_names == ()
+    assert examples.label_spec.class_names == ()
     # 2048 pixels of 0.175 mm seen as 16.
     np.testing.assert_allclose(examples.spacing, np.full((2, 2), 22.4), rtol=1e-6)
     pixels = examples.fetch(np.array([0, 1]))

@@ -22,7 +22,7 @@ def test_official_layout(tmp_path, caplog):
     assert examples.ids.tolist() == ["00000001_000", "00000001_001", "00000002_000"]
     assert examples.groups.tolist() == ["1", "1", "2"]
     assert examples.splits.tolist() == ["train", "train", "test"]
-    assert examples.class_names == ("normal", "abnormal")
+    assert examples.label_spec.class_names == ("normal", "abnormal")
     assert examples.labels.tolist() == [1, 0, 0]
     assert "found 3 examples; the complete set has 112120" in caplog.text
     gray, rgba = examples.fetch(np.array([0, 1]))["image"]

@@ -141,7 +141,7 @@ def test_loads_through_the_builder(task, names, tmp_path, monkeypatch):
     monkeypatch.setitem(PLANS, (task, "a"), plan)
     examples = load(f"phantom_{task}_a", data_dir="", prepared_dir=str(tmp_path), size=32)
     assert examples.name == f"phantom_{task}_a"
-    assert examples.class_names == names
+    assert examples.label_spec.class_names == names
     assert np.unique(examples.splits, return_counts=True)[1].tolist() == [3, 5, 2]
     assert examples.ids.tolist() == sorted(examples.ids)
     assert set(examples.labels.tolist()) <= ({0, 1} if task == "cls" else {-1})

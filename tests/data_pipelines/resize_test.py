@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 
 from data_pipelines.errors import DataError
-from data_pipelines.resize import Canvas
+from data_pipelines.resize import ResizeSpec
 
 
 def ramp(height, width):
@@ -14,7 +14,7 @@ def ramp(height, width):
 
 @pytest.mark.parametrize("sides", [(40, 40), (20, 80), (100, 3)])
 def test_squash_covers_all(sides):
-    canvas = Canvas(32)
+    canvas = ResizeSpec(32)
     image = canvas.image(ramp(*sides))
     wanted = np.asarray(Image.fromarray(ramp(*sides)).resize((32, 32), Image.Resampling.BILINEAR))
     assert image.shape == (32, 32, 1) and image.dtype == np.uint8
@@ -33,7 +33,7 @@ def test_squash_covers_all(sides):
     ],
 )
 def test_pad_keeps_the_ratio(sides, rows, columns):
-    canvas = Canvas(32, "pad")
+    canvas = ResizeSpec(32, "pad")
     assert canvas.inside(*sides) == (slice(*rows), slice(*columns))
     image = canvas.image(np.full(sides, 200, np.float32))[..., 0]
     covered = np.zeros((32, 32), bool)
@@ -48,16 +48,16 @@ def test_pad_keeps_the_ratio(sides, rows, columns):
 
 def test_colours():
     colours = np.stack([np.full((5, 7), value, np.float32) for value in (10, 20, 30)], axis=-1)
-    canvas = Canvas(16, channels=3)
+    canvas = ResizeSpec(16, channels=3)
     np.testing.assert_array_equal(canvas.image(colours), np.broadcast_to((10, 20, 30), (16, 16, 3)))
     np.testing.assert_array_equal(canvas.image(colours[..., 1]), np.full((16, 16, 3), 20))
     with pytest.raises(ValueError, match="for 1 channels"):
-        Canvas(16).image(colours)
+        ResizeSpec(16).image(colours)
 
 
 def test_names_tell_them_apart():
-    assert Canvas(64).variant == "size64"
-    assert Canvas(64, "pad", 3).variant == "size64_pad_rgb"
+    assert ResizeSpec(64).variant == "size64"
+    assert ResizeSpec(64, "pad", 3).variant == "size64_pad_rgb"
 
 
 @pytest.mark.parametrize(
@@ -70,4 +70,4 @@ def test_names_tell_them_apart():
 )
 def test_what_cannot_be(fields, words):
     with pytest.raises(DataError, match=words):
-        Canvas(**fields)
+        ResizeSpec(**fields)

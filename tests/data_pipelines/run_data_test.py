@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from data_pipelines.errors import DataError
-from data_pipelines.run_data import open_run
+from data_pipelines.run_data import baseline, open_run
+from multimix_jax.labels import LabelSpec
 from tests.small_runs import listed
 
 STREAMS = ("seg/labeled", "seg/unlabeled", "cls/labeled", "cls/unlabeled")
@@ -67,10 +68,10 @@ def test_what_the_labels_say_of_any_image():
     data = run_data(seg_labels=4, cls_labels=3)
     greys = np.array(pool(data, "seg/labeled"))  # image n has its n upper rows in its mask
     rows = (greys[:, None] > np.arange(16)).mean(axis=0)
-    np.testing.assert_allclose(data.baseline["mask"][:, 5, 0], rows)
+    np.testing.assert_allclose(baseline(data)["mask"][:, 5, 0], rows)
     ill = np.mean(SETS["folder:cls"].labels[pool(data, "cls/labeled")])
-    np.testing.assert_allclose(data.baseline["classes"], [1 - ill, ill])
-    assert set(run_data(("cls/labeled",)).baseline) == {"classes"}
+    np.testing.assert_allclose(baseline(data)["classes"], [1 - ill, ill])
+    assert set(baseline(run_data(("cls/labeled",)))) == {"classes"}
 
 
 def test_class_labels_up_to_the_budget():
@@ -116,10 +117,15 @@ def test_validation_holds_what_can_be_measured():
     assert (cls.name, cls.indices.tolist()) == ("folder:cls", [12, 13, 14])
 
 
-def test_class_names_are_those_of_the_classified_set():
-    load = lambda name: dataclasses.replace(SETS[name], class_names=(f"not {name}", name))
-    assert run_data(load=load).class_names == ("not folder:cls", "folder:cls")
-    assert run_data(("seg/labeled",), load=load).class_names == ()
+def test_labels_mean_what_those_of_the_trained_sets_do():
+    def load(name):
+        spec = LabelSpec((f"not {name}", name), mask_names=(f"a {name}", f"b {name}"))
+        return dataclasses.replace(SETS[name], label_spec=spec)
+
+    classes, masks = ("not folder:cls", "folder:cls"), ("a folder:seg", "b folder:seg")
+    assert run_data(load=load).label_spec == LabelSpec(classes, mask_names=masks)
+    assert run_data(("seg/labeled",), load=load).label_spec == LabelSpec(mask_names=masks)
+    assert run_data(("cls/labeled",), load=load).label_spec == LabelSpec(classes)
 
 
 def test_parts_to_test_on():

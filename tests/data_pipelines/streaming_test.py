@@ -7,8 +7,8 @@ import tracemalloc
 import numpy as np
 import pytest
 
-from data_pipelines.builder import Source
 from data_pipelines.examples import Examples
+from data_pipelines.prepare import Source
 from data_pipelines.sets.image_set import ImageSetBuilder
 from data_pipelines.streams import Pool, train_batches
 from tests import process
@@ -36,10 +36,10 @@ class Noise(ImageSetBuilder):
 
     def example(self, source):
         number = int(source.id[1:])
-        first = number * 65_537 % (self.noise.size - 2 * self.canvas.size**2)  # another place each
-        pixels = self.noise[first : first + 2 * self.canvas.size**2].reshape(2, -1).copy()
+        first = number * 65_537 % (self.noise.size - 2 * self.resize.size**2)  # another place each
+        pixels = self.noise[first : first + 2 * self.resize.size**2].reshape(2, -1).copy()
         pixels[:, : NUMBER.itemsize] = np.array([number], NUMBER).view(np.uint8)
-        image, mask = pixels.reshape(2, self.canvas.size, self.canvas.size, 1)
+        image, mask = pixels.reshape(2, self.resize.size, self.resize.size, 1)
         return {"image": image, "mask": mask, "has_mask": True, "spacing": np.zeros(2, np.float32)}
 
 

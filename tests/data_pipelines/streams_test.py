@@ -145,12 +145,11 @@ def test_seeds_and_streams_differ_in_order():
 def test_the_shares_of_two_processes_are_the_whole():
     shares = [batches(0, 5, process_index=index, process_count=2) for index in (0, 1)]
     for whole, first, second in zip(batches(0, 5), *shares, strict=True):
-        for task, kinds in whole.items():
-            for kind, fields in kinds.items():
-                for field, value in fields.items():
-                    parts = (first[task][kind][field], second[task][kind][field])
-                    assert len(parts[0]) == len(parts[1]) == BATCH // 2
-                    np.testing.assert_array_equal(np.concatenate(parts), value)
+        for stream, fields in whole.items():
+            for field, value in fields.items():
+                parts = (first[stream][field], second[stream][field])
+                assert len(parts[0]) == len(parts[1]) == BATCH // 2
+                np.testing.assert_array_equal(np.concatenate(parts), value)
 
 
 @pytest.fixture

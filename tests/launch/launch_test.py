@@ -22,7 +22,7 @@ import data_pipelines
 import launch
 from configs import best, common, dtml, multimix
 from data_pipelines import streams
-from data_pipelines.of_config import with_packaged
+from data_pipelines.arguments import with_packaged
 from multimix_jax.inference.windows import Windows
 from multimix_jax.models import MultiMix
 from multimix_jax.names import Checkpoint

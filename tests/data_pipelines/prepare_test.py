@@ -1,4 +1,4 @@
-"""Tests of data_pipelines.builder."""
+"""Tests of data_pipelines.prepare."""
 
 import csv
 import io
@@ -18,9 +18,10 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from data_pipelines.builder import SPLIT, Source, files_below
 from data_pipelines.errors import DataError
 from data_pipelines.examples import Examples
+from data_pipelines.files.paths import files_below
+from data_pipelines.prepare import SPLIT, Source
 from data_pipelines.sets.image_set import ImageSetBuilder, lung_masks
 from tests.official_formats import box, write_image
 
@@ -152,7 +153,7 @@ def test_other_preparations_are_not_older_ones(source, caplog):
     with caplog.at_level(logging.WARNING):
         Flat(**at, size=16, fit="pad").prepare()
         Flat(**at, size=32).prepare()
-        Flat(**at, size=16, leave_out=["a1"]).prepare()
+        Flat(**at, size=16, exclude=["a1"]).prepare()
         Flat(**at | {"source_dir": moved}, size=16).prepare()
         assert not caplog.text
         Flat(**at, size=16).prepare()
@@ -185,7 +186,7 @@ def test_the_order_is_that_of_the_ids_however_long_each_takes(tmp_path):
 
 
 def test_more_than_one_shard(source, monkeypatch):
-    monkeypatch.setattr("data_pipelines.builder._SHARD_BYTES", 2 * 16 * 16)
+    monkeypatch.setattr("data_pipelines.prepare._SHARD_BYTES", 2 * 16 * 16)
     builder = build(source)
     builder.prepare()
     assert builder.info.splits[SPLIT].num_shards == 2

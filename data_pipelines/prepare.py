@@ -1,0 +1,326 @@
+"""The base of every data set: a TFDS builder that prepares one folder once."""
+
+import contextlib
+import dataclasses
+import fcntl
+import hashlib
+import io
+import itertools
+import logging
+import os
+import re
+import tempfile
+from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tensorflow_datasets as tfds
+from absl import logging as absl_logging
+
+from data_pipelines import index
+from data_pipelines.errors import DataError
+from data_pipelines.files import archive, paths
+from data_pipelines.threads import in_threads, show_progress
+from multimix_jax.labels import LabelSpec
+
+SPLIT = "examples"  # the one TFDS split; its name for all splits, "all", is reserved
+PLACES_FILE = "places.txt"  # where the files were that were prepared
+_DIGITS = 12  # of a fingerprint
+_SHARD_BYTES = 2**27  # TFDS holds one shard in memory while it writes it
+_logger = logging.getLogger(__name__)
+
+
+@dataclasses.dataclass(frozen=True)
+class Source:
+    """One example before anything is decoded: who it is and where its files lie."""
+
+    id: str
+    group: str
+    split: str = ""
+    image: Path | None = None
+    masks: tuple[Path, ...] = ()
+    label: int = -1  # a class; of a multi-label set bit k is set for class k; -1 for unknown
+
+
+class _Info(tfds.core.DatasetInfo):
+    """The one private of TFDS that is overridden: each builder of a set that is not prepared yet
+    would leave an empty folder in the system's folder for temporary files, since it looks for the
+    set in a bucket of TFDS' own.
+    """
+
+    def initialize_from_bucket(self) -> None:
+        pass
+
+
+class SetBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):
+    """Reads a folder of images or volumes and stores the set as ArrayRecord files.
+
+    A subclass says where the files lie (`find`) and what is stored of one example (`example`,
+    `pixel_features`).
+
+    It is a `ShardBasedBuilder` since a `GeneratorBasedBuilder` that keeps the order of its examples
+    sorts all of them in memory.
+    """
+
+    VERSION = tfds.core.Version("1.1.0")
+    label_spec: LabelSpec = LabelSpec()
+    channels: int = 1  # of the images
+    archives: tuple[str, ...] = ("*.zip",)  # glob patterns of the official archives
+    complete: int = 0  # examples in the whole set, 0 = any number
+    pixel_type: type[np.generic]  # of `image` as it is stored
+    example_bytes: int  # of one record, about
+
+    def __init_subclass__(cls, **kwargs: Any):
+        super().__init_subclass__(skip_registration=True, **kwargs)  # type: ignore[call-arg]
+
+    def __init__(
+        self,
+        *,
+        source_dir: str | Path,
+        variant: str,
+        prepared_dir: str,
+        name: str = "",
+        exclude: Collection[str] = (),
+    ):
+        """Args:
+        source_dir: the folder with the official or the converted files.
+        variant: how they are prepared, for the name of the prepared set.
+        prepared_dir: root of the prepared sets; "" is TFDS' own ($TFDS_DATA_DIR or
+            ~/tensorflow_datasets).
+        name: folder of this set below prepared_dir; "" is the name of the class.
+        exclude: ids of examples that are not taken.
+        """
+        self.source_dir = Path(source_dir)
+        self.variant = variant
+        self.exclude = frozenset(exclude)
+        if name:
+            self.name = name
+        excluded = "\n".join(sorted(self.exclude)).encode()
+        mark = f"_without{hashlib.sha256(excluded).hexdigest()[:6]}" if excluded else ""
+        # Names of preparations that differ from this one in their files alone.
+        self.alike = re.compile(f"{re.escape(variant)}_[0-9a-f]{{{_DIGITS}}}{mark}")
+        config = tfds.core.BuilderConfig(name=f"{variant}_{self.fingerprint()}{mark}")
+        with _quiet():
+            super().__init__(
+                data_dir=prepared_dir or None, config=config, file_format="array_record"
+            )
+
+    def find(self, roots: Sequence[Path]) -> list[Source]:
+        """Lists the examples below `roots`: the source folder, then any extracted archives.
+
+        Where an id is listed twice, the first one counts.
+
+        Raises:
+            DataError: there are none, or the listing contradicts itself.
+        """
+        raise NotImplementedError
+
+    def example(self, source: Source) -> dict[str, Any]:
+        """Decodes one example: the `pixel_features`, and `has_mask`."""
+        raise NotImplementedError
+
+    def pixel_features(self) -> dict[str, Any]:
+        """TFDS features of `image`, `mask` (zeros where there is none), `spacing` and any more."""
+        raise NotImplementedError
+
+    def fingerprint(self) -> str:
+        """Changes when a file below the source folder does: its path, size or time."""
+        return self.digest(paths.files_below([self.source_dir]))
+
+    def digest(self, files: Iterable[Path], *words: str) -> str:
+        """Of the paths, sizes and times of files, and of what else matters."""
+        lines = [str(self.VERSION), *words]
+        for path in files:
+            name, stat = str(path).removeprefix(str(self.source_dir)), path.stat()
+            lines.append(f"{name}\0{stat.st_size}\0{stat.st_mtime_ns}")
+        text = "\n".join(lines).encode(errors="surrogateescape")
+        return hashlib.sha256(text).hexdigest()[:_DIGITS]
+
+    def places(self) -> str:
+        """Where the files lie: a set prepared from the same places was prepared earlier."""
+        return str(self.source_dir.resolve())
+
+    def missing(self, what: str) -> DataError:
+        """The error for files that are not there; says where to get them."""
+        return DataError(
+            f"{self.source_dir}: {what}; set --config.data_dir to the folder that contains "
+            f"{self.source_dir.name}/, or fetch the set: {self.MANUAL_DOWNLOAD_INSTRUCTIONS}"
+        )
+
+    @property
+    def index_path(self) -> Path:
+        """The table of examples; written last, so where it is, the set is prepared."""
+        return Path(self.data_dir) / index.FILE
+
+    def prepare(self) -> None:
+        """Prepares the set unless it is there already. On failure nothing is left behind.
+
+        Of several processes with the same prepared_dir, one prepares and the others wait.
+
+        Raises:
+            DataError: a file is missing or wrong.
+        """
+        if self.index_path.exists():
+            return
+        root = Path(self.data_dir_root)
+        with _no_leftovers(self.index_path.parent):
+            root.mkdir(parents=True, exist_ok=True)
+            with _locked(root):
+                if self.index_path.exists():  # another process was first
+                    self.info.read_from_directory(self.data_dir)
+                elif self.index_path.parent.exists():  # stopped between the records and the table
+                    self._write_index([index.row(record) for record in self.as_data_source(SPLIT)])
+                else:
+                    self._write_index(self._write_records(root))
+
+    def sources(self, scratch: Path) -> list[Source]:
+        """Lists the examples by id; if that fails, with the archives extracted into `scratch`.
+
+        Raises:
+            DataError: there are none, or the listing contradicts itself.
+        """
+        try:
+            sources = self.find([self.source_dir])
+        except DataError:
+            packed = sorted({p for glob in self.archives for p in self.source_dir.glob(glob)})
+            if not packed:
+                raise
+            folders = [scratch / str(number) for number in range(len(packed))]
+            for path, folder in zip(packed, folders, strict=True):
+                _logger.info("extracting %s", path)
+                archive.extract(path, folder)
+            sources = self.find([self.source_dir, *folders])
+        by_id: dict[str, Source] = {}
+        for source in sources:
+            _check_names(source)
+            by_id.setdefault(source.id, source)
+        return [by_id[key] for key in sorted(by_id) if key not in self.exclude]
+
+    def _write_records(self, root: Path) -> list[dict[str, Any]]:
+        """Has TFDS write the examples; gives the rows of their table."""
+        rows: list[dict[str, Any]] = []
+        with tempfile.TemporaryDirectory(dir=root, prefix=".scratch") as scratch:
+            sources = self.sources(Path(scratch))
+            _warn(self, len(sources))
+            _logger.info("preparing %s (%s): %d examples", self.name, self.variant, len(sources))
+            with contextlib.closing(self._examples(sources, rows)) as examples, _quiet():
+                # TFDS writes one shard after the other, so they can share the running iterator.
+                per_shard = max(1, _SHARD_BYTES // self.example_bytes)
+                shard = lambda: itertools.islice(examples, per_shard)
+                self._shards = [shard] * -(-len(sources) // per_shard)
+                self.download_and_prepare(
+                    download_dir=scratch,
+                    download_config=tfds.download.DownloadConfig(try_download_gcs=False),
+                )
+        return rows
+
+    def _examples(
+        self, sources: list[Source], rows: list[dict[str, Any]]
+    ) -> Generator[tuple[str, dict[str, Any]]]:
+        """Yields (key, features) in the order of `sources` and notes each in `rows`."""
+        title = f"Preparing {self.name} ({self.variant})"
+        examples = in_threads(self.example, sources)
+        pairs = show_progress(zip(sources, examples, strict=True), title, len(sources))
+        with contextlib.closing(examples), pairs:
+            for source, pixels in pairs:
+                keys = ("id", "group", "split", "label")
+                example = {**{key: getattr(source, key) for key in keys}, **pixels}
+                rows.append(index.row(example, str(source.image or "")))
+                yield source.id, example
+
+    def _write_index(self, rows: list[dict[str, Any]]) -> None:
+        text = self.places().encode(errors="surrogateescape")
+        self.index_path.with_name(PLACES_FILE).write_bytes(text)
+        index.write(self.index_path, rows)
+
+    def _info(self) -> tfds.core.DatasetInfo:
+        features = {
+            "id": tfds.features.Text(),
+            "group": tfds.features.Text(),
+            "split": tfds.features.Text(),
+            "has_mask": np.bool_,
+            "label": np.int64,
+            **self.pixel_features(),
+        }
+        return _Info(
+            builder=self, features=tfds.features.FeaturesDict(features), disable_shuffling=True
+        )
+
+    def _shard_iterators_per_split(self, dl_manager: Any) -> dict[str, list[Callable]]:
+        del dl_manager  # nothing is downloaded
+        return {SPLIT: self._shards}
+
+
+def _check_names(source: Source) -> None:
+    if not paths.stays_below(source.id) or not paths.is_text(source.group):
+        raise DataError(
+            f"{source.image}: an example cannot be called {source.id!r} (of group "
+            f"{source.group!r}), since files are named after it; rename it"
+        )
+
+
+def _warn(builder: SetBuilder, count: int) -> None:
+    """Says so where a set is not complete, or was prepared earlier from other files."""
+    if builder.complete not in (0, count):
+        text = "%s: found %d examples; the complete set has %d"
+        _logger.warning(text, builder.source_dir, count, builder.complete)
+    folder = Path(builder.data_dir).parent
+    older = [
+        path
+        for path in folder.parent.glob("*")
+        if path != folder and builder.alike.fullmatch(path.name)
+        if _read_places(path / str(builder.VERSION)) == builder.places()
+    ]
+    if older:
+        _logger.warning(
+            "the files in %s have changed since %s was prepared; preparing again "
+            "(the older preparation can be deleted)",
+            builder.source_dir,
+            max(older, key=lambda path: path.stat().st_mtime),
+        )
+
+
+def _read_places(prepared: Path) -> str:
+    """What `places` was when a set was prepared; '' where that is not known."""
+    try:
+        return (prepared / PLACES_FILE).read_bytes().decode(errors="surrogateescape")
+    except OSError:
+        return ""
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keeps TFDS' own notices off the screen; they speak of downloads that never happen."""
+    verbosity = absl_logging.get_verbosity()
+    absl_logging.set_verbosity(absl_logging.ERROR)
+    try:
+        with contextlib.redirect_stdout(io.StringIO()):
+            yield
+    finally:
+        absl_logging.set_verbosity(verbosity)
+
+
+@contextlib.contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """One process at a time, where the file system knows locks; a killed one holds none."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        with contextlib.suppress(OSError):
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+@contextlib.contextmanager
+def _no_leftovers(path: Path) -> Iterator[None]:
+    """On failure removes the empty parents of `path` that were made inside."""
+    made = [parent for parent in path.parents if not parent.exists()]
+    try:
+        yield
+    except BaseException:
+        for parent in made:
+            with contextlib.suppress(OSError):
+                parent.rmdir()
+        raise
