@@ -12,8 +12,8 @@ import jax
 import jax.numpy as jnp
 
 from multimix_jax import losses
-from multimix_jax.augment.intensity import cut_out, draw_appearance
-from multimix_jax.augment.spatial import apply_pose, draw_pose
+from multimix_jax.augment.intensity import augment_intensity, cutout
+from multimix_jax.augment.spatial import apply_transform, draw_transform
 from multimix_jax.errors import UsageError
 from multimix_jax.keys import ExampleKeys
 from multimix_jax.models.multimix import MultiMix, normalize
@@ -35,8 +35,8 @@ class ConsistencyObjective(JointObjective):
       + pseudo_label_weight r(step) 1(q(c') >= threshold) CE(strong(u), c') on unlabelled ones,
         q = teacher(weak(u)), c' = argmax q
 
-    A view is a pose (`pose.py`) and a look (`appearance.py`), a strong one has a hole besides
-    (`cut_out`), a weak one is a pose of `weak_pose`. Images with masks keep their look: another
+    A view is a pose (`spatial.py`) and a look (`intensity.py`), a strong one has a hole besides
+    (`cutout`), a weak one is a pose of `weak_pose`. Images with masks keep their look: another
     one costs the masks more than it teaches them. The teacher is the moving average of the
     weights (Tarvainen & Valpola 2017), without dropout; pseudo-labels are as in FixMatch (Sohn et
     al. 2020). r = min(step / ramp_up, 1).
@@ -45,8 +45,8 @@ class ConsistencyObjective(JointObjective):
       model, exclusive, mirror, pseudo_label_weight, threshold: see `JointObjective`.
       class_weight: of L_cls beside L_seg; with one task alone Adam takes the scale out again.
       ramp_up: steps until pseudo-labels have their whole weight; with 0 or 1 from the second on.
-      pose, weak_pose: strength of the poses, see `draw_pose`; of a weak view. A `pose` of 0 leaves
-        every image as it is, mirror images and weak views too.
+      pose, weak_pose: strength of the poses, see `draw_transform`; of a weak view. A `pose` of 0
+        leaves every image as it is, mirror images and weak views too.
       appearance: whether views of the classes' images have a look of their own, and strong ones a
         hole.
     """
@@ -145,16 +145,16 @@ class ConsistencyObjective(JointObjective):
         """What brings images, or their masks, into a pose each."""
         if not self.pose:
             return lambda images: images
-        draw = functools.partial(draw_pose, strength=strength)
+        draw = functools.partial(draw_transform, strength=strength)
         poses = jax.vmap(draw, in_axes=(0, None, None))(keys, *images.shape[1:3])
-        return functools.partial(jax.vmap(apply_pose), poses)
+        return functools.partial(jax.vmap(apply_transform), poses)
 
     def _look(self, name: str, images: jax.Array, keys: ExampleKeys) -> jax.Array:
         if not self.appearance or name == Stream.SEG_LABELED:
             return images
-        images = jax.vmap(draw_appearance)(keys(f"{name}/appearance", len(images)), images)
+        images = jax.vmap(augment_intensity)(keys(f"{name}/appearance", len(images)), images)
         if name == Stream.CLS_UNLABELED:
-            images = jax.vmap(cut_out)(keys(f"{name}/hole", len(images)), images)
+            images = jax.vmap(cutout)(keys(f"{name}/hole", len(images)), images)
         return images
 
     def _teacher(self, state: TrainState, images: jax.Array | None) -> jax.Array | None:

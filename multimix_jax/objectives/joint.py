@@ -183,7 +183,7 @@ class JointObjective:
                 weak_logits=taught,
                 strong_logits=strong,
                 threshold=self.threshold,
-                exclusive=self.exclusive,
+                multi_label=not self.exclusive,
             ).mean()
             guessed, accepted = self._pseudo_labels(taught)
             monitors["cls/accepted"] = accepted.mean()
@@ -193,7 +193,9 @@ class JointObjective:
         return terms, monitors
 
     def _pseudo_labels(self, logits: jax.Array) -> tuple[jax.Array, jax.Array]:
-        return losses.pseudo_labels(logits, threshold=self.threshold, exclusive=self.exclusive)
+        return losses.pseudo_labels(
+            logits, threshold=self.threshold, multi_label=not self.exclusive
+        )
 
     def _apply(self, params: Any, *args: Any, method: str) -> Any:
         return self.model.apply({"params": params}, *args, method=method)
