@@ -11,7 +11,6 @@ import statistics
 from collections.abc import Callable, Iterator
 from typing import Any
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -19,33 +18,14 @@ import numpy as np
 from benchmarks import measure
 from benchmarks.measure import Row
 from configs import common
-from multimix_jax.models import blocks
-from multimix_jax.ops import convolution, interpolation
+from multimix_jax.ops import norms, pooling
+from multimix_jax.ops.convolution import conv3x3, conv3x3_reference
+from multimix_jax.ops.interpolation import conv3x3_doubled, conv3x3_doubled_reference
 from multimix_jax.training import parallel
 
 Layer = Callable[..., jax.Array]
 
 row = functools.partial(Row, "layers")
-
-
-def plain_convolution(x: jax.Array, kernel: jax.Array) -> jax.Array:
-    return jax.lax.conv_general_dilated(
-        x, kernel, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
-    )
-
-
-def plain_doubled(x: jax.Array, kernel: jax.Array) -> jax.Array:
-    height, width = 2 * x.shape[1], 2 * x.shape[2]
-    return plain_convolution(interpolation.resize_aligned(x, height, width), kernel)
-
-
-def plain_norm_relu(x: jax.Array) -> jax.Array:
-    mean, variance = x.mean((1, 2), keepdims=True), x.var((1, 2), keepdims=True)
-    return nn.leaky_relu((x - mean) * jax.lax.rsqrt(variance + blocks.EPSILON), blocks.SLOPE)
-
-
-def plain_max_pool(x: jax.Array) -> jax.Array:
-    return nn.max_pool(x, (2, 2), (2, 2))
 
 
 def cases(side: int, batch_size: int) -> Iterator[tuple[str, Layer, Layer, list[jax.Array]]]:
@@ -60,18 +40,19 @@ def cases(side: int, batch_size: int) -> Iterator[tuple[str, Layer, Layer, list[
         at = side >> level
         arguments = [noise(batch_size, at, at, channels), noise(3, 3, channels, features)]
         name = f"convolution {channels} -> {features} at {at}"
-        yield name, convolution.conv3x3, plain_convolution, arguments
+        yield name, conv3x3, conv3x3_reference, arguments
         if level == len(filters) - 1:
-            looped = in_loop(convolution.conv3x3), in_loop(plain_convolution)
+            looped = in_loop(conv3x3), in_loop(conv3x3_reference)
             yield f"{name}, within a loop", *looped, arguments
     for level, (features, channels) in enumerate(itertools.pairwise(filters), 1):
         at = side >> level
         arguments = [noise(batch_size, at, at, channels), noise(3, 3, channels, features)]
         name = f"doubling and convolution {channels} -> {features} at {at}"
-        yield name, convolution.conv3x3_doubled, plain_doubled, arguments
+        yield name, conv3x3_doubled, conv3x3_doubled_reference, arguments
     x = noise(batch_size, side, side, filters[0])
-    yield "instance norm and leaky ReLU", blocks.norm_relu, plain_norm_relu, [x]
-    yield "max-pool", blocks.max_pool, plain_max_pool, [x]
+    norm, norm_reference = norms.instance_norm_relu, norms.instance_norm_relu_reference
+    yield "instance norm and leaky ReLU", norm, norm_reference, [x]
+    yield "max-pool", pooling.max_pool, pooling.max_pool_reference, [x]
 
 
 def in_loop(layer: Layer) -> Layer:

@@ -29,23 +29,22 @@ def cross_entropy(*, logits: jax.Array, label: jax.Array) -> jax.Array:
 
 
 def pseudo_labels(
-    logits: jax.Array, *, threshold: float, exclusive: bool = True
+    logits: jax.Array, *, threshold: float, multi_label: bool = False
 ) -> tuple[jax.Array, jax.Array]:
     """The classes that a network takes to be true, and whether it is confident enough.
 
     Args:
       logits: [B,K].
       threshold: probability in [0, 1] of the answer, from which it counts.
-      exclusive: whether an image has one class; else any of them, each by itself.
+      multi_label: whether an image has any number of the classes, each by itself; else one.
 
     Returns:
       Labels, integers in 0..K-1 [B], or of independent classes 0 and 1 [B,K]; and bool of that
       shape.
     """
-    if exclusive:
-        return logits.argmax(axis=-1), jax.nn.softmax(logits).max(axis=-1) >= threshold
-    # The probability of the likelier of the two answers.
-    return (logits >= 0).astype(jnp.int32), jax.nn.sigmoid(jnp.abs(logits)) >= threshold
+    if multi_label:  # the probability of the likelier of the two answers
+        return (logits >= 0).astype(jnp.int32), jax.nn.sigmoid(jnp.abs(logits)) >= threshold
+    return logits.argmax(axis=-1), jax.nn.softmax(logits).max(axis=-1) >= threshold
 
 
 def pseudo_label_cross_entropy(
@@ -53,7 +52,7 @@ def pseudo_label_cross_entropy(
     weak_logits: jax.Array,
     strong_logits: jax.Array,
     threshold: float,
-    exclusive: bool = True,
+    multi_label: bool = False,
 ) -> jax.Array:
     """1(max softmax(weak) >= threshold) * CE(strong, argmax weak).
 
@@ -64,7 +63,7 @@ def pseudo_label_cross_entropy(
       weak_logits: [B,K], of the weakly augmented view.
       strong_logits: [B,K], of the strongly augmented view.
       threshold: confidence in [0, 1] from which a pseudo-label counts.
-      exclusive: whether an image has one class; else the mean over classes, each by itself.
+      multi_label: whether the classes are independent, which takes the mean over them.
 
     Returns:
       [B], exactly zero where the weak view is not confident enough.
@@ -72,11 +71,11 @@ def pseudo_label_cross_entropy(
     chex.assert_rank([weak_logits, strong_logits], 2)
     chex.assert_equal_shape([weak_logits, strong_logits])
     weak_logits = jax.lax.stop_gradient(weak_logits)
-    label, confident = pseudo_labels(weak_logits, threshold=threshold, exclusive=exclusive)
-    if exclusive:
-        return jnp.where(confident, cross_entropy(logits=strong_logits, label=label), 0.0)
-    loss = optax.losses.sigmoid_binary_cross_entropy(strong_logits, label)
-    return jnp.where(confident, loss, 0.0).mean(axis=-1)
+    label, confident = pseudo_labels(weak_logits, threshold=threshold, multi_label=multi_label)
+    if multi_label:
+        loss = optax.losses.sigmoid_binary_cross_entropy(strong_logits, label)
+        return jnp.where(confident, loss, 0.0).mean(axis=-1)
+    return jnp.where(confident, cross_entropy(logits=strong_logits, label=label), 0.0)
 
 
 def dice_loss(*, logits: jax.Array, mask: jax.Array, smooth: float = 1.0) -> jax.Array:

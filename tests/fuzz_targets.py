@@ -337,7 +337,7 @@ def _tars(folder: Path) -> list[bytes]:
 def _state_dicts(folder: Path) -> list[bytes]:
     import torch
 
-    from tests.commands.convert_test import authors
+    from tests.models.torch_weights_test import authors
 
     found = []
     for options in ({}, dict(_use_new_zipfile_serialization=False)):

@@ -2,7 +2,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from absl.testing import absltest, parameterized
 from scipy import special
 
 from multimix_jax import losses
@@ -20,243 +19,258 @@ def log_odds(*probabilities):
     return jnp.asarray(np.stack([np.zeros_like(p), np.log(p / (1 - p))], axis=-1), jnp.float32)
 
 
-class CrossEntropyTest(parameterized.TestCase):
-    @parameterized.parameters(2, 5)
-    def test_equals_numpy(self, classes):
-        logits, label = normal(6, classes), RNG.integers(0, classes, 6)
-        want = -special.log_softmax(logits.astype(np.float64), axis=-1)[np.arange(6), label]
-        got = losses.cross_entropy(logits=jnp.asarray(logits), label=jnp.asarray(label))
-        np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-6)
-
-    def test_by_hand(self):
-        got = losses.cross_entropy(logits=log_odds(0.8, 0.8), label=jnp.asarray([1, 0]))
-        np.testing.assert_allclose(got, -np.log([0.8, 0.2]), rtol=1e-5)
-
-    def test_shapes_are_checked(self):
-        with pytest.raises(AssertionError):
-            losses.cross_entropy(logits=jnp.zeros(3), label=jnp.zeros(3, int))
-        with pytest.raises(AssertionError):
-            losses.cross_entropy(logits=jnp.zeros((3, 2)), label=jnp.zeros((3, 3), int))
-
-    def test_independent_classes(self):
-        """The mean of the entropies of the classes, each with the logit of a sigmoid."""
-        logits = special.logit(np.array([[0.8, 0.3, 0.5], [0.9, 0.1, 0.2]]))
-        got = losses.cross_entropy(
-            logits=jnp.asarray(logits), label=jnp.array([[1, 0, 1], [0, 0, 0]])
-        )
-        want = [-np.log([0.8, 0.7, 0.5]).mean(), -np.log([0.1, 0.9, 0.8]).mean()]
-        np.testing.assert_allclose(got, want, rtol=1e-5)
+@pytest.mark.parametrize("classes", [2, 5])
+def test_cross_entropy_equals_numpy(classes):
+    logits, label = normal(6, classes), RNG.integers(0, classes, 6)
+    want = -special.log_softmax(logits.astype(np.float64), axis=-1)[np.arange(6), label]
+    got = losses.cross_entropy(logits=jnp.asarray(logits), label=jnp.asarray(label))
+    np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-6)
 
 
-class PseudoLabelTest(parameterized.TestCase):
-    # Confident of class 1, confident of class 0, unsure, a little unsure.
-    weak = log_odds(0.9, 0.1, 0.5, 0.69)
-    strong = log_odds(0.8, 0.8, 0.8, 0.3)
-
-    def loss(self, weak, strong, threshold=0.7):
-        return losses.pseudo_label_cross_entropy(
-            weak_logits=weak, strong_logits=strong, threshold=threshold
-        )
-
-    def test_by_hand(self):
-        want = [-np.log(0.8), -np.log(0.2), 0, 0]
-        np.testing.assert_allclose(self.loss(self.weak, self.strong), want, rtol=1e-5)
-
-    def test_independent_classes(self):
-        """Sure that the first is there and the second is not; unsure of the third."""
-        weak, strong = (
-            jnp.asarray(special.logit(np.array([p])), jnp.float32)
-            for p in ([0.9, 0.2, 0.6], [0.8, 0.4, 0.3])
-        )
-        label, confident = losses.pseudo_labels(weak, threshold=0.7, exclusive=False)
-        assert (label.tolist(), confident.tolist()) == ([[1, 0, 1]], [[True, True, False]])
-        got = losses.pseudo_label_cross_entropy(
-            weak_logits=weak, strong_logits=strong, threshold=0.7, exclusive=False
-        )
-        np.testing.assert_allclose(got, [-(np.log(0.8) + np.log(0.6)) / 3], rtol=1e-5)
-
-    def test_unsure_is_exactly_zero(self):
-        loss, gradient = jax.vmap(
-            jax.value_and_grad(lambda w, s: self.loss(w[None], s[None])[0], 1)
-        )(self.weak, self.strong)
-        np.testing.assert_array_equal(loss[2:], 0)
-        np.testing.assert_array_equal(gradient[2:], 0)
-        # Where it counts, the gradient of the cross entropy: softmax minus the pseudo-label.
-        np.testing.assert_allclose(gradient[:2], [[0.2, -0.2], [-0.8, 0.8]], rtol=1e-4)
-
-    def test_no_gradient_to_the_weak_view(self):
-        gradient = jax.grad(lambda weak: self.loss(weak, self.strong).sum())(self.weak)
-        np.testing.assert_array_equal(gradient, 0)
-
-    def test_at_the_threshold_counts(self):
-        # Equal logits: the softmax is exactly one half.
-        weak = jnp.zeros((1, 2))
-        strong = log_odds(0.8)
-        np.testing.assert_allclose(self.loss(weak, strong, 0.5), [-np.log(0.2)], rtol=1e-5)
-        np.testing.assert_array_equal(self.loss(weak, strong, np.nextafter(np.float32(0.5), 1)), 0)
-
-    def test_unsure_stays_zero_where_the_strong_view_is_infinite(self):
-        strong = jnp.asarray([[0.0, -jnp.inf]])
-        np.testing.assert_array_equal(self.loss(jnp.asarray([[0.0, 0.1]]), strong), 0)
-
-    def test_shapes_are_checked(self):
-        with pytest.raises(AssertionError):
-            self.loss(jnp.zeros((3, 2)), jnp.zeros((2, 2)))
-        with pytest.raises(AssertionError):
-            self.loss(jnp.zeros(3), jnp.zeros(3))
+def test_cross_entropy_by_hand():
+    got = losses.cross_entropy(logits=log_odds(0.8, 0.8), label=jnp.asarray([1, 0]))
+    np.testing.assert_allclose(got, -np.log([0.8, 0.2]), rtol=1e-5)
 
 
-class DiceTest(parameterized.TestCase):
-    def loss(self, logits, mask, **arguments):
-        return losses.dice_loss(
-            logits=jnp.asarray(logits, jnp.float32),
-            mask=jnp.asarray(mask, jnp.float32),
-            **arguments,
-        )
+def test_cross_entropy_shapes_are_checked():
+    with pytest.raises(AssertionError):
+        losses.cross_entropy(logits=jnp.zeros(3), label=jnp.zeros(3, int))
+    with pytest.raises(AssertionError):
+        losses.cross_entropy(logits=jnp.zeros((3, 2)), label=jnp.zeros((3, 3), int))
 
-    @parameterized.parameters((1, 1.0), (3, 1.0), (1, 0.25))
-    def test_equals_numpy(self, channels, smooth):
-        logits, mask = normal(3, 5, 4, channels), RNG.integers(0, 2, (3, 5, 4, channels))
-        want = []
-        for image, truth in zip(special.expit(logits.astype(np.float64)), mask, strict=True):
-            want.append(
-                np.mean(
-                    [
-                        1
-                        - (2 * (image[..., c] * truth[..., c]).sum() + smooth)
-                        / (image[..., c].sum() + truth[..., c].sum() + smooth)
-                        for c in range(channels)
-                    ]
-                )
+
+def test_cross_entropy_independent_classes():
+    """The mean of the entropies of the classes, each with the logit of a sigmoid."""
+    logits = special.logit(np.array([[0.8, 0.3, 0.5], [0.9, 0.1, 0.2]]))
+    got = losses.cross_entropy(logits=jnp.asarray(logits), label=jnp.array([[1, 0, 1], [0, 0, 0]]))
+    want = [-np.log([0.8, 0.7, 0.5]).mean(), -np.log([0.1, 0.9, 0.8]).mean()]
+    np.testing.assert_allclose(got, want, rtol=1e-5)
+
+
+# Confident of class 1, confident of class 0, unsure, a little unsure.
+WEAK = log_odds(0.9, 0.1, 0.5, 0.69)
+STRONG = log_odds(0.8, 0.8, 0.8, 0.3)
+
+
+def pseudo_label_loss(weak, strong, threshold=0.7):
+    return losses.pseudo_label_cross_entropy(
+        weak_logits=weak, strong_logits=strong, threshold=threshold
+    )
+
+
+def test_pseudo_label_by_hand():
+    want = [-np.log(0.8), -np.log(0.2), 0, 0]
+    np.testing.assert_allclose(pseudo_label_loss(WEAK, STRONG), want, rtol=1e-5)
+
+
+def test_pseudo_label_independent_classes():
+    """Sure that the first is there and the second is not; unsure of the third."""
+    weak, strong = (
+        jnp.asarray(special.logit(np.array([p])), jnp.float32)
+        for p in ([0.9, 0.2, 0.6], [0.8, 0.4, 0.3])
+    )
+    label, confident = losses.pseudo_labels(weak, threshold=0.7, multi_label=True)
+    assert (label.tolist(), confident.tolist()) == ([[1, 0, 1]], [[True, True, False]])
+    got = losses.pseudo_label_cross_entropy(
+        weak_logits=weak, strong_logits=strong, threshold=0.7, multi_label=True
+    )
+    np.testing.assert_allclose(got, [-(np.log(0.8) + np.log(0.6)) / 3], rtol=1e-5)
+
+
+def test_unsure_pseudo_label_is_exactly_zero():
+    loss, gradient = jax.vmap(
+        jax.value_and_grad(lambda w, s: pseudo_label_loss(w[None], s[None])[0], 1)
+    )(WEAK, STRONG)
+    np.testing.assert_array_equal(loss[2:], 0)
+    np.testing.assert_array_equal(gradient[2:], 0)
+    # Where it counts, the gradient of the cross entropy: softmax minus the pseudo-label.
+    np.testing.assert_allclose(gradient[:2], [[0.2, -0.2], [-0.8, 0.8]], rtol=1e-4)
+
+
+def test_pseudo_label_has_no_gradient_to_the_weak_view():
+    gradient = jax.grad(lambda weak: pseudo_label_loss(weak, STRONG).sum())(WEAK)
+    np.testing.assert_array_equal(gradient, 0)
+
+
+def test_pseudo_label_at_the_threshold_counts():
+    # Equal logits: the softmax is exactly one half.
+    weak = jnp.zeros((1, 2))
+    strong = log_odds(0.8)
+    np.testing.assert_allclose(pseudo_label_loss(weak, strong, 0.5), [-np.log(0.2)], rtol=1e-5)
+    np.testing.assert_array_equal(
+        pseudo_label_loss(weak, strong, np.nextafter(np.float32(0.5), 1)), 0
+    )
+
+
+def test_unsure_pseudo_label_stays_zero_where_the_strong_view_is_infinite():
+    strong = jnp.asarray([[0.0, -jnp.inf]])
+    np.testing.assert_array_equal(pseudo_label_loss(jnp.asarray([[0.0, 0.1]]), strong), 0)
+
+
+def test_pseudo_label_shapes_are_checked():
+    with pytest.raises(AssertionError):
+        pseudo_label_loss(jnp.zeros((3, 2)), jnp.zeros((2, 2)))
+    with pytest.raises(AssertionError):
+        pseudo_label_loss(jnp.zeros(3), jnp.zeros(3))
+
+
+def dice_loss(logits, mask, **arguments):
+    return losses.dice_loss(
+        logits=jnp.asarray(logits, jnp.float32),
+        mask=jnp.asarray(mask, jnp.float32),
+        **arguments,
+    )
+
+
+@pytest.mark.parametrize(("channels", "smooth"), [(1, 1.0), (3, 1.0), (1, 0.25)])
+def test_dice_equals_numpy(channels, smooth):
+    logits, mask = normal(3, 5, 4, channels), RNG.integers(0, 2, (3, 5, 4, channels))
+    want = []
+    for image, truth in zip(special.expit(logits.astype(np.float64)), mask, strict=True):
+        want.append(
+            np.mean(
+                [
+                    1
+                    - (2 * (image[..., c] * truth[..., c]).sum() + smooth)
+                    / (image[..., c].sum() + truth[..., c].sum() + smooth)
+                    for c in range(channels)
+                ]
             )
-        np.testing.assert_allclose(self.loss(logits, mask, smooth=smooth), want, rtol=1e-5)
-
-    def test_by_hand(self):
-        # p = 1/2 on four pixels of which one is lung: 1 - (2 * .5 + 1) / (2 + 1 + 1).
-        mask = np.zeros((1, 2, 2, 1))
-        mask[0, 0, 0] = 1
-        np.testing.assert_allclose(self.loss(np.zeros((1, 2, 2, 1)), mask), [0.5])
-
-    def test_perfect_wrong_and_empty(self):
-        mask = RNG.integers(0, 2, (1, 6, 6, 1))
-        sure = np.where(mask, 50.0, -50.0)
-        np.testing.assert_allclose(self.loss(sure, mask), 0, atol=1e-6)
-        # Nothing in common: all 36 pixels are in one of the two.
-        np.testing.assert_allclose(self.loss(-sure, mask), 1 - 1 / 37, rtol=1e-6)
-        np.testing.assert_allclose(self.loss(np.full((1, 6, 6, 1), -50.0), 0 * mask), 0, atol=1e-6)
-        np.testing.assert_allclose(self.loss(np.full((1, 6, 6, 1), 50.0), 0 * mask), 36 / 37)
-
-    def test_shapes_are_checked(self):
-        with pytest.raises(AssertionError):
-            self.loss(np.zeros((1, 4, 4, 1)), np.zeros((1, 4, 4)))
-        with pytest.raises(AssertionError):
-            self.loss(np.zeros((1, 4, 4)), np.zeros((1, 4, 4)))
-
-
-class BernoulliKlTest(parameterized.TestCase):
-    def loss(self, p_logits, q_logits):
-        return losses.bernoulli_kl(
-            p_logits=jnp.asarray(p_logits, jnp.float32), q_logits=jnp.asarray(q_logits, jnp.float32)
         )
-
-    def test_equals_scipy(self):
-        p_logits, q_logits = normal(3, 4, 5, 2), normal(3, 4, 5, 2)
-        p, q = (special.expit(logits.astype(np.float64)) for logits in (p_logits, q_logits))
-        want = (special.rel_entr(p, q) + special.rel_entr(1 - p, 1 - q)).mean((1, 2, 3))
-        np.testing.assert_allclose(self.loss(p_logits, q_logits), want, rtol=1e-4)
-
-    def test_by_hand_and_asymmetric(self):
-        half, nine_tenths = np.zeros((1, 1, 1, 1)), np.full((1, 1, 1, 1), np.log(9))
-        np.testing.assert_allclose(
-            self.loss(half, nine_tenths),
-            [0.5 * np.log(0.5 / 0.9) + 0.5 * np.log(0.5 / 0.1)],
-            rtol=1e-5,
-        )
-        np.testing.assert_allclose(
-            self.loss(nine_tenths, half),
-            [0.9 * np.log(0.9 / 0.5) + 0.1 * np.log(0.1 / 0.5)],
-            rtol=1e-5,
-        )
-
-    def test_zero_for_equal_and_positive_otherwise(self):
-        p_logits = normal(8, 3, 3, 1)
-        np.testing.assert_array_equal(self.loss(p_logits, p_logits), 0)
-        self.assertGreater(self.loss(p_logits, p_logits[::-1]).min(), 0)
-
-    def test_finite_far_out(self):
-        far = np.full((1, 2, 2, 1), 100.0)
-        loss, gradients = jax.value_and_grad(lambda p, q: self.loss(p, q).sum(), (0, 1))(
-            jnp.asarray(far), -jnp.asarray(far)
-        )
-        # p = 1, q = e^-100.
-        np.testing.assert_allclose(loss, 100, rtol=1e-6)
-        for gradient in gradients:
-            self.assertTrue(np.isfinite(gradient).all())
-
-    def test_gradient_reaches_both(self):
-        p_logits, q_logits = jnp.asarray(normal(1, 2, 2, 1)), jnp.asarray(normal(1, 2, 2, 1))
-        got = jax.grad(lambda p, q: self.loss(p, q).sum(), (0, 1))(p_logits, q_logits)
-        p, q = special.expit(p_logits), special.expit(q_logits)
-        # d/da of KL(s(a) || s(b)) is p (1 - p) (a - b), d/db is q - p; over four pixels.
-        np.testing.assert_allclose(got[0], p * (1 - p) * (p_logits - q_logits) / 4, atol=1e-6)
-        np.testing.assert_allclose(got[1], (q - p) / 4, atol=1e-6)
-
-    def test_shapes_are_checked(self):
-        with pytest.raises(AssertionError):
-            self.loss(np.zeros((1, 4, 4, 1)), np.zeros((2, 4, 4, 1)))
-        with pytest.raises(AssertionError):
-            self.loss(np.zeros((4, 4)), np.zeros((4, 4)))
+    np.testing.assert_allclose(dice_loss(logits, mask, smooth=smooth), want, rtol=1e-5)
 
 
-class BinaryCrossEntropyTest(parameterized.TestCase):
-    @parameterized.parameters((3, 4, 5, 2), (2, 3, 4, 5, 1))
-    def test_equals_scipy(self, *shape):
-        logits, mask = normal(*shape), RNG.integers(0, 2, shape)
-        wide = logits.astype(np.float64)
-        want = -special.log_expit(np.where(mask, wide, -wide)).mean(tuple(range(1, len(shape))))
-        got = losses.binary_cross_entropy(logits=jnp.asarray(logits), mask=jnp.asarray(mask))
-        np.testing.assert_allclose(got, want, rtol=1e-5)
+def test_dice_by_hand():
+    # p = 1/2 on four pixels of which one is lung: 1 - (2 * .5 + 1) / (2 + 1 + 1).
+    mask = np.zeros((1, 2, 2, 1))
+    mask[0, 0, 0] = 1
+    np.testing.assert_allclose(dice_loss(np.zeros((1, 2, 2, 1)), mask), [0.5])
 
 
-class SquaredDiceTest(parameterized.TestCase):
-    def loss(self, probability, mask):
-        values = (jnp.asarray(x, jnp.float32) for x in (probability, mask))
-        return losses.squared_dice_loss(**dict(zip(("probability", "mask"), values)))
-
-    def test_by_hand(self):
-        # Channel 0: p = (1/2, 1/2), y = (1, 0): 1 - 1 / (.5 + 1). Channel 1: perfect.
-        probability = np.array([[0.5, 1.0], [0.5, 0.0]]).reshape(1, 1, 2, 2)
-        mask = np.array([[1, 1], [0, 0]]).reshape(1, 1, 2, 2)
-        np.testing.assert_allclose(self.loss(probability, mask), [1 / 6], rtol=1e-4)
-
-    @parameterized.parameters((1, 4, 4, 1), (1, 4, 4, 4, 1))
-    def test_empty(self, *shape):
-        np.testing.assert_allclose(self.loss(np.zeros(shape), np.zeros(shape)), 0, atol=1e-6)
+def test_dice_perfect_wrong_and_empty():
+    mask = RNG.integers(0, 2, (1, 6, 6, 1))
+    sure = np.where(mask, 50.0, -50.0)
+    np.testing.assert_allclose(dice_loss(sure, mask), 0, atol=1e-6)
+    # Nothing in common: all 36 pixels are in one of the two.
+    np.testing.assert_allclose(dice_loss(-sure, mask), 1 - 1 / 37, rtol=1e-6)
+    np.testing.assert_allclose(dice_loss(np.full((1, 6, 6, 1), -50.0), 0 * mask), 0, atol=1e-6)
+    np.testing.assert_allclose(dice_loss(np.full((1, 6, 6, 1), 50.0), 0 * mask), 36 / 37)
 
 
-class MaskOfDistanceTest(parameterized.TestCase):
-    @parameterized.parameters(1.0, 1500.0)
-    def test_equals_scipy(self, k):
-        distance = np.concatenate([np.linspace(-1, 1, 21), np.linspace(-0.03, 0.03, 21)])
-        distance = distance.astype(np.float32)
-        value_and_slope = jax.vmap(jax.value_and_grad(lambda z: losses.mask_of_distance(z, k)))
-        got, slope = value_and_slope(jnp.asarray(distance))
-        inner = -k * distance.astype(np.float64)
-        np.testing.assert_allclose(got, special.expit(inner), rtol=1e-4, atol=1e-38)
-        want = -k * special.expit(inner) * special.expit(-inner)
-        np.testing.assert_allclose(slope, want, rtol=1e-4, atol=1e-35)
-
-    def test_slope_where_the_mask_is_rounded_to_one(self):
-        """At -20 / k the mask is 1 in float32; the slope is -k e^-20 nevertheless."""
-        got = jax.grad(losses.mask_of_distance)(-20 / 1500, 1500.0)
-        np.testing.assert_allclose(got, -1500 * np.exp(-20), rtol=1e-4)
-        self.assertEqual(losses.mask_of_distance(jnp.float32(-20 / 1500), 1500.0), 1)
-
-    @parameterized.parameters(-1.0, 0.0, 1.0)
-    def test_finite_anywhere(self, distance):
-        for function in (losses.mask_of_distance, jax.grad(losses.mask_of_distance)):
-            self.assertTrue(np.isfinite(function(distance, 1e6)))
+def test_dice_shapes_are_checked():
+    with pytest.raises(AssertionError):
+        dice_loss(np.zeros((1, 4, 4, 1)), np.zeros((1, 4, 4)))
+    with pytest.raises(AssertionError):
+        dice_loss(np.zeros((1, 4, 4)), np.zeros((1, 4, 4)))
 
 
-if __name__ == "__main__":
-    absltest.main()
+def bernoulli_kl_loss(p_logits, q_logits):
+    return losses.bernoulli_kl(
+        p_logits=jnp.asarray(p_logits, jnp.float32), q_logits=jnp.asarray(q_logits, jnp.float32)
+    )
+
+
+def test_bernoulli_kl_equals_scipy():
+    p_logits, q_logits = normal(3, 4, 5, 2), normal(3, 4, 5, 2)
+    p, q = (special.expit(logits.astype(np.float64)) for logits in (p_logits, q_logits))
+    want = (special.rel_entr(p, q) + special.rel_entr(1 - p, 1 - q)).mean((1, 2, 3))
+    np.testing.assert_allclose(bernoulli_kl_loss(p_logits, q_logits), want, rtol=1e-4)
+
+
+def test_bernoulli_kl_by_hand_and_asymmetric():
+    half, nine_tenths = np.zeros((1, 1, 1, 1)), np.full((1, 1, 1, 1), np.log(9))
+    np.testing.assert_allclose(
+        bernoulli_kl_loss(half, nine_tenths),
+        [0.5 * np.log(0.5 / 0.9) + 0.5 * np.log(0.5 / 0.1)],
+        rtol=1e-5,
+    )
+    np.testing.assert_allclose(
+        bernoulli_kl_loss(nine_tenths, half),
+        [0.9 * np.log(0.9 / 0.5) + 0.1 * np.log(0.1 / 0.5)],
+        rtol=1e-5,
+    )
+
+
+def test_bernoulli_kl_zero_for_equal_and_positive_otherwise():
+    p_logits = normal(8, 3, 3, 1)
+    np.testing.assert_array_equal(bernoulli_kl_loss(p_logits, p_logits), 0)
+    assert bernoulli_kl_loss(p_logits, p_logits[::-1]).min() > 0
+
+
+def test_bernoulli_kl_finite_far_out():
+    far = np.full((1, 2, 2, 1), 100.0)
+    loss, gradients = jax.value_and_grad(lambda p, q: bernoulli_kl_loss(p, q).sum(), (0, 1))(
+        jnp.asarray(far), -jnp.asarray(far)
+    )
+    # p = 1, q = e^-100.
+    np.testing.assert_allclose(loss, 100, rtol=1e-6)
+    for gradient in gradients:
+        assert np.isfinite(gradient).all()
+
+
+def test_bernoulli_kl_gradient_reaches_both():
+    p_logits, q_logits = jnp.asarray(normal(1, 2, 2, 1)), jnp.asarray(normal(1, 2, 2, 1))
+    got = jax.grad(lambda p, q: bernoulli_kl_loss(p, q).sum(), (0, 1))(p_logits, q_logits)
+    p, q = special.expit(p_logits), special.expit(q_logits)
+    # d/da of KL(s(a) || s(b)) is p (1 - p) (a - b), d/db is q - p; over four pixels.
+    np.testing.assert_allclose(got[0], p * (1 - p) * (p_logits - q_logits) / 4, atol=1e-6)
+    np.testing.assert_allclose(got[1], (q - p) / 4, atol=1e-6)
+
+
+def test_bernoulli_kl_shapes_are_checked():
+    with pytest.raises(AssertionError):
+        bernoulli_kl_loss(np.zeros((1, 4, 4, 1)), np.zeros((2, 4, 4, 1)))
+    with pytest.raises(AssertionError):
+        bernoulli_kl_loss(np.zeros((4, 4)), np.zeros((4, 4)))
+
+
+@pytest.mark.parametrize("shape", [(3, 4, 5, 2), (2, 3, 4, 5, 1)])
+def test_binary_cross_entropy_equals_scipy(shape):
+    logits, mask = normal(*shape), RNG.integers(0, 2, shape)
+    wide = logits.astype(np.float64)
+    want = -special.log_expit(np.where(mask, wide, -wide)).mean(tuple(range(1, len(shape))))
+    got = losses.binary_cross_entropy(logits=jnp.asarray(logits), mask=jnp.asarray(mask))
+    np.testing.assert_allclose(got, want, rtol=1e-5)
+
+
+def squared_dice_loss(probability, mask):
+    return losses.squared_dice_loss(
+        probability=jnp.asarray(probability, jnp.float32), mask=jnp.asarray(mask, jnp.float32)
+    )
+
+
+def test_squared_dice_by_hand():
+    # Channel 0: p = (1/2, 1/2), y = (1, 0): 1 - 1 / (.5 + 1). Channel 1: perfect.
+    probability = np.array([[0.5, 1.0], [0.5, 0.0]]).reshape(1, 1, 2, 2)
+    mask = np.array([[1, 1], [0, 0]]).reshape(1, 1, 2, 2)
+    np.testing.assert_allclose(squared_dice_loss(probability, mask), [1 / 6], rtol=1e-4)
+
+
+@pytest.mark.parametrize("shape", [(1, 4, 4, 1), (1, 4, 4, 4, 1)])
+def test_squared_dice_empty(shape):
+    np.testing.assert_allclose(squared_dice_loss(np.zeros(shape), np.zeros(shape)), 0, atol=1e-6)
+
+
+@pytest.mark.parametrize("k", [1.0, 1500.0])
+def test_mask_of_distance_equals_scipy(k):
+    distance = np.concatenate([np.linspace(-1, 1, 21), np.linspace(-0.03, 0.03, 21)])
+    distance = distance.astype(np.float32)
+    value_and_slope = jax.vmap(jax.value_and_grad(lambda z: losses.mask_of_distance(z, k)))
+    got, slope = value_and_slope(jnp.asarray(distance))
+    inner = -k * distance.astype(np.float64)
+    np.testing.assert_allclose(got, special.expit(inner), rtol=1e-4, atol=1e-38)
+    want = -k * special.expit(inner) * special.expit(-inner)
+    np.testing.assert_allclose(slope, want, rtol=1e-4, atol=1e-35)
+
+
+def test_slope_where_the_mask_is_rounded_to_one():
+    """At -20 / k the mask is 1 in float32; the slope is -k e^-20 nevertheless."""
+    got = jax.grad(losses.mask_of_distance)(-20 / 1500, 1500.0)
+    np.testing.assert_allclose(got, -1500 * np.exp(-20), rtol=1e-4)
+    assert losses.mask_of_distance(jnp.float32(-20 / 1500), 1500.0) == 1
+
+
+@pytest.mark.parametrize("distance", [-1.0, 0.0, 1.0])
+def test_mask_of_distance_finite_anywhere(distance):
+    for function in (losses.mask_of_distance, jax.grad(losses.mask_of_distance)):
+        assert np.isfinite(function(distance, 1e6))

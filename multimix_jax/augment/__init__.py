@@ -1,4 +1,4 @@
-"""Random changes of one image; a batch is a vmap, one key each."""
+"""Augmentation: random changes of one image; a batch is a vmap, one key each."""
 
 from multimix_jax.augment import intensity, randaugment, spatial
 

@@ -1,4 +1,4 @@
-"""A random appearance for one image: what another machine, exposure or film would have made of it.
+"""Intensity augmentation of one image, as another machine, exposure or film would change it.
 
 Images are float `[H, W, C]` in 0..255, and stay in it; no pixel moves, so a mask stays valid. A
 batch is a vmap, one key each.
@@ -20,7 +20,7 @@ NOISE = 0.05  # greatest standard deviation
 CUTOUT = 0.4  # greatest side of the box, of the image's
 
 
-def draw_appearance(key: jax.Array, image: jax.Array) -> jax.Array:
+def augment_intensity(key: jax.Array, image: jax.Array) -> jax.Array:
     """Monotone curve, gamma, contrast and brightness, exposure field, blur or sharpening, noise.
 
     Each with probability 1/2 and a strength of its own, on intensities of 0 to 1: a piecewise
@@ -45,7 +45,7 @@ def draw_appearance(key: jax.Array, image: jax.Array) -> jax.Array:
     return 255 * x
 
 
-def cut_out(key: jax.Array, image: jax.Array) -> jax.Array:
+def cutout(key: jax.Array, image: jax.Array) -> jax.Array:
     """A grey box somewhere, with probability 1/2 (DeVries & Taylor 2017).
 
     Its sides are uniform up to .4 of the image's.
@@ -89,8 +89,8 @@ def _sharpen(key: jax.Array, x: jax.Array) -> jax.Array:
 
 def _smooth(x: jax.Array, axis: int) -> jax.Array:
     """[1, 2, 1] / 4 along an axis, the border going on."""
-    beside = [(1, 1) if axis == i else (0, 0) for i in range(x.ndim)]
-    padded = jnp.pad(x, beside, mode="edge")
+    padding = [(1, 1) if axis == i else (0, 0) for i in range(x.ndim)]
+    padded = jnp.pad(x, padding, mode="edge")
     at = functools.partial(jax.lax.slice_in_dim, padded, axis=axis)
     count = x.shape[axis]
     return (at(0, count) + 2 * x + at(2, count + 2)) / 4

@@ -1,13 +1,11 @@
-"""Random pixels for one image: the weak and the strong view. A batch is a vmap, one key each.
+"""The published weak and strong view of one image; a batch is a vmap, one key each.
 
 Images are uint8 `[H, W, C]` in 0..255. All arithmetic is on integers, so a key gives the same
-pixels on every device, and what PIL gives for 8-bit images. `crop` and `turn_mirror` take images
-and volumes of any type, with their masks.
+pixels on every device, and what PIL gives for 8-bit images.
 """
 
 import functools
 import math
-from collections.abc import Mapping, Sequence
 
 import dm_pix
 import jax
@@ -60,59 +58,6 @@ def weak(key: jax.Array, image: jax.Array) -> jax.Array:
     room = jnp.asarray([2 * vertical + 1, 2 * horizontal + 1])
     start = jax.vmap(lambda key, end: jax.random.randint(key, (), 0, end))(keys, room)
     return jax.lax.dynamic_slice(padded, (*start, 0), image.shape)
-
-
-def crop(
-    key: jax.Array, arrays: Mapping[str, jax.Array], extent: jax.Array, *, patch: Sequence[int]
-) -> dict[str, jax.Array]:
-    """The same random crop of an image and its mask.
-
-    Args:
-      key: a PRNG key.
-      arrays: `[*S, C]` each, of one shape S; smaller ones are filled up with zeros.
-      extent: int `[len(S)]`, the part of S that is not filling; crops lie in it where it is large
-        enough, and begin at its first corner along axes where it is not.
-      patch: sides of the crop.
-
-    Returns:
-      `[*patch, C]` of every array.
-    """
-    room = jnp.maximum(extent - jnp.asarray(patch), 0)
-    start = jax.random.randint(key, (len(patch),), 0, room + 1)
-
-    def cut(array: jax.Array) -> jax.Array:
-        missing = [(0, max(side - own, 0)) for side, own in zip(patch, array.shape)]
-        filled = jnp.pad(array, [*missing, (0, 0)])
-        return jax.lax.dynamic_slice(filled, (*start, 0), (*patch, array.shape[-1]))
-
-    return {name: cut(array) for name, array in arrays.items()}
-
-
-def turn_mirror(key: jax.Array, arrays: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
-    """An image and its mask turned by a multiple of 90 degrees and mirrored, in the same way.
-
-    In the plane of the first two axes; all eight ways are equally likely (Zhang & Zhang 2021,
-    section 3.1).
-
-    Args:
-      key: a PRNG key.
-      arrays: `[*S, C]` each, of one shape S whose first two sides are the same.
-
-    Raises:
-      ValueError: they are not.
-    """
-    sides = next(iter(arrays.values())).shape[:-1]
-    if sides[0] != sides[1]:
-        raise ValueError(f"images are {sides}, but the first two sides must be the same for turns")
-    swap, *mirrors = jax.random.bernoulli(key, shape=(3,))
-
-    def view(array: jax.Array) -> jax.Array:
-        array = jnp.where(swap, jnp.swapaxes(array, 0, 1), array)
-        for axis, mirror in enumerate(mirrors):
-            array = jnp.where(mirror, jnp.flip(array, axis), array)
-        return array
-
-    return {name: view(array) for name, array in arrays.items()}
 
 
 def strong(key: jax.Array, image: jax.Array) -> jax.Array:

@@ -1,9 +1,7 @@
-"""A random pose for one image and its mask: where the patient could have stood as well.
-
-Images are `[H, W, C]`, uint8 or float in 0..255; a batch is a vmap, one key each.
-"""
+"""Spatial augmentation of one image together with its mask; a batch is a vmap, one key each."""
 
 import math
+from collections.abc import Mapping, Sequence
 
 import flax
 import jax
@@ -19,7 +17,7 @@ KNOTS = 5  # of the elastic field, along each axis
 
 
 @flax.struct.dataclass
-class Pose:
+class SpatialTransform:
     """Where each pixel of a view is taken from.
 
     Attributes:
@@ -32,23 +30,25 @@ class Pose:
     black: jax.Array
 
 
-def draw_pose(key: jax.Array, height: int, width: int, strength: float = 1.0) -> Pose:
-    """Rotation, scale, aspect, shift, shear, a slight elastic field and a mirror image.
+def draw_transform(
+    key: jax.Array, height: int, width: int, strength: float = 1.0
+) -> SpatialTransform:
+    """Rotation, scale, aspect, shift, shear, a slight elastic field and a horizontal flip.
 
     Up to +-20 degrees, a factor of exp(+-.3), a ratio of the axes of exp(+-.15), .15 of half a side
-    along each axis, a shear of .1, all uniform, and a smooth field of .02 of half a side; mirrored
+    along each axis, a shear of .1, all uniform, and a smooth field of .02 of half a side; flipped
     left to right with probability 1/2. Outside is black with probability 1/2.
 
     Args:
       key: a PRNG key.
       height, width: sides of the image in pixels; where they differ, it is turned as if it were
         stretched to a square.
-      strength: factor of all of these but the mirror; 0 leaves that alone.
+      strength: factor of all of these but the flip; 0 leaves that alone.
     """
-    pose_key, elastic_key, coin_key = jax.random.split(key, 3)
-    drawn = strength * jax.random.uniform(pose_key, (6,), minval=-1.0)
+    affine_key, elastic_key, coin_key = jax.random.split(key, 3)
+    drawn = strength * jax.random.uniform(affine_key, (6,), minval=-1.0)
     angle, log_scale, aspect, shear, *shift = drawn
-    mirrored, black = jax.random.bernoulli(coin_key, shape=(2,))
+    flipped, black = jax.random.bernoulli(coin_key, shape=(2,))
 
     angle *= math.radians(DEGREES)
     cosine, sine = jnp.cos(angle), jnp.sin(angle)
@@ -56,7 +56,7 @@ def draw_pose(key: jax.Array, height: int, width: int, strength: float = 1.0) ->
     rotation = jnp.asarray([[cosine, -sine], [sine, cosine]])
     sheared = rotation @ jnp.asarray([[1.0, 0.0], [SHEAR * shear, 1.0]])
     matrix = stretch[:, None] * sheared
-    matrix = matrix.at[:, 1].multiply(jnp.where(mirrored, -1.0, 1.0))
+    matrix = matrix.at[:, 1].multiply(jnp.where(flipped, -1.0, 1.0))
 
     # Rows and columns from -1 to 1, at the centres of pixels.
     axes = [(2 * jnp.arange(side) + 1) / side - 1 for side in (height, width)]
@@ -67,28 +67,30 @@ def draw_pose(key: jax.Array, height: int, width: int, strength: float = 1.0) ->
     row_shift, column_shift = shift
     rows = (points[..., 0] + SHIFT * row_shift + 1) / 2 * height - 0.5
     columns = (points[..., 1] + SHIFT * column_shift + 1) / 2 * width - 0.5
-    return Pose(rows, columns, black)
+    return SpatialTransform(rows, columns, black)
 
 
-def apply_pose(pose: Pose, image: jax.Array) -> jax.Array:
-    """The image, or a mask, in that pose: bilinear, float32 [H,W,C].
+def apply_transform(transform: SpatialTransform, image: jax.Array) -> jax.Array:
+    """The image, or its mask, transformed: bilinear, float32 [H,W,C].
 
     Args:
-      pose: one pose.
-      image: [H,W,C] of the sides that the pose was drawn for.
+      transform: of one image.
+      image: [H,W,C] of the sides that the transform was drawn for, uint8 or float.
 
     Raises:
       ValueError: the sides are others.
     """
     height, width, channels = image.shape
-    if pose.rows.shape != (height, width):
-        raise ValueError(f"the pose is for images of {pose.rows.shape}, the image is {image.shape}")
-    # A margin, so that what is outside fades in within a pixel, and nothing is asked for by `if`.
+    if transform.rows.shape != (height, width):
+        raise ValueError(
+            f"the transform is for images of {transform.rows.shape}, the image is {image.shape}"
+        )
+    # With a margin of one pixel, what is outside fades in within a pixel, and needs no branch.
     edge = jnp.pad(image.astype(jnp.float32), ((1, 1), (1, 1), (0, 0)), mode="edge")
     inside = jnp.pad(jnp.ones((height, width, 1), bool), ((1, 1), (1, 1), (0, 0)))
-    padded = jnp.where(inside | ~pose.black, edge, 0.0).reshape(-1, channels)
-    row = (pose.rows + 1).clip(0, height + 1)
-    column = (pose.columns + 1).clip(0, width + 1)
+    padded = jnp.where(inside | ~transform.black, edge, 0.0).reshape(-1, channels)
+    row = (transform.rows + 1).clip(0, height + 1)
+    column = (transform.columns + 1).clip(0, width + 1)
     top, left = (jnp.floor(x).astype(jnp.int32) for x in (row, column))
     top, left = top.clip(0, height), left.clip(0, width)
     down, right = (row - top)[..., None], (column - left)[..., None]
@@ -96,3 +98,56 @@ def apply_pose(pose: Pose, image: jax.Array) -> jax.Array:
     upper = padded[at] * (1 - right) + padded[at + 1] * right
     lower = padded[at + width + 2] * (1 - right) + padded[at + width + 3] * right
     return upper * (1 - down) + lower * down
+
+
+def random_crop(
+    key: jax.Array, arrays: Mapping[str, jax.Array], extent: jax.Array, *, patch: Sequence[int]
+) -> dict[str, jax.Array]:
+    """The same random crop of an image and its mask.
+
+    Args:
+      key: a PRNG key.
+      arrays: `[*S, C]` each, of one shape S; smaller ones are padded with zeros.
+      extent: int `[len(S)]`, the part of S that is not padding; crops lie in it where it is large
+        enough, and begin at its first corner along axes where it is not.
+      patch: sides of the crop.
+
+    Returns:
+      `[*patch, C]` of every array.
+    """
+    last = jnp.maximum(extent - jnp.asarray(patch), 0)
+    start = jax.random.randint(key, (len(patch),), 0, last + 1)
+
+    def cut(array: jax.Array) -> jax.Array:
+        missing = [(0, max(side - own, 0)) for side, own in zip(patch, array.shape)]
+        padded = jnp.pad(array, [*missing, (0, 0)])
+        return jax.lax.dynamic_slice(padded, (*start, 0), (*patch, array.shape[-1]))
+
+    return {name: cut(array) for name, array in arrays.items()}
+
+
+def random_rot90_flip(key: jax.Array, arrays: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
+    """The same random turn by a multiple of 90 degrees, and flip, of an image and its mask.
+
+    In the plane of the first two axes; all eight results are equally likely (Zhang & Zhang 2021,
+    section 3.1).
+
+    Args:
+      key: a PRNG key.
+      arrays: `[*S, C]` each, of one shape S whose first two sides are the same.
+
+    Raises:
+      ValueError: they are not.
+    """
+    sides = next(iter(arrays.values())).shape[:-1]
+    if sides[0] != sides[1]:
+        raise ValueError(f"images are {sides}, but the first two sides must be the same for turns")
+    swap, *flips = jax.random.bernoulli(key, shape=(3,))
+
+    def view(array: jax.Array) -> jax.Array:
+        array = jnp.where(swap, jnp.swapaxes(array, 0, 1), array)
+        for axis, flip in enumerate(flips):
+            array = jnp.where(flip, jnp.flip(array, axis), array)
+        return array
+
+    return {name: view(array) for name, array in arrays.items()}

@@ -1,4 +1,4 @@
-"""The saliency bridge: what the classifier looks at, handed to the decoder."""
+"""The saliency bridge: the classifier's saliency map, handed to the decoder."""
 
 from collections.abc import Callable
 

@@ -11,10 +11,10 @@ import jax
 import jax.numpy as jnp
 
 from multimix_jax.errors import UsageError
-from multimix_jax.models import bridge as bridge_lib
-from multimix_jax.models.classifier import ClassifierHead
-from multimix_jax.models.decoder import Decoder
-from multimix_jax.models.encoder import PUBLISHED_FILTERS, Encoder
+from multimix_jax.models.blocks import initializers
+from multimix_jax.models.bridge import SaliencyBridge, saliency_map
+from multimix_jax.models.unet import PUBLISHED_FILTERS, Decoder, Encoder
+from multimix_jax.ops.pooling import max_pool
 
 
 def normalize(images: jax.Array) -> jax.Array:
@@ -24,7 +24,7 @@ def normalize(images: jax.Array) -> jax.Array:
 
 @flax.struct.dataclass
 class MultiMixOutput:
-    """What the network says of `B` images; None for a part that it was built without.
+    """Outputs for `B` images; None for a part that the network was built without.
 
     Attributes:
       mask_logits: [B,H,W,mask_channels].
@@ -40,15 +40,15 @@ class MultiMixOutput:
 class MultiMix(nn.Module):
     """Joint classifier and segmenter of Haque et al. 2021 (ISBI; MELBA 2021:011).
 
-    With no arguments it is the published network (1,965,155 parameters). Taking wires out gives the
-    other systems of the published tables: a plain U-Net has neither classifier nor bridge.
+    With no arguments it is the published network (1,965,155 parameters). With parts left out it is
+    another system of the published tables: a plain U-Net has neither classifier nor bridge.
 
     Attributes:
       filters: channels per encoder level; the number of entries is the depth.
       in_channels: channels of the images.
       num_classes: K, logits of the classifier (order of the published network: normal, pneumonia).
       mask_channels: logits per pixel.
-      use_classifier, use_decoder, use_bridge: the wires.
+      use_classifier, use_decoder, use_bridge: which parts it has.
       bridge_gradient: let gradients flow through the saliency map (second order).
       dropout_rate: dropout after each block, on when `dropout_keys` are given.
       initializer: 'torch' (as published) or 'flax'.
@@ -82,7 +82,7 @@ class MultiMix(nn.Module):
         if self.use_classifier:
             self.classifier = ClassifierHead(self.num_classes, **common)
         if self.use_bridge:
-            self.bridge = bridge_lib.SaliencyBridge(2 ** (len(self.filters) - 2))
+            self.bridge = SaliencyBridge(2 ** (len(self.filters) - 2))
         if self.use_decoder:
             self.decoder = Decoder(
                 tuple(self.filters[-2::-1]), self.mask_channels, self.dropout_rate, **common
@@ -124,7 +124,7 @@ class MultiMix(nn.Module):
             features: Any = encoder.apply(encoder_variables, x)
             return classifier.apply(classifier_variables, features[-1])
 
-        return bridge_lib.saliency_map(score, images, differentiable=self.bridge_gradient)
+        return saliency_map(score, images, differentiable=self.bridge_gradient)
 
     def segment(
         self,
@@ -153,3 +153,19 @@ class MultiMix(nn.Module):
                 f"images have {channels} channels, but the model takes {self.in_channels}; set "
                 "config.model.in_channels"
             )
+
+
+class ClassifierHead(nn.Module):
+    """2x2 max-pool -> global average pool -> dense."""
+
+    num_classes: int = 2
+    initializer: str = "torch"
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, features: jax.Array) -> jax.Array:
+        """Features [B,h,w,C] with h, w >= 2 -> logits [B,K], always float32."""
+        x = max_pool(features).astype(jnp.float32).mean(axis=(1, 2))
+        inits = initializers(self.initializer, x.shape[-1])
+        x = nn.Dense(self.num_classes, dtype=self.dtype, name="logits", **inits)(x)
+        return x.astype(jnp.float32)

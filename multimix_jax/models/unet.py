@@ -1,4 +1,4 @@
-"""The U-Net of MultiMix alone, with the same call as V-Net."""
+"""The U-Net of MultiMix: its encoder and decoder, and both alone."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -7,12 +7,14 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from multimix_jax.models.decoder import Decoder
-from multimix_jax.models.encoder import PUBLISHED_FILTERS, Encoder
+from multimix_jax.models.blocks import ConvBlock, initializers
+from multimix_jax.ops.pooling import max_pool
+
+PUBLISHED_FILTERS = (16, 32, 64, 128, 256)
 
 
 class UNet(nn.Module):
-    """Encoder and decoder of `MultiMix`, without classifier and bridge; one head, images of 2D.
+    """Encoder and decoder of `MultiMix`, without classifier and bridge; the same call as V-Net.
 
     Attributes:
       heads: one of 'mask', logits, and 'sdf', a signed distance map in [-1, 1] (tanh).
@@ -40,3 +42,80 @@ class UNet(nn.Module):
         logits = decoder(features, None, dropout_keys)
         (head,) = self.heads
         return {head: jnp.tanh(logits) if head == "sdf" else logits}
+
+
+class Encoder(nn.Module):
+    """Contracting path of a U-Net (Ronneberger et al. 2015): one block per level, pooled between.
+
+    Attributes:
+      filters: channels of each level; the number of entries is the depth.
+      dropout_rate: dropout after each block, on when `dropout_keys` are given.
+      initializer: 'torch' or 'flax' initialisation.
+      dtype: dtype of the computation; parameters stay float32.
+    """
+
+    filters: Sequence[int] = PUBLISHED_FILTERS
+    dropout_rate: float = 0.25
+    initializer: str = "torch"
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(
+        self, images: jax.Array, dropout_keys: jax.Array | None = None
+    ) -> tuple[jax.Array, ...]:
+        """Images [B,H,W,C] -> features c1..cn, level i of shape [B, H/2^i, W/2^i, filters[i]].
+
+        H and W are multiples of 2^(depth - 1). `dropout_keys` [B], one key per image, switch
+        dropout on.
+        """
+        x = images.astype(self.dtype)
+        features = []
+        for level, width in enumerate(self.filters):
+            if level:
+                x = max_pool(x)
+            block = ConvBlock(
+                width, self.dropout_rate, self.initializer, self.dtype, name=f"block{level + 1}"
+            )
+            x = block(x, dropout_keys)
+            features.append(x)
+        return tuple(features)
+
+
+class Decoder(nn.Module):
+    """Expanding path of a U-Net: bilinear doubling (aligned corners), skip, block; then 1x1.
+
+    Attributes:
+      filters: channels of each stage from the deepest up, one fewer than the encoder's levels.
+      mask_channels: logits per pixel.
+      dropout_rate, initializer, dtype: as for the encoder.
+    """
+
+    filters: Sequence[int] = (128, 64, 32, 16)
+    mask_channels: int = 1
+    dropout_rate: float = 0.25
+    initializer: str = "torch"
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(
+        self,
+        features: Sequence[jax.Array],
+        bridge: jax.Array | None = None,
+        dropout_keys: jax.Array | None = None,
+    ) -> jax.Array:
+        """Features c1..cn (see `Encoder`) -> mask logits [B,H,W,mask_channels], float32.
+
+        `bridge`, at the size of c(n-1), joins the input of the first stage.
+        """
+        x = features[-1]
+        skips = features[-2::-1]
+        for stage, (width, skip) in enumerate(zip(self.filters, skips, strict=True)):
+            if stage == 0 and bridge is not None:
+                skip = jnp.concatenate([skip, bridge.astype(skip.dtype)], axis=-1)
+            block = ConvBlock(
+                width, self.dropout_rate, self.initializer, self.dtype, name=f"block{stage + 1}"
+            )
+            x = block(skip, dropout_keys, deeper=x)
+        inits = initializers(self.initializer, x.shape[-1])
+        x = nn.Conv(self.mask_channels, (1, 1), dtype=self.dtype, name="logits", **inits)(x)
+        return x.astype(jnp.float32)

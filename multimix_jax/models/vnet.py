@@ -1,8 +1,7 @@
 """V-Net, in two and three dimensions."""
 
-import functools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -10,10 +9,11 @@ import jax
 import jax.numpy as jnp
 
 from multimix_jax.errors import UsageError
-from multimix_jax.models.blocks import EPSILON, BatchNormRelu, ExampleDropout, initializers
-from multimix_jax.ops.convolution import conv3x3, conv3x3x3, conv_doubling, conv_halving
-
-Array = jax.Array
+from multimix_jax.models.blocks import BatchNormRelu, ExampleDropout, initializers
+from multimix_jax.ops.convolution import conv3x3
+from multimix_jax.ops.convolution_3d import conv3x3x3
+from multimix_jax.ops.norms import EPSILON
+from multimix_jax.ops.strided import conv_doubling, conv_halving
 
 HEADS = ("mask", "sdf")
 NORMS = ("batch", "group", "instance")
@@ -24,10 +24,9 @@ class VNet(nn.Module):
     """Milletari et al. 2016, as used by Zhang & Zhang 2021 (DTML) and the works it builds on.
 
     Each level is (3x3[x3] convolution -> norm -> ReLU) some times; between levels strided 2x2[x2]
-    convolutions down and transposed ones up, norm and ReLU too; skips are added. The images say
-    whether it is the one of two or of three dimensions. With no arguments and images of three
-    dimensions it is the published network of one head, 9,448,849 parameters; with both heads,
-    9,448,866.
+    convolutions down and transposed ones up, norm and ReLU too; skips are added. It has the two or
+    three dimensions of its images. With no arguments and images of three dimensions it is the
+    published network of one head, 9,448,849 parameters; with both heads, 9,448,866.
 
     Attributes:
       heads: what is predicted: 'mask', logits; 'sdf', a signed distance map in [-1, 1] (tanh).
@@ -55,8 +54,8 @@ class VNet(nn.Module):
 
     @nn.compact
     def __call__(
-        self, images: Array, dropout_keys: Array | None = None, *, train: bool = False
-    ) -> dict[str, Array]:
+        self, images: jax.Array, dropout_keys: jax.Array | None = None, *, train: bool = False
+    ) -> dict[str, jax.Array]:
         """Images [B,(D,)H,W,C] -> by head [B,(D,)H,W,mask_channels], float32.
 
         Args:
@@ -66,20 +65,18 @@ class VNet(nn.Module):
             (collection `batch_stats`).
         """
         self._check(images)
-        block = functools.partial(self._block, train=train)
-        width = lambda level: self.filters * 2**level
-        skips = []
-        x = images
+        x, skips = images, []
         for level, count in enumerate(self.convolutions):
             if level:
                 skips.append(x)
-                x = block(x, width(level), f"down{level}", "down")
-            x = self._level(x, count, width(level), f"encoder{level}", train)
-        drop = ExampleDropout(self.dropout_rate, whole_channels=True)
-        x = drop(x, dropout_keys)
-        for level in reversed(range(len(self.convolutions) - 1)):
-            x = block(x, width(level), f"up{level}", "up") + skips[level]
-            x = self._level(x, self.convolutions[level], width(level), f"decoder{level}", train)
+                x = self._block(x, level, f"down{level}", "down", train)
+            for i in range(1, count + 1):
+                x = self._block(x, level, f"encoder{level}_{i}", "same", train)
+        x = ExampleDropout(self.dropout_rate, whole_channels=True)(x, dropout_keys)
+        for level in reversed(range(len(skips))):
+            x = self._block(x, level, f"up{level}", "up", train) + skips[level]
+            for i in range(1, self.convolutions[level] + 1):
+                x = self._block(x, level, f"decoder{level}_{i}", "same", train)
         x = ExampleDropout(self.dropout_rate, whole_channels=True)(x, dropout_keys)
         outputs = {}
         for head in self.heads:
@@ -88,31 +85,24 @@ class VNet(nn.Module):
             outputs[head] = jnp.tanh(y) if head == "sdf" else y
         return outputs
 
-    def _level(self, x: Array, count: int, width: int, name: str, train: bool) -> Array:
-        for index in range(1, count + 1):
-            x = self._block(x, width, f"{name}_{index}", "same", train=train)
-        return x
-
-    def _block(self, x: Array, features: int, name: str, kind: str, *, train: bool) -> Array:
+    def _block(self, x: jax.Array, level: int, name: str, kind: str, train: bool) -> jax.Array:
         """Convolution, norm, ReLU."""
-        x, bias = self._conv(x, features, f"{name}_conv", kind)
+        x, bias = self._conv(x, self.filters * 2**level, f"{name}_conv", kind)
         name = f"{name}_norm"
         if self.norm == "batch":
             return BatchNormRelu(self.axis_name, name=name)(x, bias, train=train)
         x += bias.astype(x.dtype).reshape(*[1] * (x.ndim - 1), -1)
+        common = {"epsilon": EPSILON, "dtype": self.dtype, "name": name}
         if self.norm == "group":
-            groups = math.gcd(16, x.shape[-1])
-            layer: Any = nn.GroupNorm(groups, epsilon=EPSILON, dtype=self.dtype, name=name)
-        else:
-            layer = nn.InstanceNorm(
-                epsilon=EPSILON, use_bias=False, use_scale=False, dtype=self.dtype, name=name
-            )
-        return nn.relu(layer(x))
+            return nn.relu(nn.GroupNorm(math.gcd(16, x.shape[-1]), **common)(x))
+        return nn.relu(nn.InstanceNorm(use_bias=False, use_scale=False, **common)(x))
 
-    def _conv(self, x: Array, features: int, name: str, kind: str) -> tuple[Array, Array]:
+    def _conv(
+        self, x: jax.Array, features: int, name: str, kind: str
+    ) -> tuple[jax.Array, jax.Array]:
         return _Conv(features, kind, self.initializer, self.dtype, name=name)(x)
 
-    def _check(self, images: Array) -> None:
+    def _check(self, images: jax.Array) -> None:
         for head in self.heads:
             if head not in HEADS:
                 raise UsageError(f"head {head!r} is unknown; use 'mask' and 'sdf' (config.model)")
@@ -143,19 +133,18 @@ class _Conv(nn.Module):
     dtype: Any
 
     @nn.compact
-    def __call__(self, x: Array) -> tuple[Array, Array]:
+    def __call__(self, x: jax.Array) -> tuple[jax.Array, jax.Array]:
         dims, channels = x.ndim - 2, x.shape[-1]
-        side = {"same": 3, "point": 1}.get(self.kind, 2)
+        side = {"same": 3, "down": 2, "up": 2, "point": 1}[self.kind]
         # PyTorch counts the inputs of a transposed convolution by its outputs.
         counted = self.features if self.kind == "up" else channels
         inits = initializers(self.initializer, side**dims * counted)
         shape = (*[side] * dims, channels, self.features)
         kernel = self.param("kernel", inits["kernel_init"], shape).astype(self.dtype)
         bias = self.param("bias", inits["bias_init"], (self.features,))
-        forms: dict[str, Callable[[Array, Array], Array]] = {
-            "same": conv3x3 if dims == 2 else conv3x3x3,
-            "down": conv_halving,
-            "up": conv_doubling,
-            "point": lambda x, kernel: jnp.matmul(x, kernel.reshape(channels, -1)),
-        }
-        return forms[self.kind](x.astype(self.dtype), kernel), bias
+        x = x.astype(self.dtype)
+        if self.kind == "point":
+            return jnp.matmul(x, kernel.reshape(channels, -1)), bias
+        same = conv3x3 if dims == 2 else conv3x3x3
+        convolution = {"same": same, "down": conv_halving, "up": conv_doubling}[self.kind]
+        return convolution(x, kernel), bias

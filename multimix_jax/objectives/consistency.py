@@ -12,8 +12,8 @@ import jax
 import jax.numpy as jnp
 
 from multimix_jax import losses
-from multimix_jax.augment.intensity import cut_out, draw_appearance
-from multimix_jax.augment.spatial import apply_pose, draw_pose
+from multimix_jax.augment.intensity import augment_intensity, cutout
+from multimix_jax.augment.spatial import apply_transform, draw_transform
 from multimix_jax.errors import UsageError
 from multimix_jax.keys import ExampleKeys
 from multimix_jax.labels import LabelSpec
@@ -114,45 +114,46 @@ class ConsistencyObjective(JointObjective):
     def views(self, batch: Batch, keys: ExampleKeys) -> dict[str, jax.Array]:
         """The 8-bit images that the networks see of `batch`, by stream and view, to look at."""
         views, weak, _ = self._views(batch, keys)
-        seen = {name: batch[name]["image"] for name in self.streams}
-        seen |= {f"{name}, view": view for name, view in views.items()}
+        shown = {str(stream): batch[stream]["image"] for stream in self.streams}
+        shown |= {f"{stream}, view": view for stream, view in views.items()}
         if weak is not None:
-            seen[f"{Stream.CLS_UNLABELED}, teacher's view"] = weak
-        return {name: images.round().astype(jnp.uint8) for name, images in seen.items()}
+            shown[f"{Stream.CLS_UNLABELED}, teacher's view"] = weak
+        return {name: images.round().astype(jnp.uint8) for name, images in shown.items()}
 
     def _views(self, batch: Batch, keys: ExampleKeys) -> tuple[dict[Stream, jax.Array], Any, Any]:
         """What the student sees, by stream, and the teacher, float in 0..255; the masks."""
         views: dict[Stream, jax.Array] = {}
         weak = mask = None
-        for name in self.streams:
-            stream = batch[name]
-            images = stream["image"].astype(jnp.float32)
-            pose = self._pose(keys(f"{name}/pose", len(images)), images, self.spatial)
-            posed = pose(images)
-            if name == Stream.SEG_LABELED:
-                mask = pose(stream["mask"].astype(jnp.float32))
-            elif name == Stream.CLS_UNLABELED:
-                drawn = keys(f"{name}/weak_pose", len(images))
-                weak = self._pose(drawn, images, self.weak_spatial)(images)
-            views[name] = self._look(name, posed, keys)
+        for stream in self.streams:
+            images = batch[stream]["image"].astype(jnp.float32)
+            transform = self._transform(keys(f"{stream}/pose", len(images)), images, self.spatial)
+            moved = transform(images)
+            if stream == Stream.SEG_LABELED:
+                mask = transform(batch[stream]["mask"].astype(jnp.float32))
+            elif stream == Stream.CLS_UNLABELED:
+                weak_keys = keys(f"{stream}/weak_pose", len(images))
+                weak = self._transform(weak_keys, images, self.weak_spatial)(images)
+            views[stream] = self._augment_intensity(stream, moved, keys)
         return views, weak, mask
 
-    def _pose(
+    def _transform(
         self, keys: jax.Array, images: jax.Array, strength: float
     ) -> Callable[[jax.Array], jax.Array]:
-        """What brings images, or their masks, into a pose each."""
+        """What moves images, or their masks, each by a spatial transform of its own."""
         if not self.spatial:
             return lambda images: images
-        draw = functools.partial(draw_pose, strength=strength)
-        poses = jax.vmap(draw, in_axes=(0, None, None))(keys, *images.shape[1:3])
-        return functools.partial(jax.vmap(apply_pose), poses)
+        draw = functools.partial(draw_transform, strength=strength)
+        transforms = jax.vmap(draw, in_axes=(0, None, None))(keys, *images.shape[1:3])
+        return functools.partial(jax.vmap(apply_transform), transforms)
 
-    def _look(self, name: str, images: jax.Array, keys: ExampleKeys) -> jax.Array:
-        if not self.intensity or name == Stream.SEG_LABELED:
+    def _augment_intensity(
+        self, stream: Stream, images: jax.Array, keys: ExampleKeys
+    ) -> jax.Array:
+        if not self.intensity or stream == Stream.SEG_LABELED:
             return images
-        images = jax.vmap(draw_appearance)(keys(f"{name}/appearance", len(images)), images)
-        if name == Stream.CLS_UNLABELED:
-            images = jax.vmap(cut_out)(keys(f"{name}/hole", len(images)), images)
+        images = jax.vmap(augment_intensity)(keys(f"{stream}/appearance", len(images)), images)
+        if stream == Stream.CLS_UNLABELED:
+            images = jax.vmap(cutout)(keys(f"{stream}/hole", len(images)), images)
         return images
 
     def _teacher(self, state: TrainState, images: jax.Array | None) -> jax.Array | None:

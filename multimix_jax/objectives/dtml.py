@@ -9,14 +9,14 @@ import jax
 import jax.numpy as jnp
 
 from multimix_jax import losses
-from multimix_jax.augment import randaugment
+from multimix_jax.augment import spatial
 from multimix_jax.errors import UsageError
-from multimix_jax.evaluation import geometry
 from multimix_jax.keys import ExampleKeys
 from multimix_jax.labels import LabelSpec
 from multimix_jax.models.unet import UNet
 from multimix_jax.models.vnet import VNet
 from multimix_jax.names import Component, Stream
+from multimix_jax.ops.distance import signed_distance
 from multimix_jax.objectives.base import Batch, Method, Metrics, make_checked
 from multimix_jax.objectives.dtml_network import TEACHER, DtmlNetwork, as_float
 from multimix_jax.objectives.joint import dropout_keys
@@ -141,7 +141,7 @@ class DtmlObjective:
             overlap = losses.squared_dice_loss(probability=inside[labeled], mask=masks)
             terms["sdf/dice"] = overlap.mean()
             if self.distance_weight:
-                error = jnp.abs(outputs["sdf"][labeled] - geometry.signed_distance(masks))
+                error = jnp.abs(outputs["sdf"][labeled] - signed_distance(masks))
                 terms["sdf/distance"] = self.distance_weight * (error**self.distance_power).mean()
         if self._mutual:
             disagreement = self._disagreement(inside, jax.nn.sigmoid(logits), len(masks))
@@ -167,11 +167,11 @@ class DtmlObjective:
             count, *sides, _ = stream["image"].shape
             extent = jnp.broadcast_to(jnp.asarray(sides), (count, len(sides)))
             if self.patch:
-                crop = functools.partial(randaugment.crop, patch=self.patch)
+                crop = functools.partial(spatial.random_crop, patch=self.patch)
                 extent = stream.get("extent", extent)
                 arrays = jax.vmap(crop)(keys(f"{name}/crop", count), arrays, extent)
             if self.turn:
-                arrays = jax.vmap(randaugment.turn_mirror)(keys(f"{name}/turn", count), arrays)
+                arrays = jax.vmap(spatial.random_rot90_flip)(keys(f"{name}/turn", count), arrays)
             views[name] = {**arrays, "image": as_float(arrays["image"])}
         return views
 

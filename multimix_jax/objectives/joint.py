@@ -204,7 +204,7 @@ class JointObjective:
                 weak_logits=taught,
                 strong_logits=strong,
                 threshold=self.threshold,
-                exclusive=not self.multi_label,
+                multi_label=self.multi_label,
             ).mean()
             guessed, accepted = self._pseudo_labels(taught)
             monitors["cls/accepted"] = accepted.mean()
@@ -215,7 +215,7 @@ class JointObjective:
 
     def _pseudo_labels(self, logits: jax.Array) -> tuple[jax.Array, jax.Array]:
         return losses.pseudo_labels(
-            logits, threshold=self.threshold, exclusive=not self.multi_label
+            logits, threshold=self.threshold, multi_label=self.multi_label
         )
 
     def _apply(self, params: Any, *args: Any, method: str) -> Any:

@@ -1,10 +1,8 @@
-import itertools
-
 import dm_pix
 import jax
 import jax.numpy as jnp
 import numpy as np
-from absl.testing import absltest, parameterized
+import pytest
 from PIL import Image, ImageEnhance, ImageOps
 
 from multimix_jax.augment import randaugment
@@ -79,187 +77,151 @@ strong_batch = jax.jit(jax.vmap(randaugment.strong))
 draw_batch = jax.jit(jax.vmap(randaugment.draw_operation))
 
 
-class OperationsTest(parameterized.TestCase):
-    def check(self, image):
-        cases = [
-            (name, level, sign)
-            for name in randaugment.OPERATIONS
-            for level in LEVELS
-            for sign in (-1, 1)
-        ]
-        indices = jnp.asarray([randaugment.OPERATIONS.index(name) for name, _, _ in cases])
-        levels = jnp.asarray([level for _, level, _ in cases])
-        signs = jnp.asarray([sign for _, _, sign in cases])
-        ours = np.asarray(apply_batch(batch_of(image, len(cases)), indices, levels, signs))
-        for case, got in zip(cases, ours, strict=True):
-            name, level, sign = case
-            want = pil_operation(name, image, level, sign)
-            if name == "autocontrast" or (name in ENHANCERS and level == 6):
-                # Where the exact quotient is a whole number PIL's binary fractions may fall just
-                # short of it and lose one grey value: 0.59 is such a factor, 255/(high - low)
-                # often is.
-                self.assertTrue(np.isin(got.astype(int) - want, (0, 1)).all(), case)
-                # Exact quotients are few among many grey values, so few pixels differ.
-                if len(np.unique(image)) > 50:
-                    self.assertLess(np.mean(got != want), 0.05, case)
-                if name == "autocontrast" and len(np.unique(image)) > 1:
-                    self.assertEqual((got.min(), got.max()), (0, 255))
-            else:
-                np.testing.assert_array_equal(got, want, err_msg=str(case))
+def check(image):
+    cases = [
+        (name, level, sign)
+        for name in randaugment.OPERATIONS
+        for level in LEVELS
+        for sign in (-1, 1)
+    ]
+    indices = jnp.asarray([randaugment.OPERATIONS.index(name) for name, _, _ in cases])
+    levels = jnp.asarray([level for _, level, _ in cases])
+    signs = jnp.asarray([sign for _, _, sign in cases])
+    ours = np.asarray(apply_batch(batch_of(image, len(cases)), indices, levels, signs))
+    for case, got in zip(cases, ours, strict=True):
+        name, level, sign = case
+        want = pil_operation(name, image, level, sign)
+        if name == "autocontrast" or (name in ENHANCERS and level == 6):
+            # Where the exact quotient is a whole number PIL's binary fractions may fall just
+            # short of it and lose one grey value: 0.59 is such a factor, 255/(high - low)
+            # often is.
+            assert np.isin(got.astype(int) - want, (0, 1)).all(), case
+            # Exact quotients are few among many grey values, so few pixels differ.
+            if len(np.unique(image)) > 50:
+                assert np.mean(got != want) < 0.05, case
+            if name == "autocontrast" and len(np.unique(image)) > 1:
+                assert (got.min(), got.max()) == (0, 255)
+        else:
+            np.testing.assert_array_equal(got, want, err_msg=str(case))
 
-    @parameterized.parameters(*IMAGES)
-    def test_equals_pil(self, name):
-        self.check(IMAGES[name])
 
-    @parameterized.parameters(random_image, smooth_image)
-    def test_equals_pil_in_rgb(self, make):
-        self.check(make(20, 28, 3))
+@pytest.mark.parametrize("name", [*IMAGES])
+def test_equals_pil(name):
+    check(IMAGES[name])
 
-    def test_published_list(self):
-        self.assertLen(set(randaugment.OPERATIONS), 13)
 
-    @parameterized.parameters(
+@pytest.mark.parametrize("make", [random_image, smooth_image])
+def test_equals_pil_in_rgb(make):
+    check(make(20, 28, 3))
+
+
+def test_published_list():
+    assert len(set(randaugment.OPERATIONS)) == 13
+
+
+@pytest.mark.parametrize(
+    ("image", "words"),
+    [
         (np.zeros((8, 8, 1), np.float32), "float32"),
         (np.zeros((2, 8, 8, 1), np.uint8), r"\(2, 8, 8, 1\).*vmap"),
         (np.zeros((8, 8, 2), np.uint8), r"\(8, 8, 2\), expected uint8 \[H, W, 1\] or"),
-    )
-    def test_wrong_images_are_refused(self, image, words):
-        key = jax.random.key(0)
-        for function in (randaugment.weak, randaugment.strong):
-            with self.assertRaisesRegex(ValueError, words):
-                function(key, jnp.asarray(image))
-        with self.assertRaisesRegex(ValueError, words):
-            randaugment.apply_operation(jnp.asarray(image), 0, 1, 1)
+    ],
+)
+def test_wrong_images_are_refused(image, words):
+    key = jax.random.key(0)
+    for function in (randaugment.weak, randaugment.strong):
+        with pytest.raises(ValueError, match=words):
+            function(key, jnp.asarray(image))
+    with pytest.raises(ValueError, match=words):
+        randaugment.apply_operation(jnp.asarray(image), 0, 1, 1)
 
 
-class ViewsTest(parameterized.TestCase):
-    @parameterized.parameters((16, 16), (24, 10))
-    def test_weak_is_a_crop_of_the_padded_image_or_its_mirror(self, height, width):
-        image = np.random.default_rng(0).permutation(height * width).astype(np.uint8)
-        image = image.reshape(height, width, 1)
-        padding = ((height // 8,) * 2, (width // 8,) * 2, (0, 0))
-        possible = set()
-        for source in (image, image[:, ::-1]):
-            padded = np.pad(source, padding, mode="reflect")
-            for y in range(2 * (height // 8) + 1):
-                for x in range(2 * (width // 8) + 1):
-                    possible.add(padded[y : y + height, x : x + width].tobytes())
-        keys = jax.random.split(jax.random.key(1), 600)
-        seen = [view.tobytes() for view in np.asarray(weak_batch(keys, batch_of(image, 600)))]
-        self.assertEqual(set(seen), possible)
-        # Uniform: each of the views is expected 600 / len(possible) times, at least 12.
-        counts = np.asarray([seen.count(view) for view in possible])
-        expected = 600 / len(possible)
-        self.assertLess(((counts - expected) ** 2 / expected).sum(), 2 * len(possible))
-
-    def test_weak_is_the_flip_and_the_crop_of_dm_pix(self):
-        def by_dm_pix(key, image):
-            flip_key, crop_key = jax.random.split(key)
-            flipped = dm_pix.random_flip_left_right(flip_key, image)
-            padded = jnp.pad(flipped, ((3, 3), (1, 1), (0, 0)), mode="reflect")
-            return dm_pix.random_crop(crop_key, padded, image.shape)
-
-        images = np.random.default_rng(0).integers(0, 256, (32, 24, 10, 1), np.uint8)
-        keys = jax.random.split(jax.random.key(1), 32)
-        want = jax.jit(jax.vmap(by_dm_pix))(keys, images)
-        np.testing.assert_array_equal(weak_batch(keys, images), want)
-
-    def test_strong_is_two_pil_operations_on_its_own_weak_view(self):
-        image = IMAGES["smooth_32"]
-        keys = jax.random.split(jax.random.key(2), 40)
-        strong = np.asarray(strong_batch(keys, batch_of(image, 40)))
-        parts = jax.vmap(lambda key: jax.random.split(key, 3))(keys)
-        views = np.asarray(weak_batch(parts[:, 0], batch_of(image, 40)))
-        draws = [np.asarray(draw_batch(parts[:, stage])).T for stage in (1, 2)]
-        for view, got, *stages in zip(views, strong, *draws, strict=True):
-            want = view
-            for index, level, sign in stages:
-                want = pil_operation(randaugment.OPERATIONS[index], want, level, sign)
-            # One grey value, see `check`; the tables of the second stage may stretch it.
-            self.assertLess(np.mean(np.abs(got.astype(int) - want) > 2), 0.02, stages)
-
-    def test_draws(self):
-        count = 13 * 400
-        index, level, sign = draw_batch(jax.random.split(jax.random.key(3), count))
-        frequencies = np.bincount(index, minlength=13) / count
-        # Half are the identity on purpose, and one thirteenth of the rest by chance.
-        expected = np.full(13, 1 / 26)
-        expected[randaugment.OPERATIONS.index("identity")] += 1 / 2
-        tolerance = 4 * np.sqrt(expected * (1 - expected) / count)
-        np.testing.assert_array_less(np.abs(frequencies - expected), tolerance)
-        levels = np.bincount(level, minlength=10) / count
-        self.assertEqual(levels[0], 0)
-        np.testing.assert_allclose(levels[1:], 1 / 9, atol=4 * np.sqrt(8 / 81 / count))
-        self.assertSetEqual(set(np.asarray(sign).tolist()), {-1, 1})
-        self.assertAlmostEqual(np.mean(sign), 0, delta=4 / np.sqrt(count))
-        # Independent of each other: the sign says nothing about the operation or the level.
-        correlations = np.corrcoef([index, level, sign])[np.triu_indices(3, 1)]
-        np.testing.assert_array_less(np.abs(correlations), 4 / np.sqrt(count))
-
-    @parameterized.parameters((randaugment.weak, weak_batch), (randaugment.strong, strong_batch))
-    def test_vmap_equals_a_loop_and_keys_decide(self, function, function_batch):
-        images = jnp.concatenate(
-            [batch_of(IMAGES[name], 20) for name in ("random_32", "smooth_32")]
-        )
-        keys = jax.random.split(jax.random.key(4), 40)
-        batch = function_batch(keys, images)
-        self.assertEqual(batch.dtype, jnp.uint8)
-        function = jax.jit(function)
-        for key, image, want in zip(keys, images, batch, strict=True):
-            np.testing.assert_array_equal(function(key, image), want)
-        self.assertTrue((batch[0] != batch[1]).any())
-
-    @parameterized.parameters(1, 3)
-    def test_lowers_for_every_platform(self, channels):
-        images = jax.ShapeDtypeStruct((2, 16, 16, channels), jnp.uint8)
-        keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), 2))
-        for function in (weak_batch, strong_batch):
-            exported = jax.export.export(function, platforms=("cpu", "cuda", "tpu"))(keys, images)
-            self.assertEqual(exported.out_avals[0].shape, images.shape)
+@pytest.mark.parametrize(("height", "width"), [(16, 16), (24, 10)])
+def test_weak_is_a_crop_of_the_padded_image_or_its_flip(height, width):
+    image = np.random.default_rng(0).permutation(height * width).astype(np.uint8)
+    image = image.reshape(height, width, 1)
+    padding = ((height // 8,) * 2, (width // 8,) * 2, (0, 0))
+    possible = set()
+    for source in (image, image[:, ::-1]):
+        padded = np.pad(source, padding, mode="reflect")
+        for y in range(2 * (height // 8) + 1):
+            for x in range(2 * (width // 8) + 1):
+                possible.add(padded[y : y + height, x : x + width].tobytes())
+    keys = jax.random.split(jax.random.key(1), 600)
+    views = [view.tobytes() for view in np.asarray(weak_batch(keys, batch_of(image, 600)))]
+    assert set(views) == possible
+    # Uniform: each of the views is expected 600 / len(possible) times, at least 12.
+    counts = np.asarray([views.count(view) for view in possible])
+    expected = 600 / len(possible)
+    assert ((counts - expected) ** 2 / expected).sum() < 2 * len(possible)
 
 
-class CropTurnMirrorTest(parameterized.TestCase):
-    @parameterized.parameters(((6, 7), (4, 4)), ((6, 5, 4), (3, 3, 2)))
-    def test_all_eight_of_every_place(self, sides, patch):
-        image = np.arange(np.prod(sides)).reshape(*sides, 1)
-        arrays = {"image": jnp.asarray(image), "mask": jnp.asarray(-image)}
+def test_weak_is_the_flip_and_the_crop_of_dm_pix():
+    def by_dm_pix(key, image):
+        flip_key, crop_key = jax.random.split(key)
+        flipped = dm_pix.random_flip_left_right(flip_key, image)
+        padded = jnp.pad(flipped, ((3, 3), (1, 1), (0, 0)), mode="reflect")
+        return dm_pix.random_crop(crop_key, padded, image.shape)
 
-        def view(key):
-            first, second = jax.random.split(key)
-            crop = randaugment.crop(first, arrays, jnp.asarray(sides), patch=patch)
-            return randaugment.turn_mirror(second, crop)
-
-        drawn = jax.jit(jax.vmap(view))(jax.random.split(jax.random.key(0), 4000))
-        np.testing.assert_array_equal(drawn["image"], -drawn["mask"])
-        found = {np.asarray(crop).tobytes() for crop in drawn["image"]}
-        want = set()
-        for start in itertools.product(*(range(s - p + 1) for s, p in zip(sides, patch))):
-            crop = image[tuple(slice(s, s + p) for s, p in zip(start, patch))]
-            for turns, mirror in itertools.product(range(4), (False, True)):
-                turned = np.rot90(crop, turns)
-                turned = turned[::-1] if mirror else turned
-                want.add(np.ascontiguousarray(turned.astype(drawn["image"].dtype)).tobytes())
-        self.assertSetEqual(found, want)
-
-    def test_filling_is_not_cropped(self):
-        image = jnp.zeros((9, 9, 1)).at[:5, :4].set(1)
-        crop = lambda key: randaugment.crop(
-            key, {"image": image}, jnp.asarray([5, 4]), patch=(4, 4)
-        )
-        drawn = jax.vmap(crop)(jax.random.split(jax.random.key(0), 50))["image"]
-        np.testing.assert_array_equal(drawn, 1)
-
-    def test_smaller_than_the_patch(self):
-        crop = randaugment.crop(
-            jax.random.key(0), {"image": jnp.ones((3, 9, 1))}, jnp.asarray([3, 9]), patch=(4, 6)
-        )
-        np.testing.assert_array_equal(crop["image"][:3], jnp.ones((3, 6, 1)))
-        np.testing.assert_array_equal(crop["image"][3:], jnp.zeros((1, 6, 1)))
-
-    def test_errors(self):
-        with self.assertRaisesRegex(ValueError, "first two sides must be the same"):
-            randaugment.turn_mirror(jax.random.key(0), {"image": jnp.zeros((4, 6, 1))})
+    images = np.random.default_rng(0).integers(0, 256, (32, 24, 10, 1), np.uint8)
+    keys = jax.random.split(jax.random.key(1), 32)
+    want = jax.jit(jax.vmap(by_dm_pix))(keys, images)
+    np.testing.assert_array_equal(weak_batch(keys, images), want)
 
 
-if __name__ == "__main__":
-    absltest.main()
+def test_strong_is_two_pil_operations_on_its_own_weak_view():
+    image = IMAGES["smooth_32"]
+    keys = jax.random.split(jax.random.key(2), 40)
+    strong = np.asarray(strong_batch(keys, batch_of(image, 40)))
+    parts = jax.vmap(lambda key: jax.random.split(key, 3))(keys)
+    views = np.asarray(weak_batch(parts[:, 0], batch_of(image, 40)))
+    draws = [np.asarray(draw_batch(parts[:, stage])).T for stage in (1, 2)]
+    for view, got, *stages in zip(views, strong, *draws, strict=True):
+        want = view
+        for index, level, sign in stages:
+            want = pil_operation(randaugment.OPERATIONS[index], want, level, sign)
+        # One grey value, see `check`; the tables of the second stage may stretch it.
+        assert np.mean(np.abs(got.astype(int) - want) > 2) < 0.02, stages
+
+
+def test_draws():
+    count = 13 * 400
+    index, level, sign = draw_batch(jax.random.split(jax.random.key(3), count))
+    frequencies = np.bincount(index, minlength=13) / count
+    # Half are the identity on purpose, and one thirteenth of the rest by chance.
+    expected = np.full(13, 1 / 26)
+    expected[randaugment.OPERATIONS.index("identity")] += 1 / 2
+    tolerance = 4 * np.sqrt(expected * (1 - expected) / count)
+    np.testing.assert_array_less(np.abs(frequencies - expected), tolerance)
+    levels = np.bincount(level, minlength=10) / count
+    assert levels[0] == 0
+    np.testing.assert_allclose(levels[1:], 1 / 9, atol=4 * np.sqrt(8 / 81 / count))
+    assert set(np.asarray(sign).tolist()) == {-1, 1}
+    assert np.mean(sign) == pytest.approx(0, rel=0, abs=4 / np.sqrt(count))
+    # Independent of each other: the sign says nothing about the operation or the level.
+    correlations = np.corrcoef([index, level, sign])[np.triu_indices(3, 1)]
+    np.testing.assert_array_less(np.abs(correlations), 4 / np.sqrt(count))
+
+
+@pytest.mark.parametrize(
+    ("function", "function_batch"),
+    [(randaugment.weak, weak_batch), (randaugment.strong, strong_batch)],
+)
+def test_vmap_equals_a_loop_and_keys_decide(function, function_batch):
+    images = jnp.concatenate([batch_of(IMAGES[name], 20) for name in ("random_32", "smooth_32")])
+    keys = jax.random.split(jax.random.key(4), 40)
+    batch = function_batch(keys, images)
+    assert batch.dtype == jnp.uint8
+    function = jax.jit(function)
+    for key, image, want in zip(keys, images, batch, strict=True):
+        np.testing.assert_array_equal(function(key, image), want)
+    assert (batch[0] != batch[1]).any()
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_lowers_for_every_platform(channels):
+    images = jax.ShapeDtypeStruct((2, 16, 16, channels), jnp.uint8)
+    keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), 2))
+    for function in (weak_batch, strong_batch):
+        exported = jax.export.export(function, platforms=("cpu", "cuda", "tpu"))(keys, images)
+        assert exported.out_avals[0].shape == images.shape

@@ -4,7 +4,7 @@ import importlib
 import pathlib
 
 import jax
-from absl.testing import absltest, parameterized
+import pytest
 
 import configs
 from configs import best, dtml, multimix
@@ -72,24 +72,19 @@ def experiments():
             yield from ((path.stem, system) for system in systems)
 
 
-class ParameterCountTest(parameterized.TestCase):
-    def test_every_experiment_is_in_the_table(self):
-        self.assertSetEqual(set(experiments()), set(COUNTS))
-
-    def test_layers_add_up_to_the_published_count(self):
-        self.assertEqual(ENCODER + CLASSIFIER + DECODER_WITH_BRIDGE, PUBLISHED)
-
-    @parameterized.parameters(*COUNTS)
-    def test_count(self, file, system):
-        get_config = importlib.import_module(f"configs.{file}").get_config
-        c = get_config(f"method={system}") if system else get_config()
-        method = objectives.make_objective(
-            c.method, model=c.model, dtype=c.dtype, terms=c.objective
-        )
-        variables = jax.eval_shape(lambda key: method.init(key, 32), jax.random.key(0))
-        sizes = [leaf.size for leaf in jax.tree.leaves(variables["params"])]
-        self.assertEqual(sum(sizes), COUNTS[file, system])
+def test_every_experiment_is_in_the_table():
+    assert set(experiments()) == set(COUNTS)
 
 
-if __name__ == "__main__":
-    absltest.main()
+def test_layers_add_up_to_the_published_count():
+    assert ENCODER + CLASSIFIER + DECODER_WITH_BRIDGE == PUBLISHED
+
+
+@pytest.mark.parametrize(("file", "system"), [*COUNTS])
+def test_count(file, system):
+    get_config = importlib.import_module(f"configs.{file}").get_config
+    c = get_config(f"method={system}") if system else get_config()
+    method = objectives.make_objective(c.method, model=c.model, dtype=c.dtype, terms=c.objective)
+    variables = jax.eval_shape(lambda key: method.init(key, 32), jax.random.key(0))
+    sizes = [leaf.size for leaf in jax.tree.leaves(variables["params"])]
+    assert sum(sizes) == COUNTS[file, system]

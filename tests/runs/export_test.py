@@ -14,7 +14,7 @@ import pytest
 
 from configs import dtml
 from data_pipelines.files.images import resize_image
-from data_pipelines.resize import Canvas
+from data_pipelines.resize import ResizeSpec
 from multimix_jax.commands import export as command_of_export
 from multimix_jax.errors import UsageError
 from multimix_jax.evaluation.calibration import Calibration
@@ -159,8 +159,8 @@ def test_images_are_padded_as_in_preparation(sides, channels):
     shape = (2, *sides, channels)
     images = np.random.default_rng(0).integers(0, 256, shape).astype(np.uint8)
     found = export.fit_images(images, SIZE, "pad")
-    canvas = Canvas(SIZE, "pad", channels)
-    wanted = np.stack([canvas.image(image[..., 0] if channels == 1 else image) for image in images])
+    spec = ResizeSpec(SIZE, "pad", channels)
+    wanted = np.stack([spec.image(image[..., 0] if channels == 1 else image) for image in images])
     differences = np.abs(np.asarray(found, int) - wanted)
     assert differences.max() <= 1
     assert (differences > 0).mean() < 0.01
