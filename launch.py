@@ -34,7 +34,7 @@ from multimix_jax.runs import workdir
 from multimix_jax.runs.grid import run_all
 from multimix_jax.runs.run import Run
 from multimix_jax.training import optimizer, parallel
-from multimix_jax.training.preemption import STATUS, Stopped, Stopping
+from multimix_jax.training.preemption import STATUS, Preempted, PreemptionGuard
 from multimix_jax.training.programs import Programs
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "Config file, with :arguments if any.")
@@ -134,7 +134,7 @@ def _fields(c: ConfigDict, names: str) -> dict[str, Any]:
     return {name: c[name] for name in names.split()}
 
 
-def run_one(c: ConfigDict, path: str | pathlib.Path, stopping: Stopping) -> None:
+def run_one(c: ConfigDict, path: str | pathlib.Path, stopping: PreemptionGuard) -> None:
     """Does what is left to do in a run's folder, and prints its results."""
     common.check(c)
     c = c.copy_and_resolve_references().unlock()
@@ -185,7 +185,7 @@ def _run() -> int:
         parallel.keep_compiled()
         if _CELL.value is not None and "grid" not in c:
             raise UsageError(f"--cell={_CELL.value} is for grids (--config=configs/grid.py)")
-        with Stopping(c.grace_period) as stopping:
+        with PreemptionGuard(c.grace_period) as stopping:
             run = functools.partial(run_one, stopping=stopping)
             if "grid" in c:
                 # An error in one of several processes would leave the others at another run.
@@ -202,7 +202,7 @@ def _run() -> int:
             f"error: the disk of --workdir={_WORKDIR.value} is full ({error}); make room, and the "
             "same command goes on from the last checkpoint"
         )
-    except Stopped as stopped:
+    except Preempted as stopped:
         print(stopped, file=sys.stderr)
         return STATUS
     return 0

@@ -35,7 +35,7 @@ from multimix_jax.training import parallel
 from multimix_jax.training.checkpoint import Checkpoints, newest_step
 from multimix_jax.training.loop import Progress, check_data, restore, train
 from multimix_jax.training.metric_writer import MetricWriter
-from multimix_jax.training.preemption import Stopping
+from multimix_jax.training.preemption import PreemptionGuard
 from multimix_jax.training.programs import Programs
 
 PyTree = Any
@@ -87,7 +87,7 @@ class Run:
 
     def train(
         self,
-        stopping: Stopping,
+        stopping: PreemptionGuard,
         *,
         log_every: int,
         eval_every: int,

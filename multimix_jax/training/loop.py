@@ -14,7 +14,7 @@ from multimix_jax.state import TrainState
 from multimix_jax.training import parallel
 from multimix_jax.training.checkpoint import Checkpoints
 from multimix_jax.training.metric_writer import MetricWriter
-from multimix_jax.training.preemption import Stopped, Stopping
+from multimix_jax.training.preemption import Preempted, PreemptionGuard
 
 PyTree = Any
 
@@ -83,7 +83,7 @@ def train(
     writer: MetricWriter,
     checkpoints: Checkpoints,
     progress: Progress,
-    stopping: Stopping,
+    stopping: PreemptionGuard,
 ) -> TrainState:
     """Trains from `state.step` to `steps`; what it wrote up to there is as if never interrupted.
 
@@ -106,7 +106,7 @@ def train(
       The state after the last step.
 
     Raises:
-      Stopped: by SIGTERM or SIGINT; the state was saved.
+      Preempted: by SIGTERM or SIGINT; the state was saved.
       UsageError: `max_skipped` steps in a row were not finite.
     """
     begun, before = time.monotonic(), progress.seconds
@@ -176,7 +176,7 @@ def train(
                     save(Checkpoint.BEST)
             save(Checkpoint.LAST)
             if stop and step < steps:
-                raise Stopped(f"stopped after step {step} of {steps}; the same command goes on")
+                raise Preempted(f"stopped after step {step} of {steps}; the same command goes on")
     return state
 
 
