@@ -102,7 +102,7 @@ def read_model(source: pathlib.Path, which: str, dtype: str | None = None) -> Tr
         mask_names=[] if run is None else run.mask_names,
         components=int(c.get("components", c.get("largest_component", 0))),
         dropout_rate=float(c["model"].get("dropout_rate", 0.0)),
-        calibration=_calibration(run, which, step) or Calibration(exclusive=exclusive),
+        calibration=_calibration(run, which, step) or Calibration(multi_label=not exclusive),
         source={"run": source.resolve().name, "checkpoint": which, "step": step, **described},
     )
 

@@ -14,7 +14,7 @@ from absl.testing import absltest, parameterized
 from scipy import ndimage, stats
 
 from benchmarks import scaling
-from multimix_jax.evaluation import metrics
+from multimix_jax.evaluation import segmentation
 from multimix_jax.keys import ExampleKeys
 from multimix_jax.models import MultiMix, blocks, normalize
 from multimix_jax.objectives import MultiMixObjective
@@ -236,7 +236,7 @@ class MetricsTest(parameterized.TestCase):
         smooth = lambda: ndimage.gaussian_filter(rng.normal(size=(40, 50)), 3) > 0
         for _ in range(5):
             prediction, truth = smooth(), smooth()
-            got = metrics.segmentation_metrics(prediction, truth, spacing=spacing)
+            got = segmentation.segmentation_metrics(prediction, truth, spacing=spacing)
             unit = "" if spacing is None else "_mm"
             directed = [
                 binary.asd(*masks, voxelspacing=spacing)
