@@ -28,7 +28,7 @@ from multimix_jax.runs.data import RunData
 from multimix_jax.runs.grid import run_all
 from multimix_jax.runs.spec import RunSpec
 from multimix_jax.training import parallel
-from multimix_jax.training.preemption import STATUS, Stopped, Stopping
+from multimix_jax.training.preemption import STATUS, Preempted, PreemptionGuard
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "Config file, with :arguments if any.")
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run, or of the grid's runs.")
@@ -63,8 +63,8 @@ def launch(c: ConfigDict, workdir: str, mode: str = "train", cell: int | None = 
         raise UsageError(f"--cell={cell} is for grids (--config=configs/grid.py)")
     parallel.keep_compiled()
     try:
-        with Stopping(c.grace_period) as stopping:
-            run = functools.partial(run_one, open_data=open_data, stopping=stopping, mode=mode)
+        with PreemptionGuard(c.grace_period) as guard:
+            run = functools.partial(run_one, open_data=open_data, guard=guard, mode=mode)
             if "grid" in c:
                 # An error in one of several processes would leave the others at another run.
                 errors = ERRORS if jax.process_count() == 1 else ()
@@ -72,8 +72,8 @@ def launch(c: ConfigDict, workdir: str, mode: str = "train", cell: int | None = 
                 run_all(cells, workdir, run, errors=errors, only=cell)
             else:
                 run(c.to_dict(), workdir)
-    except Stopped as stopped:
-        print(stopped, file=sys.stderr)
+    except Preempted as preempted:
+        print(preempted, file=sys.stderr)
         return STATUS
     return 0
 

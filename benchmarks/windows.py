@@ -24,7 +24,7 @@ from benchmarks.dtml import released_stride
 from benchmarks.measure import Row
 from data_pipelines.arguments import preparation
 from multimix_jax.evaluation.geometry import largest_components
-from multimix_jax.evaluation.metrics import segmentation_metrics
+from multimix_jax.evaluation.segmentation import segmentation_metrics
 from multimix_jax.inference.windows import Windows, make_sliding_window, window_starts
 from multimix_jax.names import Checkpoint
 from multimix_jax.objectives import make_objective

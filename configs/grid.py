@@ -17,7 +17,11 @@ import ml_collections
 
 from configs import common, consistency, dtml, multimix
 
-EXPERIMENTS: dict[str, ModuleType] = {"multimix": multimix, "dtml": dtml, "consistency": consistency}
+EXPERIMENTS: dict[str, ModuleType] = {
+    "multimix": multimix,
+    "dtml": dtml,
+    "consistency": consistency,
+}
 LISTS = dict(experiment="multimix", systems="all", budgets="100/10", seeds="0+1+2")
 
 

@@ -46,18 +46,6 @@ class EvalSet:
         return self.examples.label_spec
 
     @property
-    def class_names(self) -> tuple[str, ...]:  # until runs/run.py takes label_spec
-        return self.label_spec.class_names
-
-    @property
-    def exclusive(self) -> bool:  # until runs/run.py takes label_spec
-        return not self.label_spec.multi_label
-
-    @property
-    def mask_names(self) -> tuple[str, ...]:  # until runs/run.py takes label_spec
-        return self.label_spec.mask_names
-
-    @property
     def has_mask(self) -> np.ndarray:
         """bool [N], whether the mask is known."""
         return self.examples.has_mask[self.indices]
@@ -107,10 +95,6 @@ class RunData:
     validation: list[EvalSet]
     tests: list[EvalSet]
     label_spec: LabelSpec
-
-    @property
-    def class_names(self) -> tuple[str, ...]:  # until runs/run.py takes label_spec
-        return self.label_spec.class_names
 
     @property
     def digest(self) -> str:

@@ -10,8 +10,8 @@ does the resizing, or the padding, itself.
 import argparse
 import pathlib
 
-from multimix_jax.commands.options import add_which
 from multimix_jax.commands.ends import ends_quietly
+from multimix_jax.commands.options import add_which
 from multimix_jax.errors import UsageError
 from multimix_jax.runs.export import FORMATS, export_run
 

@@ -18,8 +18,8 @@ from typing import Any, Protocol
 import numpy as np
 from tqdm import tqdm
 
-from multimix_jax.commands.options import add_which
 from multimix_jax.commands.ends import ends_quietly
+from multimix_jax.commands.options import add_which
 from multimix_jax.errors import UsageError
 from multimix_jax.inference import saliency
 from multimix_jax.inference.images import ImagePrediction, Resize, predict_images

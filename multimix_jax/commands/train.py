@@ -14,7 +14,7 @@ from multimix_jax.runs.programs import make_programs
 from multimix_jax.runs.run import Run
 from multimix_jax.runs.spec import RunSpec
 from multimix_jax.training import parallel
-from multimix_jax.training.preemption import Stopping
+from multimix_jax.training.preemption import PreemptionGuard
 
 OpenData = Callable[[RunSpec, Sequence[Stream]], RunData]
 
@@ -24,7 +24,7 @@ def run_one(
     path: str | pathlib.Path,
     *,
     open_data: OpenData,
-    stopping: Stopping,
+    guard: PreemptionGuard,
     mode: str = "train",
 ) -> None:
     """Does what is left to do in a run's folder, and prints its results.
@@ -33,7 +33,7 @@ def run_one(
       config: the fields of configs/common.py, as JSON values.
       path: folder of the run.
       open_data: opens, and where need be prepares, the data of a run with these streams.
-      stopping: notes signals.
+      guard: notes signals.
       mode: 'train' trains and evaluates; 'eval' evaluates again.
 
     Raises:
@@ -53,7 +53,7 @@ def run_one(
     observer = PictureObserver(folder, spec, data)
     run = Run(folder, config, spec, programs, data, observer)
     if train:
-        run.train(stopping)
+        run.train(guard)
     if parallel.is_first():
         print(tables.table(run.evaluate()))
     parallel.wait_for_all()

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import scipy.optimize
 
-from multimix_jax.evaluation import metrics
+from multimix_jax.evaluation.classification import check_classification
 
 _COLDEST, _HOTTEST = 0.25, 20.0  # a set without a single error would ask for 0
 
@@ -22,13 +22,13 @@ class Calibration:
         too sure of itself.
       threshold: on the probability of class 1 after that, from which it is predicted, in [0, 1]
         or just above, never; None of other than two classes, where the most probable one is, and
-        of independent ones, which are predicted from .5 on.
-      exclusive: whether an image has one class; else any of them, each by itself.
+        of multi-label ones, which are predicted from .5 on.
+      multi_label: whether an image has any number of classes; else one.
     """
 
     temperature: float = 1.0
     threshold: float | None = None
-    exclusive: bool = True
+    multi_label: bool = False
 
     def __post_init__(self) -> None:
         if not self.temperature > 0:
@@ -36,16 +36,16 @@ class Calibration:
 
     @property
     def cut(self) -> float:
-        """Where `metrics` is to cut the calibrated probability of class 1."""
+        """The threshold of the calibrated probability of class 1 that metrics are to take."""
         return 0.5 if self.threshold is None else self.threshold
 
     def __call__(self, probabilities: Any) -> jax.Array:
         """Probabilities [...,K] of a softmax, or of sigmoids -> those of the divided logits."""
         log = lambda p: jnp.log(jnp.maximum(p, float(np.finfo(np.float32).tiny)))
-        if self.exclusive:
-            return jax.nn.softmax(log(probabilities) / self.temperature)
-        logits = log(probabilities) - log(1 - probabilities)
-        return jax.nn.sigmoid(logits / self.temperature)
+        if self.multi_label:
+            logits = log(probabilities) - log(1 - probabilities)
+            return jax.nn.sigmoid(logits / self.temperature)
+        return jax.nn.softmax(log(probabilities) / self.temperature)
 
 
 def fit(probabilities: np.ndarray, labels: np.ndarray) -> Calibration:
@@ -55,16 +55,14 @@ def fit(probabilities: np.ndarray, labels: np.ndarray) -> Calibration:
 
     Args:
       probabilities: [N,K] of a softmax, or of sigmoids.
-      labels: integers [N] in 0..K-1; or, of independent classes, [N,K] of 0 and 1.
+      labels: integers [N] in 0..K-1; or, multi-label, [N,K] of 0 and 1.
 
     Raises:
       ValueError: the shapes disagree, there is no image or a label has no class.
     """
-    probabilities, labels = metrics.check_classification(
-        probabilities, labels, np.shape(probabilities)[-1]
-    )
-    exclusive = labels.ndim == 1
-    if not exclusive:  # as many images of two classes
+    probabilities, labels = check_classification(probabilities, labels, np.shape(probabilities)[-1])
+    multi_label = labels.ndim == 2
+    if multi_label:  # as many images of two classes
         probabilities = np.stack([1 - probabilities, probabilities], axis=-1).reshape(-1, 2)
         labels = labels.ravel()
     logits = np.log(np.maximum(probabilities, np.finfo(np.float32).tiny))
@@ -77,9 +75,34 @@ def fit(probabilities: np.ndarray, labels: np.ndarray) -> Calibration:
 
     # Of the logarithm of the temperature the loss has one valley.
     bounds = (np.log(_COLDEST), np.log(_HOTTEST))
-    found = scipy.optimize.minimize_scalar(cross_entropy, bounds=bounds, method="bounded")
-    calibration = Calibration(float(np.exp(found.x)), exclusive=exclusive)
-    if logits.shape[1] != 2 or not exclusive:
+    best = scipy.optimize.minimize_scalar(cross_entropy, bounds=bounds, method="bounded")
+    calibration = Calibration(float(np.exp(best.x)), multi_label=multi_label)
+    if logits.shape[1] != 2 or multi_label:
         return calibration
-    threshold = metrics.best_threshold(np.asarray(calibration(probabilities)), labels)
+    threshold = best_threshold(np.asarray(calibration(probabilities)), labels)
     return dataclasses.replace(calibration, threshold=threshold)
+
+
+def best_threshold(probabilities: np.ndarray, labels: np.ndarray) -> float:
+    """The threshold on the probability of class 1 with the highest accuracy.
+
+    Meant for the validation set, whose mix of classes it takes over. The candidates are the
+    middles between neighbouring scores, one below all (0) and one above all (just over 1); of
+    equally good ones the closest to 0.5.
+
+    Args:
+      probabilities: `[N, 2]` in [0, 1].
+      labels: 0 or 1, `[N]`.
+
+    Raises:
+      ValueError: the shapes disagree, there is no image or a label has no class.
+    """
+    probabilities, labels = check_classification(probabilities, labels, 2)
+    scores, positions = np.unique(probabilities[:, 1], return_inverse=True)
+    middles = (scores[:-1] + scores[1:]) / 2
+    candidates = np.concatenate([[0.0], middles, [np.nextafter(1.0, 2.0)]])
+    # Each step up turns the images of one score negative: right for class 0, wrong for class 1.
+    gains = np.bincount(positions, weights=1 - 2 * labels)
+    correct = labels.sum() + np.concatenate([[0.0], gains.cumsum()])
+    best = candidates[correct == correct.max()]
+    return float(best[np.abs(best - 0.5).argmin()])

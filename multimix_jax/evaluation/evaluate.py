@@ -7,7 +7,8 @@ from typing import Any, Protocol
 import numpy as np
 
 from multimix_jax.errors import UsageError
-from multimix_jax.evaluation import metrics
+from multimix_jax.evaluation import classification, segmentation
+from multimix_jax.evaluation.intervals import percentile_interval, summarize
 from multimix_jax.evaluation.calibration import Calibration
 from multimix_jax.labels import LabelSpec
 from multimix_jax.names import Head
@@ -119,7 +120,7 @@ def measure(
             name: np.array([rows[index].get(name, np.nan) for index in measured], float)
             for name in names
         }
-        summary |= {k: dict(v) for k, v in metrics.summarize(per_image).items()}
+        summary |= {k: dict(v) for k, v in summarize(per_image).items()}
     known = predictions.has_label
     if predictions.classes is not None and known.any():
         probabilities, labels = predictions.classes[known], predictions.labels[known]
@@ -147,7 +148,7 @@ def _mask_metrics(predictions: Predictions, index: int) -> dict[str, float]:
     values = {}
     for head, masks in predictions.masks.items():
         channels = [
-            metrics.segmentation_metrics(
+            segmentation.segmentation_metrics(
                 masks[index][..., channel],
                 truth[..., channel],
                 spacing=spacing.tolist() if (spacing > 0).all() else None,
@@ -171,7 +172,7 @@ def _class_metrics(
     intervals: bool,
 ) -> Summary:
     def measure_at(probabilities: np.ndarray, threshold: float = 0.5) -> Summary:
-        values = metrics.classification_metrics(
+        values = classification.classification_metrics(
             probabilities, labels, class_names=class_names, threshold=threshold
         )
         # What one class alone leaves undefined, such as AUROC, is left out.
@@ -181,11 +182,11 @@ def _class_metrics(
             if not np.isnan(value)
         }
         if intervals:
-            drawn = metrics.classification_resamples(
+            drawn = classification.classification_resamples(
                 probabilities, labels, class_names=class_names, threshold=threshold
             )
             for name, entry in summary.items():
-                entry["ci95"] = metrics.percentile_interval(drawn[name])
+                entry["ci95"] = percentile_interval(drawn[name])
         return summary
 
     summary = measure_at(probabilities)

@@ -146,9 +146,7 @@ class ConsistencyObjective(JointObjective):
         transforms = jax.vmap(draw, in_axes=(0, None, None))(keys, *images.shape[1:3])
         return functools.partial(jax.vmap(apply_transform), transforms)
 
-    def _augment_intensity(
-        self, stream: Stream, images: jax.Array, keys: ExampleKeys
-    ) -> jax.Array:
+    def _augment_intensity(self, stream: Stream, images: jax.Array, keys: ExampleKeys) -> jax.Array:
         if not self.intensity or stream == Stream.SEG_LABELED:
             return images
         images = jax.vmap(augment_intensity)(keys(f"{stream}/appearance", len(images)), images)

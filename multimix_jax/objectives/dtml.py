@@ -16,10 +16,10 @@ from multimix_jax.labels import LabelSpec
 from multimix_jax.models.unet import UNet
 from multimix_jax.models.vnet import VNet
 from multimix_jax.names import Component, Stream
-from multimix_jax.ops.distance import signed_distance
 from multimix_jax.objectives.base import Batch, Method, Metrics, make_checked
 from multimix_jax.objectives.dtml_network import TEACHER, DtmlNetwork, as_float
 from multimix_jax.objectives.joint import dropout_keys
+from multimix_jax.ops.distance import signed_distance
 from multimix_jax.state import TrainState
 
 LABELED, UNLABELED = Stream.SEG_LABELED, Stream.SEG_UNLABELED

@@ -214,9 +214,7 @@ class JointObjective:
         return terms, monitors
 
     def _pseudo_labels(self, logits: jax.Array) -> tuple[jax.Array, jax.Array]:
-        return losses.pseudo_labels(
-            logits, threshold=self.threshold, multi_label=self.multi_label
-        )
+        return losses.pseudo_labels(logits, threshold=self.threshold, multi_label=self.multi_label)
 
     def _apply(self, params: Any, *args: Any, method: str) -> Any:
         return self.model.apply({"params": params}, *args, method=method)

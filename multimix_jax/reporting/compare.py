@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from multimix_jax.errors import UsageError
-from multimix_jax.evaluation import metrics
+from multimix_jax.evaluation import classification, intervals
 from multimix_jax.names import BASELINE, Checkpoint
 from multimix_jax.runs import workdir
 from multimix_jax.runs.record import SWITCHES, FinishedRun, Images
@@ -139,7 +139,7 @@ def summarize(groups: Sequence[Group]) -> list[dict[str, Any]]:
                     "n": entry["n"],
                     "mean": float(values.mean()),
                     "std": float(values.std(ddof=1)) if len(values) > 1 else None,
-                    "ci95": metrics.percentile_interval(samples[metric]),
+                    "ci95": intervals.percentile_interval(samples[metric]),
                     "values": values.tolist(),
                 }
                 if checkpoint != BASELINE:
@@ -164,13 +164,13 @@ def _resampled(
     drawn: dict[str, list[np.ndarray]] = {}
     for run, images, _ in tested:
         resampled = {
-            name: metrics.mean_resamples(values[~np.isnan(values)])
+            name: intervals.mean_resamples(values[~np.isnan(values)])
             for name, values in images.columns.items()
             if name != "label" and not name.startswith(("label_", "probability_"))
         }
         if images.class_names:
             at = functools.partial(
-                metrics.classification_resamples,
+                classification.classification_resamples,
                 labels=images.labels,
                 class_names=images.class_names,
             )
@@ -343,7 +343,7 @@ def _difference(
         p = float(test.pvalue)
     return {
         "difference": float(mean.mean()),
-        "ci95": metrics.percentile_interval(metrics.mean_resamples(mean)),
+        "ci95": intervals.percentile_interval(intervals.mean_resamples(mean)),
         "by_seed": {seed: float(values.mean()) for seed, values in differences.items()},
         "n": len(mean),
         "p": p,
@@ -364,7 +364,7 @@ def _auroc_difference(pairs: Mapping[int, tuple[Images, Images]]) -> dict[str, A
         return None
     return {
         "difference": float(np.mean(list(by_seed.values()))),
-        "ci95": metrics.percentile_interval(np.mean(samples, axis=0)),
+        "ci95": intervals.percentile_interval(np.mean(samples, axis=0)),
         "by_seed": by_seed,
         "n": len(both[0].labels),
         "p": None,
@@ -375,8 +375,8 @@ def _auroc_difference(pairs: Mapping[int, tuple[Images, Images]]) -> dict[str, A
 def _auroc(images: Images) -> tuple[float, np.ndarray]:
     """AUROC, and on sets of images drawn anew [R]."""
     of_images, names = (images.probabilities, images.labels), images.class_names
-    whole = metrics.classification_metrics(*of_images, class_names=names)
-    drawn = metrics.classification_resamples(*of_images, class_names=names)
+    whole = classification.classification_metrics(*of_images, class_names=names)
+    drawn = classification.classification_resamples(*of_images, class_names=names)
     return whole["auroc"], drawn["auroc"]
 
 

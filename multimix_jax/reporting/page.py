@@ -17,7 +17,7 @@ from PIL import Image
 
 from multimix_jax import atomic
 from multimix_jax.errors import UsageError
-from multimix_jax.evaluation import metrics
+from multimix_jax.evaluation import classification, curves
 from multimix_jax.evaluation.calibration import Calibration
 from multimix_jax.names import BASELINE, Checkpoint
 from multimix_jax.reporting import figures
@@ -219,14 +219,14 @@ def _class_curves(run: FinishedRun) -> list[Element]:
                 if len(images.class_names) == 2 and index == 0 and images.labels.ndim == 1:
                     continue  # says the same as the other class
                 scores = images.probabilities[:, index]
-                positive = metrics.of_class(images.labels, index)
+                positive = classification.of_class(images.labels, index)
                 title = f"{which}, {name}"
-                roc.append((title, *metrics.roc_curve(scores, positive)))
-                calibration.append((title, *metrics.reliability_curve(scores, positive)))
+                roc.append((title, *curves.roc_curve(scores, positive)))
+                calibration.append((title, *curves.reliability_curve(scores, positive)))
                 chosen = run.calibration(which)
                 if chosen is not None:
                     scores = np.asarray(chosen(images.probabilities))[:, index]
-                    curve = metrics.reliability_curve(scores, positive)
+                    curve = curves.reliability_curve(scores, positive)
                     calibration.append((f"{title}, calibrated", *curve))
         if not roc:
             continue

@@ -8,7 +8,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from multimix_jax.evaluation import metrics
+from multimix_jax.evaluation.curves import reliability_curve, roc_curve
 from multimix_jax.reporting import figures
 from multimix_jax.reporting.compare import Group, comparable
 from multimix_jax.runs.record import FinishedRun, Images, image_of
@@ -208,7 +208,7 @@ def _roc(
     at = np.linspace(0, 1, 201)
     curves = []
     for _, one in tested:
-        curves.append(np.interp(at, *metrics.roc_curve(one.probabilities[:, 1], one.labels > 0)))
+        curves.append(np.interp(at, *roc_curve(one.probabilities[:, 1], one.labels > 0)))
     panel.plot(at, np.mean(curves, axis=0), color=color, label=system, linewidth=1.2)
     panel.set_xlabel("false positive rate")
     panel.set_ylabel("true positive rate")
@@ -235,7 +235,7 @@ def _calibration(
         ways.append(("--", f"{system}, calibrated", calibrated))
     for style, label, found in ways:
         probability = np.concatenate([one[:, 1] for one in found])
-        curve = metrics.reliability_curve(probability, truth)
+        curve = reliability_curve(probability, truth)
         panel.plot(*curve, style, color=color, label=label, marker="o", markersize=3)
     panel.set_xlabel("predicted probability of class 1")
     panel.set_ylabel("share of class 1")

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from multimix_jax.errors import UsageError
-from multimix_jax.evaluation import metrics
+from multimix_jax.evaluation import classification
 from multimix_jax.evaluation.calibration import Calibration
 from multimix_jax.names import Checkpoint
 from multimix_jax.runs import workdir
@@ -68,7 +68,7 @@ class Images:
         """float [N], 1 where the class is right at .5, the share of independent classes that are,
         NaN without a label."""
         correct = np.full(len(self.ids), np.nan)
-        correct[self._labelled] = metrics.share_right(self.probabilities, self.labels)
+        correct[self._labelled] = classification.share_right(self.probabilities, self.labels)
         return correct
 
     @property
@@ -243,7 +243,7 @@ class FinishedRun:
         return Calibration(
             1.0 if temperature is None else float(temperature),
             None if threshold is None else float(threshold),
-            exclusive=bool(chosen.get("exclusive", True)),
+            multi_label=bool(chosen.get("multi_label", False)),
         )
 
     def trained_on(self, data_set: str, task: str) -> bool:

@@ -34,7 +34,7 @@ from multimix_jax.training import parallel
 from multimix_jax.training.checkpoint import Checkpoints, newest_step
 from multimix_jax.training.loop import Progress, check_data, restore, train
 from multimix_jax.training.metric_writer import MetricWriter
-from multimix_jax.training.preemption import Stopping
+from multimix_jax.training.preemption import PreemptionGuard
 
 PyTree = Any
 _AT_ONCE = 4  # images whose saliency is computed together
@@ -95,12 +95,12 @@ class Run:
     data: RunData
     observer: Observer
 
-    def train(self, stopping: Stopping) -> None:
+    def train(self, guard: PreemptionGuard) -> None:
         """Trains to the last step, from the last checkpoint if there is one; see `loop.train`.
 
         Raises:
           UsageError: the data do not belong to the network, or to the run in the folder.
-          Stopped: by a signal; all was saved.
+          Preempted: by a signal; all was saved.
         """
         spread, steps = self.programs.spread, self.spec.training.steps
         state = spread.put_state(self._initial_state())
@@ -113,7 +113,7 @@ class Run:
         with Checkpoints(self.path) as checkpoints:
             state, progress = restore(checkpoints, state, Progress(data=self.data.digest))
             start = int(state.step)
-            stopping.begin(start, functools.partial(newest_step, self.path, Checkpoint.LAST))
+            guard.begin(start, functools.partial(newest_step, self.path, Checkpoint.LAST))
             with MetricWriter(self.path, start, silent=not writes) as writer:
                 if start == 0 and writes:
                     self.observer.trained_on(self._views())
@@ -127,7 +127,7 @@ class Run:
                     writer=writer,
                     checkpoints=checkpoints,
                     progress=progress,
-                    stopping=stopping,
+                    guard=guard,
                 )
 
     def evaluate(self) -> dict[str, Any]:

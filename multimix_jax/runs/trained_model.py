@@ -104,7 +104,7 @@ def read_model(source: pathlib.Path, which: Checkpoint, dtype: str | None = None
         spec=spec,
         labels=labels,
         calibration=_calibration(source, which, step)
-        or Calibration(exclusive=not labels.multi_label),
+        or Calibration(multi_label=labels.multi_label),
         source={"run": source.resolve().name, "checkpoint": which, "step": step, **described},
     )
 

@@ -14,7 +14,7 @@ from multimix_jax.state import TrainState
 from multimix_jax.training import parallel
 from multimix_jax.training.checkpoint import Checkpoints
 from multimix_jax.training.metric_writer import MetricWriter
-from multimix_jax.training.preemption import Stopped, Stopping
+from multimix_jax.training.preemption import Preempted, PreemptionGuard
 
 PyTree = Any
 
@@ -163,7 +163,7 @@ def train(
     writer: MetricWriter,
     checkpoints: Checkpoints,
     progress: Progress,
-    stopping: Stopping,
+    guard: PreemptionGuard,
 ) -> TrainState:
     """Trains from `state.step` to `steps`; what it wrote up to there is as if never interrupted.
 
@@ -177,13 +177,13 @@ def train(
       writer: of metrics.
       checkpoints: to save to.
       progress: updated in place.
-      stopping: asked after each step.
+      guard: asked after each step.
 
     Returns:
       The state after the last step.
 
     Raises:
-      Stopped: by SIGTERM or SIGINT; the state was saved.
+      Preempted: by SIGTERM or SIGINT; the state was saved.
       UsageError: too many steps in a row were not finite.
     """
     begun, before = time.monotonic(), progress.seconds
@@ -202,7 +202,7 @@ def train(
             bar.update()
             log.fetch(progress)
             log.note(step, metrics)
-            stop = stopping.requested(step)
+            stop = guard.requested(step)
             evaluate = step == steps or step % cadence.eval_every == 0
             if not (evaluate or stop or step % cadence.checkpoint_every == 0):
                 continue
@@ -220,5 +220,5 @@ def train(
                     save(Checkpoint.BEST)
             save(Checkpoint.LAST)
             if stop and step < steps:
-                raise Stopped(f"stopped after step {step} of {steps}; the same command goes on")
+                raise Preempted(f"stopped after step {step} of {steps}; the same command goes on")
     return state

@@ -9,7 +9,6 @@ import threading
 import time
 from collections.abc import Callable
 from types import FrameType
-from typing import Any
 
 import jax
 from tqdm import tqdm
@@ -21,11 +20,11 @@ NOTHING_UNSAVED = 8.0  # seconds to end by itself in, where no step would be los
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
-class Stopped(Exception):
+class Preempted(Exception):
     """Training was stopped from outside; everything was saved."""
 
 
-class Stopping(contextlib.AbstractContextManager):
+class PreemptionGuard(contextlib.AbstractContextManager):
     """Notes SIGTERM and SIGINT, for a training loop to ask for; ends the process where none does.
 
     While there are steps that no checkpoint on disk holds, the loop has `grace_period` seconds to
@@ -42,32 +41,29 @@ class Stopping(contextlib.AbstractContextManager):
         self._grace_period = grace_period
         self._on_disk: Callable[[], int] = lambda: 0
         self._step = 0
+        self._signaled, self._left = threading.Event(), threading.Event()
+        self._any_signaled: jax.Array | None = None
+        self._undo = contextlib.ExitStack()
 
-    def __enter__(self) -> "Stopping":
-        self._noted = threading.Event()
-        self._left = threading.Event()
-        self._asked: jax.Array | None = None
-        self._before: dict[int, Any] = {}
-        if threading.current_thread() is threading.main_thread():  # only that may listen
-            # A thread hears the bytes that Python writes here even while the main one computes.
-            self._ear, self._mouth = socket.socketpair()
-            self._mouth.setblocking(False)
-            self._fd_before = signal.set_wakeup_fd(self._mouth.fileno())
-            for number in _SIGNALS:
-                self._before[number] = signal.signal(number, _ignore)
-            self._thread = threading.Thread(target=self._listen, daemon=True)
-            self._thread.start()
+    def __enter__(self) -> "PreemptionGuard":
+        if threading.current_thread() is not threading.main_thread():
+            return self  # Python hands signals to the main thread alone
+        # Python's own handlers wait until the main thread has left XLA; the numbers of the signals
+        # are written to the wakeup file descriptor at once, for a thread to read.
+        receiver, sender = socket.socketpair()
+        sender.setblocking(False)
+        listener = threading.Thread(target=self._listen, args=(receiver,), daemon=True)
+        listener.start()
+        for undo in (receiver.close, listener.join, sender.close):
+            self._undo.callback(undo)
+        self._undo.callback(signal.set_wakeup_fd, signal.set_wakeup_fd(sender.fileno()))
+        for number in _SIGNALS:
+            self._undo.callback(signal.signal, number, signal.signal(number, _ignore))
         return self
 
     def __exit__(self, *exc_info: object) -> None:
         self._left.set()
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
-        if self._before:
-            signal.set_wakeup_fd(self._fd_before)
-            self._mouth.close()
-            self._thread.join()
-            self._ear.close()
+        self._undo.close()
 
     def begin(self, step: int, on_disk: Callable[[], int]) -> None:
         """A training loop begins after `step`, which a checkpoint holds, or which is 0.
@@ -83,25 +79,26 @@ class Stopping(contextlib.AbstractContextManager):
         so for any of them one step ago, so that the device never waits for the host."""
         self._step = step
         if jax.process_count() == 1:
-            return self._noted.is_set()
-        before, self._asked = self._asked, parallel.any_process(self._noted.is_set())
+            return self._signaled.is_set()
+        before = self._any_signaled
+        self._any_signaled = parallel.any_process(self._signaled.is_set())
         return before is not None and bool(before)
 
-    def _listen(self) -> None:
-        while numbers := self._ear.recv(16):
+    def _listen(self, receiver: socket.socket) -> None:
+        while numbers := receiver.recv(16):
             received = [number for number in numbers if number in _SIGNALS]
             if not received:
                 continue
-            if self._noted.is_set() and signal.SIGINT in received:
+            if self._signaled.is_set() and signal.SIGINT in received:
                 os._exit(128 + signal.SIGINT)
-            if not self._noted.is_set():
-                self._noted.set()
+            if not self._signaled.is_set():
+                self._signaled.set()
                 name = signal.Signals(received[0]).name
-                threading.Thread(target=self._insist, args=(name,), daemon=True).start()
+                threading.Thread(target=self._end_in_time, args=(name,), daemon=True).start()
 
-    def _insist(self, name: str) -> None:
+    def _end_in_time(self, name: str) -> None:
         """Says at once what is waited for, and ends the process when it has taken too long."""
-        begun = calm_since = time.monotonic()
+        begun = saved_since = time.monotonic()
         if self._unsaved():
             most = f"up to {self._grace_period:g} s (config.grace_period)"
             _say(f"{name}: waiting for the step and its checkpoint, {most}")
@@ -110,10 +107,10 @@ class Stopping(contextlib.AbstractContextManager):
         while not self._left.wait(0.1):
             now, unsaved = time.monotonic(), self._unsaved()
             if unsaved:
-                calm_since = now
+                saved_since = now
                 waited, limit = now - begun, self._grace_period
             else:
-                waited, limit = now - calm_since, NOTHING_UNSAVED
+                waited, limit = now - saved_since, NOTHING_UNSAVED
             if waited < limit:
                 continue
             lost = ""

@@ -6,7 +6,9 @@ import scipy.special
 from sklearn.metrics import log_loss
 
 from multimix_jax.evaluation import calibration
-from multimix_jax.evaluation.calibration import Calibration
+from multimix_jax.evaluation.calibration import Calibration, best_threshold
+from multimix_jax.evaluation.classification import classification_metrics
+from tests.evaluation.classification_test import names, random_classes
 
 
 def drawn(classes, count=4000, seed=0):
@@ -59,12 +61,12 @@ def test_the_threshold_is_of_calibrated_probabilities():
     assert found.threshold == pytest.approx(wanted, abs=0.01)
 
 
-def test_independent_classes():
+def test_multi_label():
     logits = np.random.default_rng(0).normal(0, 1.5, (2000, 3))
     labels = (np.random.default_rng(1).random((2000, 3)) < scipy.special.expit(logits)).astype(int)
     found = calibration.fit(scipy.special.expit(3 * logits), labels)
     assert found.temperature == pytest.approx(3, rel=0.1)
-    assert found.threshold is None and not found.exclusive
+    assert found.threshold is None and found.multi_label
     got = found(scipy.special.expit(3 * logits))
     np.testing.assert_allclose(got, scipy.special.expit(3 * logits / found.temperature), atol=1e-5)
     at = lambda t: log_loss(labels.ravel(), scipy.special.expit(3 * logits / t).ravel())
@@ -74,3 +76,48 @@ def test_independent_classes():
 def test_labels_that_are_no_classes():
     with pytest.raises(ValueError, match="leave unlabelled images out"):
         calibration.fit(np.full((2, 2), 0.5), np.array([0, -1]))
+
+
+@pytest.mark.parametrize(
+    ("positive", "labels", "want"),
+    [
+        ([0.1, 0.2, 0.6, 0.9], [0, 0, 1, 1], 0.4),
+        ([0.1, 0.2, 0.3, 0.9], [1, 0, 1, 0], 0.25),
+        ([0.3, 0.3, 0.7], [1, 1, 1], 0.0),
+        ([0.3, 1.0], [0, 0], 1.0),
+    ],
+)
+def test_best_threshold_by_hand(positive, labels, want):
+    positive = np.asarray(positive)
+    probabilities = np.stack([1 - positive, positive], 1)
+    got = best_threshold(probabilities, np.asarray(labels))
+    assert got == pytest.approx(want, abs=5e-8)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_no_threshold_is_more_accurate(dtype):
+    for seed in range(20):
+        probabilities, labels = random_classes(30, 2, seed, 2 if seed % 2 else 8)
+        probabilities = probabilities.astype(dtype)
+        threshold = best_threshold(probabilities, labels)
+        got = classification_metrics(
+            probabilities, labels, class_names=names(2), threshold=threshold
+        )
+        scores = probabilities[:, 1]
+        best = max(np.mean((scores >= t) == labels) for t in [*scores, 2.0])
+        assert got["accuracy"] == pytest.approx(best, abs=5e-8)
+
+
+@pytest.mark.parametrize(
+    ("shape", "labels", "words"),
+    [
+        ((4, 3), [0, 1, 0, 1], "2 columns"),
+        ((3, 2), [0, 1, 0, 1], "for 4 labels"),
+        ((0, 2), [], "at least one"),
+        ((4, 2), [0, 1, -1, 1], "unlabelled"),
+        ((4, 2), [0, 1, 2, 1], "expected 0 to 1"),
+    ],
+)
+def test_best_threshold_of_what_does_not_belong_together(shape, labels, words):
+    with pytest.raises(ValueError, match=words):
+        best_threshold(np.ones(shape), np.asarray(labels, int))

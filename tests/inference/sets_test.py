@@ -113,5 +113,3 @@ def test_the_same_answer_is_stretched_over_volumes():
     mask = np.arange(8.0).reshape(2, 4, 1, 1)
     same = Baseline({Head.MASK: mask})((), np.zeros((1, 4, 2, 3, 1)))[Head.MASK]
     np.testing.assert_array_equal(same[0, :, :, 2, 0], [[0, 2], [0, 2], [4, 6], [4, 6]])
-
-

@@ -181,7 +181,7 @@ def test_independent_classes(own, independent, tmp_path):
     assert row["class"] == "red|odd"
     assert predicted(run, image, tmp_path / "none", "--threshold=1")["class"] == ""
     model = read_model(run, Checkpoint.BEST)
-    assert not model.exclusive and not model.calibration.exclusive
+    assert not model.exclusive and model.calibration.multi_label
 
 
 def test_predictions_have_the_size_of_the_image(own, run, tmp_path):

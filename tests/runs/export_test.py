@@ -234,7 +234,9 @@ def test_faults(run, capsys, arguments, words):
     texts = {
         "damaged": "{",
         "lacking": "{}",
-        "windows": json.dumps(config | {"window": config["window"] | {"patch": [8, 8], "stride": [4, 4]}}),
+        "windows": json.dumps(
+            config | {"window": config["window"] | {"patch": [8, 8], "stride": [4, 4]}}
+        ),
         "wider": json.dumps(config | {"model": config["model"] | {"filters": [4, 16]}}),
         "begun": json.dumps(config),
     }

@@ -80,7 +80,10 @@ def test_what_is_out_of_range_is_refused(fields, message):
         ({"model": 3}, "model=3 is not a section of fields"),
         ({"window": {}}, r"config\.window\.patch is missing"),
         ({"speed": 1}, r"config\.speed is unknown; see configs/common\.py"),
-        ({"folder": {"images": "", "masks": "", "labels": "", "x": 1}}, r"config\.folder\.x is unk"),
+        (
+            {"folder": {"images": "", "masks": "", "labels": "", "x": 1}},
+            r"config\.folder\.x is unk",
+        ),
     ],
 )
 def test_fields_that_are_none_or_of_another_type(change, message):

@@ -17,10 +17,10 @@ PATIENCE = 30  # seconds, far more than anything here takes
 
 PROGRAM = """
 import time
-from multimix_jax import stopping
+from multimix_jax.training import preemption
 
 preemption.NOTHING_UNSAVED = 1.0
-with preemption.Stopping(60):
+with preemption.PreemptionGuard(60):
     print("ready", flush=True)
     {work}
 """
@@ -67,7 +67,7 @@ def raise_and_wait(number, capfd, words):
 
 @pytest.mark.parametrize("number", SIGNALS)
 def test_a_loop_that_asks_ends_by_itself(ended, capfd, number):
-    with preemption.Stopping(PATIENCE) as stop:
+    with preemption.PreemptionGuard(PATIENCE) as stop:
         stop.begin(0, lambda: 0)
         assert not stop.requested(1)
         raise_and_wait(number, capfd, "\n")
@@ -79,7 +79,7 @@ def test_a_loop_that_asks_ends_by_itself(ended, capfd, number):
 def test_a_slow_step_is_waited_for(ended, capfd, monkeypatch, number):
     """It takes longer than the process would live that has nothing to save."""
     monkeypatch.setattr(preemption, "NOTHING_UNSAVED", 0.1)
-    with preemption.Stopping(PATIENCE) as stop:
+    with preemption.PreemptionGuard(PATIENCE) as stop:
         stop.begin(4, lambda: 4)
         assert not stop.requested(5)
         said = raise_and_wait(number, capfd, "\n")
@@ -91,7 +91,7 @@ def test_a_slow_step_is_waited_for(ended, capfd, monkeypatch, number):
 
 
 def test_what_is_lost_when_the_time_is_up_is_said(ended, capfd):
-    with preemption.Stopping(0.3) as stop:
+    with preemption.PreemptionGuard(0.3) as stop:
         stop.begin(3, lambda: 5)
         stop.requested(8)
         said = raise_and_wait(signal.SIGTERM, capfd, "stopped")
@@ -107,7 +107,7 @@ def test_once_all_is_saved_the_process_does_not_wait(ended, capfd, monkeypatch):
     """The signal comes in the last step; then nobody asks, since the test sets are evaluated."""
     monkeypatch.setattr(preemption, "NOTHING_UNSAVED", 0.1)
     saved = threading.Event()
-    with preemption.Stopping(PATIENCE) as stop:
+    with preemption.PreemptionGuard(PATIENCE) as stop:
         stop.begin(0, lambda: 6 if saved.is_set() else 0)
         stop.requested(6)
         raise_and_wait(signal.SIGTERM, capfd, "waiting for the step")
@@ -118,7 +118,7 @@ def test_once_all_is_saved_the_process_does_not_wait(ended, capfd, monkeypatch):
 
 
 def test_a_second_interrupt_ends_at_once(ended, capfd):
-    with preemption.Stopping(PATIENCE):
+    with preemption.PreemptionGuard(PATIENCE):
         raise_and_wait(signal.SIGINT, capfd, "\n")
         signal.raise_signal(signal.SIGINT)
         assert ended[1].wait(PATIENCE)
@@ -127,7 +127,7 @@ def test_a_second_interrupt_ends_at_once(ended, capfd):
 
 def test_afterwards_signals_are_as_before():
     before = signal.getsignal(signal.SIGTERM)
-    with preemption.Stopping(PATIENCE) as stop:
+    with preemption.PreemptionGuard(PATIENCE) as stop:
         assert signal.getsignal(signal.SIGTERM) is not before
         assert not stop.requested(1)
     assert signal.getsignal(signal.SIGTERM) is before

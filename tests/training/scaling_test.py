@@ -8,7 +8,6 @@ import jax
 import numpy as np
 import optax
 import pytest
-from absl.testing import absltest
 
 from benchmarks import scaling
 from multimix_jax.training import parallel
@@ -63,43 +62,40 @@ def plan(devices, spelling="pmap", system="multimix"):
     return Plan(found, 4 * averaged, compiled.memory)
 
 
-class CollectivesTest(absltest.TestCase):
-    def test_of_a_program_written_by_hand(self):
-        want = [
-            ("all-reduce", 4 * 6 + 2 * 5 + 4),
-            ("all-gather", 8),
-            ("all-reduce", 4 * 7),
-            ("collective-permute", 0),
-        ]
-        self.assertEqual(scaling.collectives(PROGRAM), want)
-
-    def test_devices_exchange_gradients_and_metrics_alone(self):
-        found = plan(4)
-        self.assertEqual(found.exchanges, [("all-reduce", found.averaged)])
-
-    def of_256(self, *arguments):
-        with mock.patch.dict(os.environ):  # in_fake_devices changes it
-            many = scaling.in_fake_devices(plan, 256, 256, *arguments)
-        few = plan(4, *arguments)
-        self.assertEqual(many.exchanges, few.exchanges)
-        self.assertEqual(many.exchanges, [("all-reduce", many.averaged)])
-        self.assertLessEqual(many.memory, 1.01 * few.memory)
-
-    def test_256_devices_meet_once_and_take_no_more_memory_each(self):
-        self.of_256("pmap", "umtl")  # both tasks, but soon compiled
-
-    @pytest.mark.slow
-    def test_256_devices_of_the_full_system(self):
-        for spelling in ("pmap", "jit"):
-            with self.subTest(spelling):
-                self.of_256(spelling)
+def test_of_a_program_written_by_hand():
+    want = [
+        ("all-reduce", 4 * 6 + 2 * 5 + 4),
+        ("all-gather", 8),
+        ("all-reduce", 4 * 7),
+        ("collective-permute", 0),
+    ]
+    assert scaling.collectives(PROGRAM) == want
 
 
-class ExponentTest(absltest.TestCase):
-    def test_of_a_power(self):
-        sizes = np.asarray([2, 4, 16])
-        self.assertAlmostEqual(scaling.exponent(sizes, 3 * sizes**1.7), 1.7)
+def test_devices_exchange_gradients_and_metrics_alone():
+    found = plan(4)
+    assert found.exchanges == [("all-reduce", found.averaged)]
 
 
-if __name__ == "__main__":
-    absltest.main()
+def of_256(*arguments):
+    with mock.patch.dict(os.environ):  # in_fake_devices changes it
+        many = scaling.in_fake_devices(plan, 256, 256, *arguments)
+    few = plan(4, *arguments)
+    assert many.exchanges == few.exchanges
+    assert many.exchanges == [("all-reduce", many.averaged)]
+    assert many.memory <= 1.01 * few.memory
+
+
+def test_256_devices_meet_once_and_take_no_more_memory_each():
+    of_256("pmap", "umtl")  # both tasks, but soon compiled
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("spelling", ["pmap", "jit"])
+def test_256_devices_of_the_full_system(spelling):
+    of_256(spelling)
+
+
+def test_of_a_power():
+    sizes = np.asarray([2, 4, 16])
+    assert scaling.exponent(sizes, 3 * sizes**1.7) == pytest.approx(1.7, abs=5e-8)

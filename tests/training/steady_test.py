@@ -10,7 +10,7 @@ import pytest
 import launch
 from configs import multimix
 from multimix_jax.training import parallel
-from multimix_jax.training.preemption import Stopping
+from multimix_jax.training.preemption import PreemptionGuard
 from tests import process
 from tests.small_runs import prepare_phantoms, small_config
 
@@ -82,7 +82,7 @@ def train(folder, compiled, *, steps, checkpoint_every, system="multimix", leak=
             lost.append(np.ones(leak, np.uint8))
             yield batch
 
-    with process.only_new_garbage(), Stopping(grace_period=60) as stopping:
+    with process.only_new_garbage(), PreemptionGuard(grace_period=60) as stopping:
         watched_run = dataclasses.replace(run, batches=watched)
         watched_run.train(
             stopping,

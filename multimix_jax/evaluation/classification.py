@@ -1,0 +1,197 @@
+"""How well predicted classes and their probabilities agree with the labels of a set."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from multimix_jax.evaluation import intervals
+
+_CALIBRATION_BINS = 15
+
+
+def classification_metrics(
+    probabilities: np.ndarray,
+    labels: np.ndarray,
+    *,
+    class_names: Sequence[str],
+    threshold: float = 0.5,
+) -> dict[str, float]:
+    """How well predicted classes and their probabilities agree with the labels of a set.
+
+    Two classes: class 1 is the positive one, predicted where its probability is at least the
+    threshold. More: the most probable class; AUROC and average precision are the mean over each
+    class against the rest. balanced_accuracy is the mean recall of the classes that occur; F1 of
+    a class neither present nor predicted is 0. auroc counts ties half; average_precision is the
+    sum of precision times increase of recall. Both are NaN where only one class occurs. ece: the
+    expected calibration error (Guo et al. 2017) of the class predicted at 0.5, 15 equal bins.
+
+    Multi-label: each class is there or not, predicted from the threshold on; figures are the mean
+    over classes of those of two, and auroc_<name> of each class stands beside.
+
+    Args:
+      probabilities: `[N, K]` in [0, 1].
+      labels: integers `[N]` in 0..K-1; or, multi-label, `[N, K]` of 0 and 1.
+      class_names: K names, for the keys of F1.
+      threshold: on the probability of class 1, read for two classes and multi-label only.
+
+    Returns:
+      accuracy, balanced_accuracy, f1_<name> for each class, auroc, average_precision, ece.
+
+    Raises:
+      ValueError: the shapes disagree, there is no image or a label has no class.
+    """
+    weights = np.ones((1, len(labels)))
+    columns = _metrics_of_sets(probabilities, labels, weights, class_names, threshold)
+    return {name: float(column[0]) for name, column in columns.items()}
+
+
+def classification_resamples(
+    probabilities: np.ndarray,
+    labels: np.ndarray,
+    *,
+    class_names: Sequence[str],
+    threshold: float = 0.5,
+    seed: int = 0,
+    resamples: int = 1000,
+) -> dict[str, np.ndarray]:
+    """Each of the `classification_metrics` [R] over N images drawn with replacement, R times.
+
+    All metrics see the same resampled images. A resample without two classes has no AUROC and no
+    average precision, NaN; `percentile_interval` leaves those out.
+    """
+    weights = intervals.resampled_counts(len(labels), seed, resamples)
+    return _metrics_of_sets(probabilities, labels, weights, class_names, threshold)
+
+
+def predicted_classes(probabilities: np.ndarray, threshold: float = 0.5) -> np.ndarray:
+    """Classes [N] of probabilities [N,K], as in `classification_metrics`."""
+    if probabilities.shape[1] == 2:
+        return (probabilities[:, 1] >= threshold).astype(int)
+    return probabilities.argmax(1)
+
+
+def of_class(labels: np.ndarray, index: int) -> np.ndarray:
+    """bool [N]: which images are of a class, by labels [N], or [N,K] of multi-label."""
+    return labels[:, index] > 0 if labels.ndim == 2 else labels == index
+
+
+def share_right(probabilities: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """float [N]: 1 where the class is right at .5, else 0; multi-label, the share of classes."""
+    if labels.ndim == 2:
+        return ((probabilities >= 0.5) == (labels > 0)).mean(axis=1)
+    return (predicted_classes(probabilities) == labels).astype(float)
+
+
+def check_classification(
+    probabilities: np.ndarray, labels: np.ndarray, classes: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """The same as arrays; ValueError where they do not belong together."""
+    probabilities, labels = np.asarray(probabilities, np.float64), np.asarray(labels)
+    wanted = (len(labels), classes)
+    if probabilities.shape != wanted or labels.shape not in (wanted[:1], wanted) or not len(labels):
+        raise ValueError(
+            f"probabilities are {probabilities.shape} for {len(labels)} labels, expected one row "
+            f"per label, at least one, and {classes} columns, one per class"
+        )
+    largest = classes - 1 if labels.ndim == 1 else 1
+    if labels.min() < 0 or labels.max() > largest:
+        raise ValueError(
+            f"labels reach from {labels.min()} to {labels.max()}, expected 0 to {largest}: "
+            "leave unlabelled images out"
+        )
+    return probabilities, labels
+
+
+def _metrics_of_sets(
+    probabilities: np.ndarray,
+    labels: np.ndarray,
+    weights: np.ndarray,
+    class_names: Sequence[str],
+    threshold: float,
+) -> dict[str, np.ndarray]:
+    """The metrics of R sets at once, `[R]` each; row r counts image n `weights[r, n]` times."""
+    classes = len(class_names)
+    probabilities, labels = check_classification(probabilities, labels, classes)
+    if labels.ndim == 2:
+        return _multi_label_metrics(probabilities, labels, weights, class_names, threshold)
+    predicted = predicted_classes(probabilities, threshold)
+    cells = np.eye(classes * classes)[labels * classes + predicted]
+    confusion = (weights @ cells).reshape(-1, classes, classes)
+    present, guessed = confusion.sum(2), confusion.sum(1)
+    right = np.diagonal(confusion, axis1=1, axis2=2)
+    metrics = {
+        "accuracy": right.sum(1) / weights.sum(1),
+        "balanced_accuracy": _mean_of_defined(_ratio(right, present)),
+    }
+    f1 = 2 * right / np.maximum(present + guessed, 1)
+    metrics.update({f"f1_{name}": f1[:, k] for k, name in enumerate(class_names)})
+    positives = (1,) if classes == 2 else range(classes)
+    ranked = [_ranking(probabilities[:, k], labels == k, weights) for k in positives]
+    aurocs, precisions = zip(*ranked, strict=True)
+    metrics["auroc"] = _mean_of_defined(np.stack(aurocs, 1))
+    metrics["average_precision"] = _mean_of_defined(np.stack(precisions, 1))
+    metrics["ece"] = _calibration_error(probabilities, labels, weights)
+    return metrics
+
+
+def _multi_label_metrics(
+    probabilities: np.ndarray,
+    labels: np.ndarray,
+    weights: np.ndarray,
+    class_names: Sequence[str],
+    threshold: float,
+) -> dict[str, np.ndarray]:
+    """Of classes that are each there or not: the means over them, and F1 and AUROC of each."""
+    each = {}
+    for k, name in enumerate(class_names):
+        pair = np.stack([1 - probabilities[:, k], probabilities[:, k]], axis=1)
+        each[name] = _metrics_of_sets(pair, labels[:, k], weights, ("", name), threshold)
+
+    def mean(metric: str) -> np.ndarray:
+        return _mean_of_defined(np.stack([metrics[metric] for metrics in each.values()], 1))
+
+    return {
+        **{metric: mean(metric) for metric in ("accuracy", "balanced_accuracy")},
+        **{f"f1_{name}": metrics[f"f1_{name}"] for name, metrics in each.items()},
+        **{metric: mean(metric) for metric in ("auroc", "average_precision", "ece")},
+        **{f"auroc_{name}": metrics["auroc"] for name, metrics in each.items()},
+    }
+
+
+def _ranking(
+    scores: np.ndarray, positive: np.ndarray, weights: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """AUROC and average precision of R sets; NaN for a set without positives or negatives."""
+    order = np.argsort(-scores)
+    _, starts = np.unique(-scores[order], return_index=True)  # Equal scores count as one step.
+    hits = np.add.reduceat((weights * positive)[:, order], starts, axis=1)
+    misses = np.add.reduceat((weights * ~positive)[:, order], starts, axis=1)
+    hits_so_far, misses_so_far = hits.cumsum(1), misses.cumsum(1)
+    pairs = hits_so_far[:, -1] * misses_so_far[:, -1]
+    # Each negative is outranked by the positives before it, and by half of those beside it.
+    auroc = _ratio((misses * (hits_so_far - hits / 2)).sum(1), pairs)
+    precision = hits_so_far / np.maximum(hits_so_far + misses_so_far, 1)
+    average = _ratio((hits * precision).sum(1), np.where(pairs > 0, hits_so_far[:, -1], 0))
+    return auroc, average
+
+
+def _calibration_error(
+    probabilities: np.ndarray, labels: np.ndarray, weights: np.ndarray
+) -> np.ndarray:
+    """The expected calibration error [R] of R sets."""
+    predicted = predicted_classes(probabilities, 0.5)
+    confidence = probabilities[np.arange(len(labels)), predicted]
+    bins = np.ceil(confidence * _CALIBRATION_BINS).astype(int).clip(1, _CALIBRATION_BINS) - 1
+    gap = (predicted == labels) - confidence
+    gaps = weights @ (np.eye(_CALIBRATION_BINS)[bins] * gap[:, None])
+    return np.abs(gaps).sum(1) / weights.sum(1)
+
+
+def _ratio(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:
+    """A quotient that is NaN where the denominator is 0."""
+    return np.where(denominator > 0, numerator / np.where(denominator > 0, denominator, 1), np.nan)
+
+
+def _mean_of_defined(values: np.ndarray) -> np.ndarray:
+    """The mean of each row over what is not NaN; NaN where nothing is left."""
+    return _ratio(np.nansum(values, 1), (~np.isnan(values)).sum(1))
