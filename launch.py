@@ -10,13 +10,17 @@ config can be set: --config.steps=500.
 import contextlib
 import functools
 import gc
+import logging
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import jax
 from absl import app, flags
+from absl import logging as absl_logging
 from ml_collections import ConfigDict, config_flags
 
+import data_pipelines
 from configs import common, grid
 from data_pipelines import arguments, files
 from multimix_jax.commands import predict as predict_command
@@ -39,21 +43,26 @@ _PROCESSES = flags.DEFINE_integer("num_processes", None, "Processes that train t
 _PROCESS = flags.DEFINE_integer("process_id", None, "Which of them this is, from 0.")
 _CELL = flags.DEFINE_integer("cell", None, "Run only this one of a grid, counted from 0.")
 
+_OF_DATA = ("seg_data", "cls_data", "seg_labels", "cls_labels", "class_multiple", "split_seed")
 ERRORS = (UsageError, common.ConfigError)
 
 
-def open_data(spec: RunSpec, streams: Sequence[Stream]) -> RunData:
+def open_data(config: Mapping[str, Any], spec: RunSpec, streams: Sequence[Stream]) -> RunData:
     """The data of a run; the first process prepares them."""
     from data_pipelines import run_data  # here, since TensorFlow takes seconds to import
 
+    how, d = arguments.preparation(config), spec.data
+    load = functools.partial(data_pipelines.load, cache_bytes=int(d.cache_gib * 2**30), **how)
+    own = [name for name in dict.fromkeys((d.seg_data, d.cls_data)) if name.startswith("folder")]
     return run_data.open_run(
-        spec.data,
         streams,
+        load=lambda name: parallel.first_goes_first(functools.partial(load, name)),
+        test_data=d.tests,
         batch_size=spec.training.batch_size,
-        channels=spec.model.get("in_channels", 1),
         seed=spec.seed,
-        one_first=parallel.first_goes_first,
         process=(jax.process_index(), jax.process_count()),
+        contents=data_pipelines.contents(own, **how),
+        **{name: getattr(d, name) for name in _OF_DATA},
     )
 
 
@@ -62,6 +71,8 @@ def launch(c: ConfigDict, workdir: str, mode: str = "train", cell: int | None = 
     if cell is not None and "grid" not in c:
         raise UsageError(f"--cell={cell} is for grids (--config=configs/grid.py)")
     parallel.keep_compiled()
+    absl_logging.set_verbosity(absl_logging.FATAL)  # orbax reports its every step and error
+    logging.getLogger("data_pipelines").setLevel(logging.INFO)
     try:
         with PreemptionGuard(c.grace_period) as guard:
             run = functools.partial(run_one, open_data=open_data, guard=guard, mode=mode)

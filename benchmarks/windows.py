@@ -46,7 +46,7 @@ def main() -> None:
     like = jax.eval_shape(lambda: objective.init(jax.random.key(0), c.size))
     like = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), like)
     step, variables = read_variables(args.run, Checkpoint.BEST, like)
-    examples = data_pipelines.load(c.seg_data, **preparation(c))
+    examples = data_pipelines.load(c.seg_data, **preparation(c.to_dict()))
     ids = json.loads((args.run / workdir.IDS).read_text(encoding="utf-8"))["test"][c.seg_data]
     chosen = np.flatnonzero(np.isin(examples.ids, ids))[: 2 if args.quick else None]
 

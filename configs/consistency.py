@@ -5,11 +5,11 @@
 
 Arguments: method (one of SYSTEMS), seg_labels, cls_labels (a number or "all"), size, steps, seed.
 
-Spatial augmentation of every image, with its mask, and intensity augmentation of those with classes;
-a moving average of the weights as the teacher of pseudo-labels, and as what is evaluated; in a step
-four times as many images in each class stream, at a tenth of the weight; AdamW. The network is the
-published one without the bridge and without dropout. docs/results.md has what each part is worth,
-docs/lab/experiments.md what else was tried.
+Spatial augmentation of every image, with its mask, and intensity augmentation of those with
+classes; a moving average of the weights as the teacher of pseudo-labels, and as what is evaluated;
+in a step four times as many images in each class stream, at a tenth of the weight; AdamW. The
+network is the published one without the bridge and without dropout. docs/results.md has what each
+part is worth, docs/lab/experiments.md what else was tried.
 """
 
 import ml_collections

@@ -5,8 +5,8 @@
 Arguments: images, masks (a folder of the same names, or of a folder for each class), labels (a
 table image,label, or image and a column of 0 and 1 for each finding), of which masks or labels may
 be left out; method (one of configs/multimix.py, by default the fullest that the data allow, or of
-the recipe, configs/consistency.py); seg_labels, cls_labels (how many may be used, a number or "all");
-size; fit (squash or pad); channels (1 or 3); seed. docs/own_data.md has the formats.
+the recipe, configs/consistency.py); seg_labels, cls_labels (how many may be used, a number or
+"all"); size; fit (squash or pad); channels (1 or 3); seed. docs/own_data.md has the formats.
 """
 
 import ml_collections

@@ -2,12 +2,12 @@
 
     python launch.py --config=configs/grid.py:systems=umtl+enc,budgets=100/10+all/all,seeds=0+1
     python launch.py --config=configs/grid.py:experiment=dtml,data=la,budgets=16+8,seeds=0+1+2
-    python launch.py --config=configs/grid.py:experiment=consistency,size=64,systems=consistency+enc_augmented
+    python launch.py --config=configs/grid.py:experiment=consistency,systems=all,size=64
 
-Arguments: experiment, multimix, dtml or consistency; systems, names of its file or "all" (of multimix and
-dtml those of the published tables); budgets, class labels/masks, numbers or "all", or masks alone;
-seeds; each a list joined by "+"; and what the experiment takes (size, data, ...). Fields set with
---config.FIELD=VALUE hold for all runs, but for those that these arguments set.
+Arguments: experiment, multimix, dtml or consistency; systems, names of its file or "all" (of
+multimix and dtml those of the published tables); budgets, class labels/masks, numbers or "all", or
+masks alone; seeds; each a list joined by "+"; and what the experiment takes (size, data, ...).
+Fields set with --config.FIELD=VALUE hold for all runs, but for those that these arguments set.
 """
 
 import itertools

@@ -2,7 +2,7 @@
 
 import os
 import types
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -74,6 +74,19 @@ def make_builder(
     if name in _OF_VOLUMES or (kind == "folder3d" and subdir):
         return _OF_VOLUMES[kind](**options)
     raise DataError(f"no data set is named {name!r}; use one of {', '.join(NAMES)}")
+
+
+def contents(names: Sequence[str], **options: Any) -> dict[str, str]:
+    """Digests of what the own folders among some sets hold, by kind of file, wherever they lie.
+
+    Args:
+        names: of data sets.
+        options: as for `load`.
+    """
+    builders = [make_builder(name, **options) for name in names if name.split(":")[0] == "folder"]
+    each = [builder.contents() for builder in builders if isinstance(builder, Folder)]
+    kinds = ("images", "masks", "labels") if each else ()
+    return {kind: ",".join(one[kind] for one in each if one[kind]) for kind in kinds}
 
 
 def load(name: str, *, cache_bytes: int = 4 * 2**30, **options: Any) -> Examples:

@@ -1,9 +1,12 @@
 """What commands take from their arguments, and from the config that these name."""
 
 import os
-from collections.abc import Sequence
+import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+from absl import flags
 
 from data_pipelines import exclude
 from data_pipelines.errors import DataError
@@ -12,24 +15,44 @@ from data_pipelines.errors import DataError
 RENAMED = {
     "fix_list": "use --exclude_list",
     "config.leave_out": "use --config.exclude",
+    "config.components": "use --config.keep_largest",
+    "config.objective.mirror": "use --config.flips",
+    "config.objective.exclusive": "leave it out, since the data say so",
+    "config.objective.pose": "use --config.objective.spatial",
+    "config.objective.weak_pose": "use --config.objective.weak_spatial",
+    "config.objective.appearance": "use --config.objective.intensity",
 }
 
 
-def preparation(c: Any) -> dict[str, Any]:
-    """The fields of a config (see configs/common.py) that `make_builder` takes.
+def preparation(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields of a config (see configs/common.py), as nested dictionaries, that `make_builder`
+    takes.
 
     Raises:
         DataError: its list of examples to exclude cannot be read.
     """
-    return dict(
-        data_dir=c.data_dir,
-        prepared_dir=c.prepared_dir,
-        size=c.size,
-        fit=c.fit,
-        channels=c.model.get("in_channels", 1),
-        folder=c.folder.to_dict(),
-        exclude=exclude.read(c.exclude) if c.exclude else {},
+    names = ("data_dir", "prepared_dir", "size", "fit", "folder")
+    return {name: config[name] for name in names} | dict(
+        channels=config["model"].get("in_channels", 1),
+        exclude=exclude.read(config["exclude"]) if config["exclude"] else {},
     )
+
+
+def parse(argv: Sequence[str]) -> list[str]:
+    """absl's parser for commands with a --config; of what is wrong it says one line."""
+    try:
+        rest = flags.FLAGS([argv[0], *with_packaged(argv[1:])])
+        flags.FLAGS.config.lock()  # a file that cannot be read is noticed only when it is asked for
+        return rest
+    except BrokenPipeError:  # of --help
+        raise
+    except RecursionError:  # of absl, which looks for similar names
+        sys.exit("error: an argument is far too long or too deeply nested; shorten it")
+    except DataError as error:
+        sys.exit(f"error: {error}")
+    except (flags.Error, AttributeError, KeyError, OSError, TypeError, ValueError) as error:
+        reason = str(error).strip().splitlines()[-1].strip()
+        sys.exit(f"error: {reason} (fields of --config: see configs/common.py; help: --helpshort)")
 
 
 def with_packaged(arguments: Sequence[str]) -> list[str]:

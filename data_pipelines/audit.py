@@ -26,8 +26,8 @@ from absl import app, flags
 from ml_collections import config_flags
 
 import data_pipelines
-from data_pipelines import exclude, similarity
-from data_pipelines.arguments import preparation, with_packaged
+from data_pipelines import arguments, exclude, similarity
+from data_pipelines.arguments import preparation
 from data_pipelines.errors import DataError
 from data_pipelines.files import dicom, images
 from data_pipelines.prepare import SetBuilder, Source
@@ -296,7 +296,7 @@ def main(argv: list[str]) -> None:
     del argv
     values = flags.FLAGS
     try:
-        options = preparation(values.config) | {"exclude": {}}
+        options = preparation(values.config.to_dict()) | {"exclude": {}}
         names = _set_names(values.config)
         findings = audit({name: data_pipelines.make_builder(name, **options) for name in names})
     except DataError as error:
@@ -312,13 +312,6 @@ def main(argv: list[str]) -> None:
         sys.exit(1)
 
 
-def _parse_flags(argv: list[str]) -> list[str]:
-    try:
-        return app.parse_flags_with_usage([argv[0], *with_packaged(argv[1:])])
-    except DataError as error:
-        sys.exit(f"error: {error}")
-
-
 def run() -> None:
     """The command, as `multimix-audit` or `python -m data_pipelines.audit`."""
     sys.modules["__main__"].__doc__ = __doc__  # what --help shows
@@ -327,7 +320,7 @@ def run() -> None:
     flags.DEFINE_string("json", None, "File to write all findings to.")
     flags.DEFINE_string("exclude_list", None, "CSV file to write the examples to exclude to.")
     flags.mark_flag_as_required("config")
-    app.run(main, flags_parser=_parse_flags)
+    app.run(main, flags_parser=arguments.parse)
 
 
 if __name__ == "__main__":

@@ -89,12 +89,48 @@ class RunData:
       tests: to report on.
       label_spec: classes of the set that is classified and masks of the one that is segmented;
         empty where a task is not trained.
+      batch_size: images per stream and `Pool.multiple`, over all processes.
+      seed: of the order.
+      process: which of how many processes this is.
+      contents: digests of what folders of one's own hold, by kind of file.
     """
 
     streams: dict[Stream, Pool]
     validation: list[EvalSet]
     tests: list[EvalSet]
     label_spec: LabelSpec
+    batch_size: int
+    seed: int
+    process: tuple[int, int] = (0, 1)
+    contents: Mapping[str, str] = dataclasses.field(default_factory=dict)
+
+    @property
+    def images_per_step(self) -> int:
+        """Of all streams and processes."""
+        return self.batch_size * sum(pool.multiple for pool in self.streams.values())
+
+    def batches(self, start: int, stop: int) -> Iterator[streams.Batch]:
+        """Of the steps from `start` to `stop` - 1, this process's share; see
+        `streams.train_batches`."""
+        index, count = self.process
+        return streams.train_batches(
+            self.streams,
+            self.batch_size,
+            self.seed,
+            start,
+            stop,
+            process_index=index,
+            process_count=count,
+        )
+
+    def ids_of_step(self, step: int) -> dict[str, list[str]]:
+        """Ids of a step's examples, by stream."""
+        return streams.ids_of_step(self.streams, self.batch_size, self.seed, step)
+
+    @functools.cached_property
+    def baseline(self) -> dict[Head, np.ndarray]:
+        """The answer that looks at no image, see `baseline`."""
+        return baseline(self)
 
     @property
     def digest(self) -> str:
@@ -127,7 +163,10 @@ def open_run(
     cls_labels: int | str,
     seed: int,
     split_seed: int,
+    batch_size: int,
     class_multiple: int = 1,
+    process: tuple[int, int] = (0, 1),
+    contents: Mapping[str, str] | None = None,
 ) -> RunData:
     """Opens, and where need be prepares, all data sets of a run and divides them.
 
@@ -137,9 +176,10 @@ def open_run(
       seg_data, cls_data: names of the training set of each task.
       test_data: names of the test sets, each with its part: 'train', 'val', 'test' or 'all'.
       seg_labels, cls_labels: how many masks and class labels may be used.
-      seed: of the choice of labelled images.
+      seed: of the choice of labelled images, and of the order.
       split_seed: of the division; the same for all runs that are compared.
       class_multiple: `Pool.multiple` of the class streams.
+      batch_size, process, contents: see `RunData`.
 
     Raises:
       DataError: data missing or damaged, a budget that cannot be met, a test set that would overlap
@@ -170,7 +210,9 @@ def open_run(
         specs[task] = examples.label_spec
     tests = [_test(name, load(name), part, split_seed) for name, part in test_data.items()]
     spec = dataclasses.replace(specs[Task.CLS], mask_names=specs[Task.SEG].mask_names)
-    return RunData(pools, validation, tests, spec)
+    return RunData(
+        pools, validation, tests, spec, batch_size, seed, process, contents=contents or {}
+    )
 
 
 def baseline(data: RunData) -> dict[Head, np.ndarray]:

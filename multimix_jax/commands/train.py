@@ -4,9 +4,9 @@ import pathlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from multimix_jax.commands.report import table
 from multimix_jax.names import Stream
 from multimix_jax.objectives import make_objective
-from multimix_jax.reporting import tables
 from multimix_jax.reporting.observer import PictureObserver
 from multimix_jax.runs import workdir
 from multimix_jax.runs.data import RunData
@@ -16,7 +16,7 @@ from multimix_jax.runs.spec import RunSpec
 from multimix_jax.training import parallel
 from multimix_jax.training.preemption import PreemptionGuard
 
-OpenData = Callable[[RunSpec, Sequence[Stream]], RunData]
+OpenData = Callable[[Mapping[str, Any], RunSpec, Sequence[Stream]], RunData]
 
 
 def run_one(
@@ -43,17 +43,17 @@ def run_one(
     folder = workdir.check(path, config, begin=train)
     results = workdir.finished(folder, spec.training.steps, set(spec.data.tests))
     if train and results:
-        print(f"{folder} is finished; its results:\n{tables.table(results)}")
+        print(f"{folder} is finished; its results:\n{table(results)}")
         return
     streams = make_objective(
         spec.method, model=spec.model, dtype=spec.training.dtype, terms=spec.objective
     ).streams
-    data = open_data(spec, streams)
+    data = open_data(config, spec, streams)
     programs = make_programs(spec, data.label_spec)
     observer = PictureObserver(folder, spec, data)
     run = Run(folder, config, spec, programs, data, observer)
     if train:
         run.train(guard)
     if parallel.is_first():
-        print(tables.table(run.evaluate()))
+        print(table(run.evaluate()))
     parallel.wait_for_all()

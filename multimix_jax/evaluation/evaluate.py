@@ -8,8 +8,8 @@ import numpy as np
 
 from multimix_jax.errors import UsageError
 from multimix_jax.evaluation import classification, segmentation
-from multimix_jax.evaluation.intervals import percentile_interval, summarize
 from multimix_jax.evaluation.calibration import Calibration
+from multimix_jax.evaluation.intervals import percentile_interval, summarize
 from multimix_jax.labels import LabelSpec
 from multimix_jax.names import Head
 

@@ -12,13 +12,13 @@ import numpy as np
 from multimix_jax.errors import UsageError
 from multimix_jax.evaluation import classification, intervals
 from multimix_jax.names import BASELINE, Checkpoint
-from multimix_jax.runs import workdir
 from multimix_jax.runs.record import SWITCHES, FinishedRun, Images
+from multimix_jax.runs.spec import differences, free_fields
 
 RESAMPLES = 10_000
 DICE = ("dice", "sdf/dice", "average/dice")  # by each way to the mask
 # What may differ between runs that are averaged; budgets that matter are compared beforehand.
-_FREE = ("seed", "seg_labels", "cls_labels", *workdir.FREE_KEYS)
+_FREE = ("seed", "seg_labels", "cls_labels", *free_fields())
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,7 +83,7 @@ def group_runs(runs: Iterable[FinishedRun]) -> list[Group]:
         for run in members[1:]:
             differing = [
                 name
-                for name, _, _ in workdir.differences(first.config, run.config)
+                for name, _, _ in differences(first.config, run.config)
                 if name.partition(".")[0] not in _FREE
             ]
             if differing or run.config["seed"] == first.config["seed"]:
@@ -260,7 +260,7 @@ def _column(name: str) -> Callable[[Images], np.ndarray | None]:
 
 def comparable(one: Group, other: Group) -> bool:
     """Whether two systems differ in their parts alone, on the same budgets of common tasks."""
-    return _same_budget(one, other) and not workdir.differences(_settings(one), _settings(other))
+    return _same_budget(one, other) and not differences(_settings(one), _settings(other))
 
 
 def alike(one: Group, other: Group) -> bool:

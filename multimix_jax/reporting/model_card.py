@@ -5,11 +5,16 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from multimix_jax import __version__
-from multimix_jax.names import BASELINE, Checkpoint
+from multimix_jax.names import BASELINE, Checkpoint, Component
+from multimix_jax.runs.data import RunData
 from multimix_jax.runs.record import by_way
+from multimix_jax.runs.spec import RunSpec
 
 SHOWN = ("dice", "hd95", "hd95_mm", "accuracy", "auroc", "ece", "ece_calibrated")
-TASKS = {"decoder": "image-segmentation", "classifier": "image-classification"}
+TASKS = {
+    Component.DECODER: "image-segmentation",
+    Component.CLASSIFIER: "image-classification",
+}
 CARD = """\
 ---
 {front}
@@ -52,42 +57,38 @@ Means over images, with 95 % intervals over test images. `best` weights were bes
 """
 
 
-def model_card(
-    config: Mapping[str, Any],
-    results: Mapping[str, Any],
-    ids: Mapping[str, Any],
-) -> str:
+def model_card(spec: RunSpec, results: Mapping[str, Any], data: RunData) -> str:
     """The card of a run (Mitchell et al. 2019) as Markdown, with what model hubs read before it.
 
     Args:
-      config: of the run, as JSON values.
+      spec: of the run.
       results: of `Run.evaluate`.
-      ids: of the images used, by purpose and by set.
+      data: of the run.
     """
-    run, system = results["run"], config["system"]
-    tags = ["jax", "flax", "medical-imaging", "semi-supervised", system]
-    tags += [task for part, task in TASKS.items() if part in run["parts"]]
+    run = results["run"]
+    tags = ["jax", "flax", "medical-imaging", "semi-supervised", spec.system]
+    tags += [task for component, task in TASKS.items() if component in run["components"]]
     front = {"library_name": "multimix_jax", "tags": tags}
-    budget = {"classifier": "cls_labels", "decoder": "seg_labels"}
-    labels = {"classifier": "class labels", "decoder": "masks"}
+    budget = {
+        Component.CLASSIFIER: f"{spec.data.cls_labels} class labels, ",
+        Component.DECODER: f"{spec.data.seg_labels} masks, ",
+    }
     return CARD.format(
         front="\n".join(f"{key}: {json.dumps(value)}" for key, value in front.items()),
-        system=system,
-        labels="".join(
-            f"{config[budget[part]]} {labels[part]}, " for part in budget if part in run["parts"]
-        ),
-        seed=config["seed"],
-        parts=", ".join(run["parts"]),
+        system=spec.system,
+        labels="".join(text for part, text in budget.items() if part in run["components"]),
+        seed=spec.seed,
+        parts=", ".join(run["components"]),
         steps=run["steps"],
         minutes=run["seconds"] / 60,
         version=__version__,
         data="\n".join(
-            f"| {purpose}, {name} | {len(held)} |"
-            for purpose, sets in ids.items()
-            for name, held in sets.items()
+            f"| {purpose}, {name} | {len(ids)} |"
+            for purpose, sets in data.ids.items()
+            for name, ids in sets.items()
         ),
         results="\n".join(_results(results)),
-        calibration="\n".join(_calibration(run, run["class_names"])),
+        calibration="\n".join(_calibration(run, data.label_spec.class_names)),
     )
 
 

@@ -102,8 +102,8 @@ def _check_classes(data: RunData, count: int) -> None:
         if spec.class_names and spec.multi_label != data.label_spec.multi_label:
             kinds = ("one class", "any number of classes")
             raise UsageError(
-                f"each image of {eval_set.name} has {kinds[spec.multi_label]}, but those trained on "
-                f"have {kinds[data.label_spec.multi_label]}; use other data"
+                f"each image of {eval_set.name} has {kinds[spec.multi_label]}, but those that are "
+                f"trained on have {kinds[data.label_spec.multi_label]}; use other data"
             )
     for eval_set in data.tests:
         if len(eval_set.label_spec.class_names) not in (0, count):

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from multimix_jax import atomic
 from multimix_jax.errors import UsageError
 from multimix_jax.evaluation import classification
 from multimix_jax.evaluation.calibration import Calibration
@@ -325,3 +326,15 @@ def _read_images(path: pathlib.Path) -> dict[tuple[str, str], Images]:
         columns = {n: np.array([float(row[n] or "nan") for row in rows]) for n in names}
         images[key] = Images(tuple(row["id"] for row in rows), columns)
     return images
+
+
+def write_per_image(path: pathlib.Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    """One line per image and checkpoint, whole or not at all."""
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    with (
+        atomic.replacing(path / workdir.PER_IMAGE) as temporary,
+        temporary.open("w", newline="", encoding="utf-8") as file,
+    ):
+        writer = csv.DictWriter(file, names)
+        writer.writeheader()
+        writer.writerows(rows)

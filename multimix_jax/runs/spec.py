@@ -149,7 +149,7 @@ class RunSpec:
             )
         if spec.seed >= 2**32:
             raise UsageError(f"seed={spec.seed}, but it must be below 2^32; set --config.seed")
-        spec.data.tests  # raises where it cannot be read
+        parse_tests(spec.data.test_data)
         return spec
 
     @classmethod

@@ -8,11 +8,11 @@ from unittest import mock
 
 import numpy as np
 import pytest
+from multimix_jax.inference.trained_model import read_model
 from PIL import Image
 
 from configs import common, folder
 from multimix_jax.commands import predict
-from multimix_jax.inference.trained_model import read_model
 from multimix_jax.names import Checkpoint
 from multimix_jax.reporting import page
 from multimix_jax.runs.record import read_run

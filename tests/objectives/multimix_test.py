@@ -9,6 +9,7 @@ from jax.interpreters.partial_eval import dce_jaxpr
 
 from configs import common, multimix
 from multimix_jax import losses
+from multimix_jax.inference.saliency import make_map
 from multimix_jax.models import MultiMix, normalize
 from multimix_jax.objectives import MultiMixObjective, make_objective
 from tests import tiny
