@@ -21,8 +21,10 @@ import numpy as np
 import launch
 from configs import common
 from data_pipelines.sets import phantom
+from multimix_jax.commands import train
 from multimix_jax.labels import LabelSpec
 from multimix_jax.names import Checkpoint
+from multimix_jax.runs.run import Run
 from multimix_jax.state import TrainState
 from multimix_jax.training.checkpoint import Checkpoints
 
@@ -137,6 +139,16 @@ def launch_main(
         logger = logging.getLogger("data_pipelines")
         stack.callback(logger.setLevel, logger.level)
         launch.main(["launch.py"])
+
+
+def make_run(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> Run:
+    """The run that launch.py makes of a config."""
+    return train.make_run(config.to_dict(), workdir, launch.open_data)
+
+
+def first_state(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> TrainState:
+    """A state of the shape of a run's."""
+    return make_run(config, workdir).programs.initial_state(config.seed, config.size)
 
 
 def start_launch(*flags: str) -> subprocess.Popen:

@@ -45,15 +45,32 @@ def run_one(
     if train and results:
         print(f"{folder} is finished; its results:\n{table(results)}")
         return
-    streams = make_objective(
-        spec.method, model=spec.model, dtype=spec.training.dtype, terms=spec.objective
-    ).streams
-    data = open_data(config, spec, streams)
-    programs = make_programs(spec, data.label_spec)
-    observer = PictureObserver(folder, spec, data)
-    run = Run(folder, config, spec, programs, data, observer)
+    run = make_run(config, folder, open_data)
     if train:
         run.train(guard)
     if parallel.is_first():
         print(table(run.evaluate()))
     parallel.wait_for_all()
+
+
+def make_run(config: Mapping[str, Any], path: pathlib.Path, open_data: OpenData) -> Run:
+    """The run that a config describes, in its folder.
+
+    Raises:
+      UsageError: something that was asked for cannot be done.
+    """
+    spec = RunSpec.of_config(config)
+    streams = make_objective(
+        spec.method, model=spec.model, dtype=spec.training.dtype, terms=spec.objective
+    ).streams
+    data = open_data(config, spec, streams)
+    programs = make_programs(
+        method=spec.method,
+        model=spec.model,
+        terms=spec.objective,
+        size=spec.data.size,
+        training=spec.training.compiled,
+        prediction=spec.prediction,
+        labels=data.label_spec,
+    )
+    return Run(path, config, spec, programs, data, PictureObserver(path, spec, data))

@@ -92,6 +92,12 @@ def _check_masks(eval_set: EvalSet, channels: int, trained: LabelSpec) -> None:
 
 def _check_classes(data: RunData, count: int) -> None:
     names = data.label_spec.class_names
+    if len(names) < (1 if data.label_spec.multi_label else 2):
+        raise UsageError(
+            f"{data.validation[-1].name} has {len(names)} classes ({', '.join(names) or 'none'}), "
+            "but a classifier needs two or more; add labels, or classes.txt beside them, or choose "
+            "a method without a classifier"
+        )
     if count != len(names):
         raise UsageError(
             f"the model has {count} classes, but the images have {len(names)} "

@@ -15,7 +15,7 @@ from multimix_jax.inference.predictor import Member, Predictor
 from multimix_jax.keys import ExampleKeys
 from multimix_jax.labels import LabelSpec
 from multimix_jax.objectives import Objective, make_objective
-from multimix_jax.runs.spec import RunSpec
+from multimix_jax.runs.spec import PredictionSpec, TrainingSpec, Values
 from multimix_jax.state import TrainState
 from multimix_jax.training import make_train_step, optimizer, parallel
 from multimix_jax.training.parallel import AXIS, Spread, make_spread
@@ -135,41 +135,43 @@ class Programs:
             )
 
 
-def make_programs(spec: RunSpec, labels: LabelSpec) -> Programs:
-    """What a run compiles; the programs of the call before, where nothing in them differs.
+@functools.lru_cache(maxsize=1)  # the runs of a grid share them where they can
+def make_programs(
+    *,
+    method: str,
+    model: Values,
+    terms: Values,
+    size: int,
+    training: TrainingSpec,
+    prediction: PredictionSpec,
+    labels: LabelSpec,
+) -> Programs:
+    """What a run compiles.
 
-    So the runs of a grid share them where they can.
+    Args:
+      method, model, terms, labels: see `objectives.make_objective`.
+      size: side of the images in pixels.
+      training: `TrainingSpec.compiled`.
+      prediction: how images are predicted.
 
     Raises:
-      UsageError: a field of the spec is wrong.
+      UsageError: a value is wrong.
     """
-    training = dataclasses.replace(spec.training, cadence=None, grace_period=0.0)
-    method = spec.method, dict(spec.model), dict(spec.objective)
-    key = repr((method, training, spec.prediction, spec.data.size, labels))
-    if key not in _kept:
-        _kept.clear()
-        _kept[key] = _make(spec, labels)
-    return _kept[key]
-
-
-_kept: dict[str, Programs] = {}
-
-
-def _make(spec: RunSpec, labels: LabelSpec) -> Programs:
-    t, prediction = spec.training, spec.prediction
-    accumulate = t.accumulate or parallel.parts_for_caches(t.batch_size, spec.data.size)
-    parallel.check_divisible(t.batch_size, accumulate)
+    accumulate = training.accumulate or parallel.parts_for_caches(training.batch_size, size)
+    parallel.check_divisible(training.batch_size, accumulate)
     schedule = optimizer.make_schedule(
-        learning_rate=t.learning_rate, steps=t.steps, **dataclasses.asdict(t.schedule)
+        learning_rate=training.learning_rate,
+        steps=training.steps,
+        **dataclasses.asdict(training.schedule),
     )
     objective = make_objective(
-        spec.method, model=spec.model, dtype=t.dtype, terms=spec.objective, labels=labels
+        method, model=model, dtype=training.dtype, terms=terms, labels=labels
     )
     return Programs(
         objective=objective,
-        optimizer=optimizer.make_optimizer(schedule, **dataclasses.asdict(t.optimizer)),
-        backend=t.parallel,
-        ema_decay=t.ema_decay,
+        optimizer=optimizer.make_optimizer(schedule, **dataclasses.asdict(training.optimizer)),
+        backend=training.parallel,
+        ema_decay=training.ema_decay,
         accumulate=accumulate,
         predictor=Predictor(
             [Member(objective.network, flips=prediction.flips)],

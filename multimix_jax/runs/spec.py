@@ -7,10 +7,11 @@ Groups such as `DataSpec` have their fields at the top level of the config; only
 import dataclasses
 import json
 import pathlib
-import types
 import typing
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Self
+
+from flax.core import FrozenDict
 
 from multimix_jax.errors import UsageError
 from multimix_jax.inference.windows import Windows
@@ -97,6 +98,11 @@ class TrainingSpec:
     grace_period: float = _free(least=0)
     schedule: ScheduleSpec
     optimizer: OptimizerSpec
+
+    @property
+    def compiled(self) -> Self:
+        """The same but for what no program depends on."""
+        return dataclasses.replace(self, cadence=Cadence(1, 1, 1, 1), grace_period=0.0)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -262,7 +268,12 @@ def _checked(value: Any, kind: Any, name: str) -> Any:
         raise UsageError(
             f"{name}={value!r} is not {_KINDS.get(plain, 'of the right type')}; set --config.{name}"
         )
-    return types.MappingProxyType(dict(value)) if plain is Mapping else value
+    return _frozen(value) if plain is Mapping else value
+
+
+def _frozen(section: Values) -> FrozenDict:
+    """A section that can be hashed, so that programs can be looked up by it."""
+    return FrozenDict({name: tuple(v) if isinstance(v, list) else v for name, v in section.items()})
 
 
 _KINDS = {int: "a whole number", float: "a number", str: "text", bool: "True or False"}

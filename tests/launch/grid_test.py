@@ -5,9 +5,9 @@ from unittest import mock
 
 import pytest
 
-import launch
 from configs import grid, quickstart
 from data_pipelines import streams
+from multimix_jax.runs.programs import make_programs
 from tests.small_runs import NETWORK, launch_main, prepare_phantoms
 
 ARGUMENTS = "systems=enc+umtl,budgets=10/5,seeds=0+1,size=32"
@@ -43,7 +43,7 @@ def config(prepared):
 def whole(config, tmp_path_factory):
     """The folder of a grid that nothing disturbed."""
     workdir = tmp_path_factory.mktemp("runs") / "grid"
-    launch.make_programs.cache_clear()
+    make_programs.cache_clear()
     launch_main(config, workdir)
     return workdir
 
@@ -65,7 +65,7 @@ def test_each_cell_is_a_run_of_its_own(whole):
 
 
 def test_seeds_share_what_is_compiled(whole):
-    made = launch.make_programs.cache_info()
+    made = make_programs.cache_info()
     assert (made.misses, made.hits) == (2, 2)  # one for each of two systems
     results = [
         json.loads((whole / name / "results.json").read_text())["last"]["phantom_cls_b"]["auroc"]
@@ -76,13 +76,13 @@ def test_seeds_share_what_is_compiled(whole):
 
 def test_a_finished_grid_is_left_alone(whole, config, capsys):
     before = times(whole)
-    made = launch.make_programs.cache_info()
+    made = make_programs.cache_info()
     launch_main(config, whole)
     out = capsys.readouterr().out
     assert out.count("is finished; its results:") == len(CELLS)
     assert f"cell 3 of 0 to 3: {CELLS[3]}" in out
     assert times(whole) == before
-    assert launch.make_programs.cache_info() == made  # no data opened, nothing compiled
+    assert make_programs.cache_info() == made  # no data opened, nothing compiled
 
 
 def test_a_cell_of_a_single_run_is_refused(tmp_path):

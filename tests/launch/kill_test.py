@@ -8,9 +8,9 @@ import time
 
 import pytest
 
-import launch
 from tests.small_runs import (
     assert_same_runs,
+    first_state,
     launch_flags,
     launch_main,
     prepare_phantoms,
@@ -37,7 +37,7 @@ def test_fifty_kills_leave_no_trace(tmp_path):
     with start_launch(*launch_flags(config, whole)) as process:
         _, errors = process.communicate()
         assert process.returncode == 0, errors
-    like = launch.make_run(config, whole)._initial_state()
+    like = first_state(config, whole)
     rng = random.Random(0)
     kills = begun = partial = runs = 0
     path = tmp_path / "killed_0"

@@ -20,8 +20,8 @@ from PIL import Image
 
 import data_pipelines
 import launch
-from configs import best, common, dtml, multimix
-from data_pipelines import streams
+from configs import common, consistency, dtml, multimix
+from data_pipelines import arguments, streams
 from data_pipelines.arguments import with_packaged
 from multimix_jax.inference.windows import Windows
 from multimix_jax.models import MultiMix
@@ -34,6 +34,7 @@ from multimix_jax.training import optimizer, preemption
 from tests.official_formats import box, write_csv, write_image, write_nih
 from tests.small_runs import (
     assert_same_runs,
+    first_state,
     launch_flags,
     launch_main,
     prepare_phantoms,
@@ -106,7 +107,7 @@ def test_a_run_logs_every_step(whole):
 
 def test_a_run_reports_on_every_test_set(whole):
     results = read(whole / "results.json")
-    assert sorted(results) == ["best", "last", "run", "baseline"]
+    assert sorted(results) == ["baseline", "best", "last", "run"]
     assert results["run"][Checkpoint.LAST]["step"] == results["run"]["steps"] == STEPS
     assert results["run"]["seconds"] > 0
     for which in (Checkpoint.BEST, Checkpoint.LAST):
@@ -279,7 +280,7 @@ def test_nothing_to_evaluate(config, tmp_path, exists):
 @pytest.fixture(scope="module")
 def like(config, whole):
     """A state of the runs' shape."""
-    return launch.make_run(config, whole)._initial_state()
+    return first_state(config, whole)
 
 
 def test_interrupted_and_resumed_is_uninterrupted(whole, config, tmp_path, like):
@@ -636,12 +637,12 @@ def test_errors_of_a_process(config, tmp_path):
 loads_modules = pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")
 
 
-def parse(monkeypatch, *arguments):
+def parse(monkeypatch, *flags_):
     """What launch.py makes of its command line."""
-    argv = ["launch.py", "--workdir=x", *arguments]
+    argv = ["launch.py", "--workdir=x", *flags_]
     monkeypatch.setattr(sys, "argv", argv)
     flags.FLAGS.unparse_flags()
-    launch.parse_flags(argv)
+    arguments.parse(argv)
     return launch._CONFIG.value
 
 
@@ -709,7 +710,7 @@ def test_fields_are_explained():
         (c.optimizer, optimizer.make_optimizer),
         (c.window, Windows),
         (dtml.get_config().objective, DtmlObjective),
-        (best.get_config().objective, ConsistencyObjective),
+        (consistency.get_config().objective, ConsistencyObjective),
     ):
         explained_names = re.findall(r"\w+(?=[\w, ]*: )", explained.__doc__)
         assert set(fields) <= set(explained_names)

@@ -8,14 +8,15 @@ from unittest import mock
 
 import numpy as np
 import pytest
-from multimix_jax.inference.trained_model import read_model
 from PIL import Image
 
+import launch
 from configs import common, folder
-from multimix_jax.commands import predict
+from multimix_jax.labels import LabelSpec
 from multimix_jax.names import Checkpoint
 from multimix_jax.reporting import page
 from multimix_jax.runs.record import read_run
+from multimix_jax.runs.trained_model import read_labels, read_model
 from tests.official_formats import box, write_csv, write_image
 from tests.small_runs import NETWORK, launch_main, prepare_phantoms
 
@@ -88,9 +89,7 @@ def test_started_again_it_is_finished(own, run, capsys):
 
 
 def test_names_and_ids_are_kept(run):
-    results = json.loads((run / "results.json").read_text())["run"]
-    assert results["class_names"] == ["blue", "green", "red"]
-    assert results["mask_names"] == ["fruit", "stalk"]
+    assert read_labels(run) == LabelSpec(("blue", "green", "red"), mask_names=("fruit", "stalk"))
     ids = json.loads((run / "ids.json").read_text())["validation"]
     assert list(ids) == ["seg/folder", "cls/folder"]
     card = (run / "README.md").read_text()
@@ -101,7 +100,7 @@ def test_names_and_ids_are_kept(run):
 @pytest.fixture(scope="module")
 def independent(own):
     """A run of the recipe on independent classes."""
-    launch_main(config_of(own, "facts", "best"), own / "independent")
+    launch_main(config_of(own, "facts", "consistency"), own / "independent")
     return own / "independent"
 
 
@@ -110,7 +109,10 @@ def test_the_recipe_takes_own_images(independent):
     held = read_run(independent)
     assert (held.config["method"], held.config["components"]) == ("consistency", 0)
     assert held.config["model"]["num_classes"] == held.config["model"]["mask_channels"] == 2
-    assert held.parts == {"classifier", "decoder", "pseudo-labels", "pose", "appearance"}
+    assert held.components == {
+        *("classifier", "decoder", "pseudo-labels"),
+        *("spatial augmentation", "intensity augmentation"),
+    }
     assert {"dice_stalk", "f1_odd"} < set(held.results["best"]["folder"])
 
 
@@ -149,7 +151,7 @@ def predicted(run, image, out, *flags):
         ),
         pytest.raises(SystemExit) as stop,
     ):
-        predict.main()
+        launch.predict()
     assert stop.value.code == 0
     with (out / "predictions.csv").open(newline="") as file:
         (row,) = csv.DictReader(file)
@@ -158,8 +160,8 @@ def predicted(run, image, out, *flags):
 
 def test_independent_classes(own, independent, tmp_path):
     run = independent
-    config = json.loads((run / "config.json").read_text())
-    assert config["model"]["num_classes"] == 2 and not config["objective"]["exclusive"]
+    assert json.loads((run / "config.json").read_text())["model"]["num_classes"] == 0
+    assert read_labels(run) == LabelSpec(("red", "odd"), True, ("fruit", "stalk"))
     results = json.loads((run / "results.json").read_text())
     best = results["best"]["folder"]
     assert {"accuracy", "auroc", "auroc_red", "auroc_odd", "f1_red", "ece_calibrated"} < set(best)
@@ -181,18 +183,17 @@ def test_independent_classes(own, independent, tmp_path):
     assert row["class"] == "red|odd"
     assert predicted(run, image, tmp_path / "none", "--threshold=1")["class"] == ""
     model = read_model(run, Checkpoint.BEST)
-    assert not model.exclusive and model.calibration.multi_label
+    assert model.labels.multi_label and model.calibration.multi_label
 
 
 def test_predictions_have_the_size_of_the_image(own, run, tmp_path):
     model = read_model(run, Checkpoint.BEST)
-    assert (model.fit, model.channels) == ("pad", 3)
-    assert (model.class_names, model.mask_names) == (["blue", "green", "red"], ["fruit", "stalk"])
+    assert (model.spec.data.fit, model.channels) == ("pad", 3)
     image, out = own / "pictures" / "p29.png", tmp_path / "out"
     row = predicted(run, image, out)
-    assert row["class"] in model.class_names
+    assert row["class"] in model.labels.class_names
     assert {"area_fraction_fruit", "area_fraction_stalk"} < set(row)
-    for name in model.mask_names:
+    for name in model.labels.mask_names:
         with Image.open(out / "masks" / name / "p29.png") as mask:
             assert mask.size == (WIDTH, HEIGHT)
     with Image.open(out / "overlays" / "p29.png") as overlay:
@@ -225,12 +226,8 @@ def test_the_fullest_method_that_the_data_allow():
     ("fields", "words"),
     [
         ({"folder.masks": "absent"}, "--config.folder.masks=absent is no folder"),
-        (
-            {"objective.exclusive": False, "model.num_classes": 3},
-            "folder has one class; set config",
-        ),
         ({"model.num_classes": 2}, "the model has 2 classes, but the images have 3"),
-        ({"model.mask_channels": 1}, r"finds 1 masks, but folder has 2 \(fruit, stalk\)"),
+        ({"model.mask_channels": 1}, r"predicts 1 masks, but folder has 2 \(fruit, stalk\)"),
         ({"model.in_channels": 1, "seg_data": "folder", "size": 40}, "size=40"),
         (
             {"test_data": "folder=test,folder:leafy=all"},

@@ -10,12 +10,12 @@ import jax
 import numpy as np
 import pytest
 
-import launch
 from configs import multimix
 from multimix_jax.names import Checkpoint
 from multimix_jax.training import preemption
 from multimix_jax.training.checkpoint import Checkpoints
 from tests.small_runs import (
+    first_state,
     launch_flags,
     launch_main,
     prepare_phantoms,
@@ -95,7 +95,7 @@ def test_stopped_bereft_and_gone_on_alone(prepared, tmp_path, monkeypatch, syste
     launch_main(config, workdir)
     whole = tmp_path / "whole"
     launch_main(config, whole)
-    assert_nearly_the_same(workdir, whole, launch.make_run(config, whole)._initial_state())
+    assert_nearly_the_same(workdir, whole, first_state(config, whole))
 
 
 def assert_nearly_the_same(ours, theirs, like):

@@ -2,17 +2,17 @@
 
 import dataclasses
 import time
+from unittest import mock
 
 import jax
 import numpy as np
 import pytest
 
-import launch
 from configs import multimix
 from multimix_jax.training import parallel
 from multimix_jax.training.preemption import PreemptionGuard
 from tests import process
-from tests.small_runs import prepare_phantoms, small_config
+from tests.small_runs import make_run, prepare_phantoms, small_config
 
 COMPILED = "/jax/core/compile/backend_compile_duration"
 SAMPLES = 30
@@ -59,12 +59,13 @@ def train(folder, compiled, *, steps, checkpoint_every, system="multimix", leak=
     )
     with config.unlocked():
         multimix.use_system(config, system)
-    run = launch.make_run(config, folder / "run")
+    run = make_run(config, folder / "run")
+    batches = run.data.batches
     held, lost = [], []
 
     def watched(start, stop):
         every = stop // SAMPLES
-        for step, batch in enumerate(run.batches(start, stop), start):
+        for step, batch in enumerate(batches(start, stop), start):
             if step == EARLY:
                 arrays = len(jax.live_arrays())
             # A state that was just saved keeps the shards it was written from until the next step.
@@ -82,12 +83,9 @@ def train(folder, compiled, *, steps, checkpoint_every, system="multimix", leak=
             lost.append(np.ones(leak, np.uint8))
             yield batch
 
-    with process.only_new_garbage(), PreemptionGuard(grace_period=60) as stopping:
-        watched_run = dataclasses.replace(run, batches=watched)
-        watched_run.train(
-            stopping,
-            **launch._fields(config, "log_every eval_every checkpoint_every max_skipped"),
-        )
+    with process.only_new_garbage(), PreemptionGuard(grace_period=60) as guard:
+        with mock.patch.object(type(run.data), "batches", lambda _, *steps: watched(*steps)):
+            run.train(guard)
     return held
 
 
