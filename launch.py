@@ -20,9 +20,8 @@ from absl import app, flags
 from absl import logging as absl_logging
 from ml_collections import ConfigDict, config_flags
 
-import data_pipelines
 from configs import common, grid
-from data_pipelines import arguments, files
+from data_pipelines import arguments, contents, files
 from multimix_jax.commands import predict as predict_command
 from multimix_jax.commands.ends import ends_quietly, one_line_errors
 from multimix_jax.commands.train import run_one
@@ -43,7 +42,6 @@ _PROCESSES = flags.DEFINE_integer("num_processes", None, "Processes that train t
 _PROCESS = flags.DEFINE_integer("process_id", None, "Which of them this is, from 0.")
 _CELL = flags.DEFINE_integer("cell", None, "Run only this one of a grid, counted from 0.")
 
-_OF_DATA = ("seg_data", "cls_data", "seg_labels", "cls_labels", "class_multiple", "split_seed")
 ERRORS = (UsageError, common.ConfigError)
 
 
@@ -51,18 +49,12 @@ def open_data(config: Mapping[str, Any], spec: RunSpec, streams: Sequence[Stream
     """The data of a run; the first process prepares them."""
     from data_pipelines import run_data  # here, since TensorFlow takes seconds to import
 
-    how, d = arguments.preparation(config), spec.data
-    load = functools.partial(data_pipelines.load, cache_bytes=int(d.cache_gib * 2**30), **how)
-    own = [name for name in dict.fromkeys((d.seg_data, d.cls_data)) if name.startswith("folder")]
-    return run_data.open_run(
+    return run_data.open_config(
+        config,
         streams,
-        load=lambda name: parallel.first_goes_first(functools.partial(load, name)),
-        test_data=d.tests,
-        batch_size=spec.training.batch_size,
-        seed=spec.seed,
+        test_data=spec.data.tests,
         process=(jax.process_index(), jax.process_count()),
-        contents=data_pipelines.contents(own, **how),
-        **{name: getattr(d, name) for name in _OF_DATA},
+        one_first=parallel.first_goes_first,
     )
 
 
@@ -75,7 +67,9 @@ def launch(c: ConfigDict, workdir: str, mode: str = "train", cell: int | None = 
     logging.getLogger("data_pipelines").setLevel(logging.INFO)
     try:
         with PreemptionGuard(c.grace_period) as guard:
-            run = functools.partial(run_one, open_data=open_data, guard=guard, mode=mode)
+            run = functools.partial(
+                run_one, open_data=open_data, contents=contents, guard=guard, mode=mode
+            )
             if "grid" in c:
                 # An error in one of several processes would leave the others at another run.
                 errors = ERRORS if jax.process_count() == 1 else ()

@@ -2,13 +2,14 @@
 
 import os
 import types
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
 # TensorFlow moves data here, no more: its notice about faster operations would only confuse.
 os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
 
+from data_pipelines.arguments import preparation
 from data_pipelines.errors import DataError
 from data_pipelines.examples import Examples
 from data_pipelines.prepare import SetBuilder
@@ -33,7 +34,7 @@ _OF_VOLUMES: dict[str, type[VolumeSetBuilder]] = {"la": La, "folder3d": Folder3D
 _DRAWN = ("phantom_seg_a", "phantom_seg_b", "phantom_cls_a", "phantom_cls_b", "phantom3d")
 NAMES = (*_OF_IMAGES, "folder:SUBDIR", *_OF_VOLUMES, "folder3d:SUBDIR", *_DRAWN)
 
-__all__ = ["NAMES", "DataError", "Examples", "load", "make_builder"]
+__all__ = ["NAMES", "DataError", "Examples", "contents", "load", "make_builder"]
 
 
 def make_builder(
@@ -76,17 +77,24 @@ def make_builder(
     raise DataError(f"no data set is named {name!r}; use one of {', '.join(NAMES)}")
 
 
-def contents(names: Sequence[str], **options: Any) -> dict[str, str]:
-    """Digests of what the own folders among some sets hold, by kind of file, wherever they lie.
+def contents(config: Mapping[str, Any]) -> dict[str, str]:
+    """Digests of what the own folders hold that a config trains on, wherever they lie.
 
     Args:
-        names: of data sets.
-        options: as for `load`.
+        config: fields of configs/common.py, as nested dictionaries.
+
+    Returns:
+        By kind of file: "images", "masks" and "labels"; {} where there is no such folder.
     """
-    builders = [make_builder(name, **options) for name in names if name.split(":")[0] == "folder"]
-    each = [builder.contents() for builder in builders if isinstance(builder, Folder)]
+    names = dict.fromkeys((config["seg_data"], config["cls_data"]))
+    folders = [make_builder(name, **preparation(config)) for name in names if _is_folder(name)]
+    each = [builder.contents() for builder in folders if isinstance(builder, Folder)]
     kinds = ("images", "masks", "labels") if each else ()
     return {kind: ",".join(one[kind] for one in each if one[kind]) for kind in kinds}
+
+
+def _is_folder(name: str) -> bool:
+    return name.partition(":")[0] == "folder"
 
 
 def load(name: str, *, cache_bytes: int = 4 * 2**30, **options: Any) -> Examples:

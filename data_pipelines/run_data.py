@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+import data_pipelines
 from data_pipelines import splits, streams
 from data_pipelines.errors import DataError
 from data_pipelines.examples import Examples
@@ -150,6 +151,34 @@ class RunData:
             },
             "test": {eval_set.name: eval_set.ids for eval_set in self.tests},
         }
+
+
+def open_config(
+    config: Mapping[str, Any],
+    stream_names: Sequence[Stream],
+    *,
+    test_data: Mapping[str, str],
+    process: tuple[int, int] = (0, 1),
+    one_first: Callable[[Callable[[], Examples]], Examples] = lambda prepare: prepare(),
+) -> RunData:
+    """The data that a config asks for, see `open_run`.
+
+    Args:
+      config: fields of configs/common.py, as nested dictionaries.
+      stream_names, test_data, process: see `open_run`.
+      one_first: has one process prepare a set, and then the others open it.
+    """
+    options = data_pipelines.preparation(config) | {"cache_bytes": int(config["cache_gib"] * 2**30)}
+    names = ("seg_data", "cls_data", "seg_labels", "cls_labels", "seed", "split_seed")
+    names += ("batch_size", "class_multiple")
+    return open_run(
+        stream_names,
+        load=lambda name: one_first(functools.partial(data_pipelines.load, name, **options)),
+        test_data=test_data,
+        process=process,
+        contents=data_pipelines.contents(config),
+        **{name: config[name] for name in names},
+    )
 
 
 def open_run(

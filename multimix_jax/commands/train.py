@@ -24,6 +24,7 @@ def run_one(
     path: str | pathlib.Path,
     *,
     open_data: OpenData,
+    contents: Callable[[Mapping[str, Any]], Mapping[str, str]],
     guard: PreemptionGuard,
     mode: str = "train",
 ) -> None:
@@ -33,6 +34,7 @@ def run_one(
       config: the fields of configs/common.py, as JSON values.
       path: folder of the run.
       open_data: opens, and where need be prepares, the data of a run with these streams.
+      contents: digests of what the config's own folders hold, by kind of file.
       guard: notes signals.
       mode: 'train' trains and evaluates; 'eval' evaluates again.
 
@@ -41,6 +43,7 @@ def run_one(
     """
     train, spec = mode == "train", RunSpec.of_config(config)
     folder = workdir.check(path, config, begin=train)
+    workdir.check_contents(folder, contents(config))
     results = workdir.finished(folder, spec.training.steps, set(spec.data.tests))
     if train and results:
         print(f"{folder} is finished; its results:\n{table(results)}")

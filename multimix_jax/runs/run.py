@@ -104,7 +104,7 @@ class Run:
         """
         spread, steps = self.programs.spread, self.spec.training.steps
         state = spread.put_state(self._initial_state())
-        self._check(state.eval_variables)
+        check_belongs(self.data, self.programs, state.eval_variables, self.spec.data.size)
         if self.programs.predictor.windows is not None:  # patches may be of any size
             self.programs.check_memory(next(self.data.batches(0, 1)), self.spec.data.size)
         writes = parallel.is_first()
@@ -151,7 +151,8 @@ class Run:
 
         with Checkpoints(self.path, alone=True) as checkpoints:
             like = self._initial_state().eval_variables
-            self._check(like)  # tested on what may be other sets than when it was trained
+            # The test sets may be others than when it was trained.
+            check_belongs(self.data, self.programs, like, self.spec.data.size)
             for names, step, variables, meta in _restored(checkpoints, like):
                 if meta["data"]:  # not of converted weights
                     check_data(meta["data"], self.data.digest)
@@ -195,10 +196,6 @@ class Run:
 
     def _initial_state(self) -> TrainState:
         return self.programs.initial_state(self.spec.seed, self.spec.data.size)
-
-    def _check(self, variables: PyTree) -> None:
-        workdir.check_contents(self.path, self.data)
-        check_belongs(self.data, self.programs, variables, self.spec.data.size)
 
     def _predict(self, variables: PyTree, eval_set: EvalSet) -> Predictions:
         return predict_set(

@@ -74,12 +74,12 @@ def _check_same(path: pathlib.Path, config: Mapping[str, Any]) -> None:
         )
 
 
-def check_contents(path: pathlib.Path, data: RunData) -> None:
+def check_contents(path: pathlib.Path, contents: Mapping[str, str]) -> None:
     """Raises UsageError where a run's folder belongs to other files of one's own than these."""
     if not (path / CONTENTS).exists():
         return
     saved = json.loads((path / CONTENTS).read_text(encoding="utf-8"))
-    differing = [key for key in saved if saved[key] != data.contents.get(key)]
+    differing = [key for key in saved if saved[key] != contents.get(key)]
     if differing:
         raise UsageError(
             f"--workdir={path} holds a run of other files than those of config.folder: "

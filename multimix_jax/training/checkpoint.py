@@ -191,7 +191,7 @@ def read_variables(
         restored = checkpoints.restore_variables(which, like, average=average)
     if restored is None:
         other = Checkpoint.LAST if which == Checkpoint.BEST else Checkpoint.BEST
-        raise UsageError(f"{workdir} holds no {which!r} checkpoint; ask for the {other!r} one")
+        raise UsageError(f"{workdir} holds no '{which}' checkpoint; ask for the '{other}' one")
     return restored[:2]
 
 

@@ -7,7 +7,7 @@ import jax
 import pytest
 
 import configs
-from configs import best, dtml, multimix
+from configs import consistency, dtml, multimix
 from multimix_jax import objectives
 
 
@@ -58,10 +58,10 @@ COUNTS = {
 }
 
 
-COUNTS |= {("best", system): ENCODER + CLASSIFIER + DECODER for system in best.SYSTEMS}
+COUNTS |= {("consistency", system): ENCODER + CLASSIFIER + DECODER for system in consistency.SYSTEMS}
 COUNTS["best", "unet_augmented"] = ENCODER + DECODER
-COUNTS |= {("best", system): ENCODER + CLASSIFIER for system in ("best_classes", "enc_augmented")}
-SYSTEMS = {"multimix": multimix.SYSTEMS, "dtml": dtml.SYSTEMS, "best": best.SYSTEMS}
+COUNTS |= {("consistency", system): ENCODER + CLASSIFIER for system in ("best_classes", "enc_augmented")}
+SYSTEMS = {"multimix": multimix.SYSTEMS, "dtml": dtml.SYSTEMS, "best": consistency.SYSTEMS}
 
 
 def experiments():

@@ -168,8 +168,7 @@ class ViewsTest(parameterized.TestCase):
         for name, images in views.items():
             self.assertEqual((images.shape, images.dtype), ((4, 16, 16, 1), jnp.uint8), name)
         for name in (SEG, SEG_U, CLS, CLS_U):
-            task, kind = name.split("/")
-            np.testing.assert_array_equal(views[name], batch[task][kind]["image"])
+            np.testing.assert_array_equal(views[name], batch[name]["image"])
         for name, of in ((f"{CLS}, weak", CLS), (weak, CLS_U), (strong, CLS_U), (strong, weak)):
             self.assertTrue((views[name] != views[of]).any(), name)
 

@@ -222,7 +222,7 @@ def test_whole_or_not_at_all(run, tmp_path):
         (("run", "no/out"), "no is no folder; name a new folder in one that exists"),
         (("run", "out", "--which=last"), "holds no 'last' checkpoint; ask for the 'best' one"),
         (("damaged", "out"), "config.json is damaged"),
-        (("lacking", "out"), "config.size is missing"),
+        (("lacking", "out"), "config.system is missing"),
         (("windows", "out"), "predicts volumes, or window by window"),
         (("wider", "out"), "cannot be read"),
         (("begun", "out"), "begun holds no checkpoints"),

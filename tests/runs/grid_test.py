@@ -2,7 +2,7 @@
 
 import pytest
 
-from configs import best, common, dtml, grid, multimix
+from configs import common, consistency, dtml, grid, multimix
 from multimix_jax.errors import UsageError
 from multimix_jax.runs.grid import run_all
 
@@ -52,14 +52,16 @@ def test_a_grid_of_another_experiment():
 
 
 def test_a_grid_of_the_recipe():
-    cells = grid.cells(grid.get_config("experiment=best,size=64,budgets=1000/50,seeds=2"))
-    assert [c.system for c in cells.values()] == list(best.ALL)
-    want = best.get_config("method=best_no_pose,size=64,cls_labels=1000,seg_labels=50,seed=2")
-    assert cells["best_no_pose_1000labels_50masks_seed2"].to_dict() == want.to_dict()
-    c = grid.get_config("experiment=best,systems=best,seeds=0")
+    cells = grid.cells(grid.get_config("experiment=consistency,size=64,budgets=1000/50,seeds=2"))
+    assert [c.system for c in cells.values()] == list(consistency.ALL)
+    want = consistency.get_config(
+        "method=consistency_no_spatial,size=64,cls_labels=1000,seg_labels=50,seed=2"
+    )
+    assert cells["consistency_no_spatial_1000labels_50masks_seed2"].to_dict() == want.to_dict()
+    c = grid.get_config("experiment=consistency,systems=consistency,seeds=0")
     c.steps = 200  # what hangs on it follows
     (cell,) = grid.cells(c).values()
-    assert cell.to_dict() == best.get_config("steps=200").to_dict()
+    assert cell.to_dict() == consistency.get_config("steps=200").to_dict()
     assert (cell.eval_every, cell.objective.ramp_up, cell.schedule.warmup_steps) == (50, 40, 12)
 
 

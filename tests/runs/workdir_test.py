@@ -83,10 +83,9 @@ def test_what_does_not_change_the_run_may_differ(run, key):
 
 
 def test_other_own_files_are_refused_wherever_they_lie(run):
-    workdir.check_contents(run, DATA)
-    other = SimpleNamespace(contents=DATA.contents | {"masks": "ghi"})
+    workdir.check_contents(run, DATA.contents)
     with pytest.raises(UsageError, match="of other files than .*: masks; use another --workdir"):
-        workdir.check_contents(run, other)
+        workdir.check_contents(run, DATA.contents | {"masks": "ghi"})
 
 
 def test_a_folder_of_something_else_is_refused(tmp_path):
