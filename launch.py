@@ -33,7 +33,7 @@ from multimix_jax.inference.windows import Windows
 from multimix_jax.runs import workdir
 from multimix_jax.runs.grid import run_all
 from multimix_jax.runs.run import Run
-from multimix_jax.training import optimizer, parallel
+from multimix_jax.training import machine, optimizer, parallel
 from multimix_jax.training.preemption import STATUS, Preempted, PreemptionGuard
 from multimix_jax.training.programs import Programs
 
@@ -53,7 +53,7 @@ ERRORS = (UsageError, data_pipelines.DataError, common.ConfigError)
 def make_programs(fields: str) -> Programs:
     """What a config of these fields (JSON) compiles."""
     c = ConfigDict(json.loads(fields))
-    accumulate = c.accumulate or parallel.parts_for_caches(c.batch_size, c.size)
+    accumulate = c.accumulate or parallel.micro_batches_for_caches(c.batch_size, c.size)
     parallel.check_divisible(c.batch_size, accumulate)
     schedule = optimizer.make_schedule(learning_rate=c.learning_rate, steps=c.steps, **c.schedule)
     return Programs(
@@ -82,7 +82,7 @@ def make_run(c: ConfigDict, path: pathlib.Path) -> Run:
     )
     data = run_data.open_run(
         programs.objective.streams,
-        load=lambda name: parallel.first_goes_first(functools.partial(load, name)),
+        load=lambda name: parallel.process_0_first(functools.partial(load, name)),
         test_data=common.parse_parts(c.test_data),
         **_fields(c, "seg_data cls_data seg_labels cls_labels class_multiple seed split_seed"),
     )
@@ -156,7 +156,7 @@ def run_one(c: ConfigDict, path: str | pathlib.Path, stopping: PreemptionGuard) 
 def main(argv: list[str]) -> None:
     del argv
     try:
-        parallel.set_xla_flags()
+        machine.set_xla_flags()
         with _together():
             status = _run()
     except UsageError as error:
@@ -172,7 +172,7 @@ def _together() -> contextlib.AbstractContextManager:
         process_id=_PROCESS.value,
     )
     if _DISTRIBUTED.value or any(value is not None for value in where.values()):
-        return parallel.joined(**where)
+        return parallel.distributed_session(**where)
     return contextlib.nullcontext()
 
 
@@ -182,7 +182,7 @@ def _run() -> int:
     logging.getLogger("data_pipelines").setLevel(logging.INFO)
     c = _CONFIG.value
     try:
-        parallel.keep_compiled()
+        machine.keep_compiled()
         if _CELL.value is not None and "grid" not in c:
             raise UsageError(f"--cell={_CELL.value} is for grids (--config=configs/grid.py)")
         with PreemptionGuard(c.grace_period) as stopping:

@@ -31,7 +31,7 @@ from multimix_jax.inference.predictor import SALIENCY, Predict, make_predictor
 from multimix_jax.inference.trained_model import TrainedModel, add_which, read_model
 from multimix_jax.reporting import figures
 from multimix_jax.runs import workdir
-from multimix_jax.training import parallel
+from multimix_jax.training import machine
 
 Fit = Callable[[np.ndarray], tuple[np.ndarray, tuple[slice, slice]]]
 
@@ -443,8 +443,8 @@ def main() -> None:
         "--seed", type=_count, default=0, help="of dropout and noise (default: %(default)s)"
     )
     arguments = parser.parse_args()
-    parallel.set_xla_flags()
-    parallel.keep_compiled()
+    machine.set_xla_flags()
+    machine.keep_compiled()
     try:
         status = run(arguments)
     except UsageError as error:

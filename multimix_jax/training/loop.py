@@ -69,7 +69,7 @@ def check_data(trained: str, here: str) -> None:
 
 def train(
     state: TrainState,
-    spread: parallel.Spread,
+    spread: parallel.ShardedStep,
     batches: Iterator[PyTree],
     *,
     steps: int,
@@ -167,7 +167,7 @@ def train(
             look_back()
             if evaluate:
                 score, validation = validate(parallel.local_copy(state.eval_variables), step)
-                score = parallel.word_of_first(score)
+                score = parallel.broadcast_from_process_0(score)
                 writer.scalars(step, "validation", validation)
                 best = progress.best_score is None or score > progress.best_score
                 bar.write(f"step {step}: validation score {score:.4f}{', the best' * best}")

@@ -15,8 +15,8 @@ from multimix_jax.inference.windows import Windows, make_sliding_window
 from multimix_jax.keys import ExampleKeys
 from multimix_jax.objectives.base import Objective
 from multimix_jax.state import TrainState
-from multimix_jax.training import parallel
-from multimix_jax.training.parallel import AXIS, Spread, make_predict, make_spread
+from multimix_jax.training import machine
+from multimix_jax.training.parallel import AXIS, ShardedStep, make_predict, shard_step
 from multimix_jax.training.step import make_train_step
 
 PyTree = Any
@@ -30,7 +30,7 @@ class Programs:
     Attributes:
       objective: the method, with its model.
       optimizer: optax transformation.
-      parallel: 'pmap' or 'jit', see `make_spread`.
+      parallel: 'pmap' or 'jit', see `shard_step`.
       ema_decay: of the moving average of the weights, 0 for none.
       accumulate: parts of a batch, see `make_train_step`.
       windows: to predict larger images and volumes by; None takes each whole.
@@ -57,7 +57,7 @@ class Programs:
             )
 
     @functools.cached_property
-    def spread(self) -> Spread:
+    def spread(self) -> ShardedStep:
         """The training step over all devices."""
         step = make_train_step(
             self.objective,
@@ -66,7 +66,7 @@ class Programs:
             accumulate=self.accumulate,
             axis_name=AXIS,
         )
-        return make_spread(step, spelling=self.parallel)
+        return shard_step(step, backend=self.parallel)
 
     @functools.cached_property
     def predict(self) -> Predict:
@@ -100,7 +100,7 @@ class Programs:
     @functools.cached_property
     def views(self) -> Callable[..., dict[str, jax.Array]]:
         """`Objective.views`, for one figure."""
-        return parallel.compile_for_once(self.objective.views)
+        return machine.compile_for_once(self.objective.views)
 
     def initial_state(self, seed: int, size: int) -> TrainState:
         """State before the first step, for images of `size` x `size`."""
@@ -127,7 +127,7 @@ class Programs:
 
         found = jax.eval_shape(jax.vmap(kept, in_axes=(None, 0), axis_name=AXIS), state, shard)
         needed = _OVER_KEPT * sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(found))
-        limit = parallel.memory_bytes() // (devices if jax.default_backend() == "cpu" else 1)
+        limit = machine.memory_bytes() // (devices if jax.default_backend() == "cpu" else 1)
         if needed > limit:
             *patch, _ = self.objective.input_shape(size)
             share = (limit / needed) ** (1 / len(patch))

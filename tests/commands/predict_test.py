@@ -186,7 +186,7 @@ def test_two_tasks_that_teach_each_other(tmp_path):
 def command(*arguments):
     with (
         mock.patch.object(sys, "argv", ["predict", *map(str, arguments)]),
-        mock.patch.object(predict.parallel, "keep_compiled"),
+        mock.patch.object(predict.machine, "keep_compiled"),
         pytest.raises(SystemExit) as stop,
     ):
         predict.main()
