@@ -41,7 +41,7 @@ class Checkpoints(contextlib.AbstractContextManager):
         self._alone = alone
         # One thread, so that checkpoints appear in the order in which they were saved.
         self._writer = concurrent.futures.ThreadPoolExecutor(1)
-        self._newest: dict[str, concurrent.futures.Future[None]] = {}
+        self._writing: dict[str, concurrent.futures.Future[None]] = {}
 
     def __exit__(self, *exc_info: object) -> None:
         self._writer.shutdown()
@@ -53,16 +53,16 @@ class Checkpoints(contextlib.AbstractContextManager):
         it stay. So does one of the same step, which is reached again after a crash, with the same
         content.
         """
-        if which in self._newest:  # so that no more than one of a kind waits in memory
-            self._newest[which].result()
+        if which in self._writing:  # so that no more than one of a kind waits in memory
+            self._writing[which].result()
         if parallel.is_first():
             state, text = jax.device_get(state), json.dumps(meta, indent=2)
-            self._newest[which] = self._writer.submit(self._write, which, state, text)
+            self._writing[which] = self._writer.submit(self._write, which, state, text)
 
     def _write(self, which: str, state: TrainState, meta: str) -> None:
         folder, step = self._root / which, int(state.step)
-        temporary = _temporary(folder, step)
-        if (folder / str(step)).exists():
+        target, temporary = folder / str(step), folder / f".{step}.tmp"
+        if target.exists():
             return
         try:
             for left in folder.glob(".*.tmp"):  # by a process that was killed
@@ -72,15 +72,13 @@ class Checkpoints(contextlib.AbstractContextManager):
                 orbax.save(temporary / _STATE, args=ocp.args.PyTreeSave(state))
             (temporary / _META).write_text(meta, encoding="utf-8")
             checksums.write(temporary)
-            temporary.rename(folder / str(step))
-            for old in _steps(folder)[_KEPT[Checkpoint(which)] :]:
-                _remove((folder / str(old)).rename(_temporary(folder, old)))
+            temporary.rename(target)
+            for old in _steps(folder)[_KEPT[Checkpoint(which)] :]:  # whole, too, until it is gone
+                _remove((folder / str(old)).rename(folder / f".{old}.tmp"))
         except Exception as error:  # of many kinds, from Orbax, tensorstore and the system
             _logger.warning(
-                "a checkpoint could not be written to %s (%s); those before it are kept, training "
-                "goes on and tries again at the next",
-                folder,
-                _reason(error)[-200:],
+                f"a checkpoint could not be written to {folder} ({_reason(error)[-200:]}); those "
+                "before it are kept, training goes on and tries again at the next"
             )
             _remove(temporary)
 
@@ -128,7 +126,7 @@ class Checkpoints(contextlib.AbstractContextManager):
         self, which: str, wanted: Callable[[Mapping[str, PyTree]], PyTree]
     ) -> tuple[int, PyTree, dict[str, Any]] | None:
         """Step, state and meta; `wanted` chooses what to read, given the shapes that were saved."""
-        concurrent.futures.wait(self._newest.values())
+        concurrent.futures.wait(self._writing.values())
         step = self._newest_sound(which)
         if step is None:
             return None
@@ -165,8 +163,9 @@ class Checkpoints(contextlib.AbstractContextManager):
 
     def _move_aside(self, path: pathlib.Path, fault: str) -> None:
         aside = self._root / "damaged" / f"{path.parent.name}_{path.name}"
-        message = "checkpoint %s is damaged (%s): moved to %s, an older one is used"
-        _logger.warning(message, path, fault, aside)
+        _logger.warning(
+            f"checkpoint {path} is damaged ({fault}): moved to {aside}, an older one is used"
+        )
         if self._alone or parallel.is_first():
             aside.parent.mkdir(exist_ok=True)
             shutil.rmtree(aside, ignore_errors=True)
@@ -197,7 +196,7 @@ def read_variables(
 
 def newest_step(workdir: pathlib.Path, which: str) -> int:
     """Of the checkpoints that lie whole in a run's folder; 0 if there is none."""
-    return next(iter(_steps(workdir / "checkpoints" / which)), 0)
+    return max(_steps(workdir / "checkpoints" / which), default=0)
 
 
 def _steps(folder: pathlib.Path) -> list[int]:
@@ -207,11 +206,6 @@ def _steps(folder: pathlib.Path) -> list[int]:
     except OSError:  # no folder yet, or a disk that does not answer
         return []
     return sorted((int(name) for name in names if name.isdecimal()), reverse=True)
-
-
-def _temporary(folder: pathlib.Path, step: int) -> pathlib.Path:
-    """Where a checkpoint lies that is not whole yet, or no longer."""
-    return folder / f".{step}.tmp"
 
 
 def _remove(folder: pathlib.Path) -> None:

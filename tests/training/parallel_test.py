@@ -34,16 +34,16 @@ def three_steps(backend, devices, accumulate=1):
 
 
 def linear_step(backend, devices=None):
-    """A sharded of the noisy linear model, and its first state."""
+    """The step of the noisy linear model, sharded, and its first state."""
     step = make_train_step(tiny.noisy_loss, OPTIMIZER, axis_name=parallel.AXIS)
     sharded = parallel.shard_step(step, backend=backend, devices=devices)
     return sharded, sharded.put_state(tiny.linear_state(OPTIMIZER))
 
 
-@pytest.mark.parametrize("sharded", [("pmap", 1), ("jit", 2, 2)])
-def test_as_pmap_on_four_devices(sharded):
+@pytest.mark.parametrize("arguments", [("pmap", 1), ("jit", 2, 2)])
+def test_as_pmap_on_four_devices(arguments):
     want_state, want_metrics = three_steps("pmap", 4)
-    state, metrics = three_steps(*sharded)
+    state, metrics = three_steps(*arguments)
     assert int(state.step) == 3
     for name in ("params", "ema_params"):
         difference = tiny.largest_difference(getattr(state, name), getattr(want_state, name))
