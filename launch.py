@@ -30,7 +30,7 @@ from multimix_jax.names import Stream
 from multimix_jax.runs.data import RunData
 from multimix_jax.runs.grid import run_all
 from multimix_jax.runs.spec import RunSpec
-from multimix_jax.training import parallel
+from multimix_jax.training import machine, parallel
 from multimix_jax.training.preemption import STATUS, Preempted, PreemptionGuard
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "Config file, with :arguments if any.")
@@ -54,7 +54,7 @@ def open_data(config: Mapping[str, Any], spec: RunSpec, streams: Sequence[Stream
         streams,
         test_data=spec.data.tests,
         process=(jax.process_index(), jax.process_count()),
-        one_first=parallel.first_goes_first,
+        one_first=parallel.process_0_first,
     )
 
 
@@ -62,7 +62,7 @@ def launch(c: ConfigDict, workdir: str, mode: str = "train", cell: int | None = 
     """Does what the flags ask for; gives the status to end with."""
     if cell is not None and "grid" not in c:
         raise UsageError(f"--cell={cell} is for grids (--config=configs/grid.py)")
-    parallel.keep_compiled()
+    machine.keep_compiled()
     absl_logging.set_verbosity(absl_logging.FATAL)  # orbax reports its every step and error
     logging.getLogger("data_pipelines").setLevel(logging.INFO)
     try:
@@ -85,11 +85,11 @@ def launch(c: ConfigDict, workdir: str, mode: str = "train", cell: int | None = 
 
 def main(argv: list[str]) -> None:
     del argv
-    parallel.set_xla_flags()
+    machine.set_xla_flags()
     address = (_COORDINATOR.value, _PROCESSES.value, _PROCESS.value)
     session: contextlib.AbstractContextManager = contextlib.nullcontext()
     if _DISTRIBUTED.value or any(part is not None for part in address):
-        session = parallel.joined(*address)
+        session = parallel.distributed_session(*address)
     errors = functools.partial(one_line_errors, ERRORS, _WORKDIR.value)
     with errors(), session, errors():  # of joining the others, and of all that is done with them
         status = launch(_CONFIG.value, _WORKDIR.value, _MODE.value, _CELL.value)

@@ -27,7 +27,7 @@ from multimix_jax.inference.windows import Windows, make_sliding_window, window_
 from multimix_jax.models import VNet
 from multimix_jax.objectives import DtmlObjective
 from multimix_jax.state import TrainState
-from multimix_jax.training import parallel
+from multimix_jax.training import machine
 from multimix_jax.training.step import make_train_step
 
 row = functools.partial(Row, "dtml")
@@ -125,7 +125,7 @@ def main() -> None:
     parser.add_argument("--filters", type=int, default=16, help="of the first level")
     parser.add_argument("--levels", type=int, default=4, help="of V-Net; five for 112x112x80")
     args = parser.parse_args()
-    parallel.set_xla_flags()
+    machine.set_xla_flags()
     patch, volume, filters, rounds = args.patch, args.volume, args.filters, args.rounds
     if args.quick:
         patch, volume, filters, rounds = [24, 24, 16], [40, 32, 20], 8, 3

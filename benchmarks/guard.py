@@ -22,7 +22,7 @@ import optax
 from benchmarks import measure, scaling
 from benchmarks.measure import Row
 from benchmarks.train_step import Case, OurStep
-from multimix_jax.training import parallel
+from multimix_jax.training import machine
 from multimix_jax.training.step import make_train_step
 
 UPDATES = 50  # for each round of the step
@@ -75,8 +75,8 @@ def compare(side: int, rounds: int) -> list[Row]:
 
 def main() -> None:
     args = measure.parser(__doc__, sides=(64,)).parse_args()
-    parallel.set_xla_flags()
-    parallel.keep_compiled()
+    machine.set_xla_flags()
+    machine.keep_compiled()
     rows = []
     for side in args.sides[:1] if args.quick else args.sides:
         rows += compare(side, 3 if args.quick else args.rounds)

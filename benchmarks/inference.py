@@ -21,7 +21,7 @@ import numpy as np
 
 from benchmarks import convolutions, measure, scaling, torch_multimix
 from benchmarks.measure import Row
-from multimix_jax.training import parallel
+from multimix_jax.training import machine, parallel
 
 PyTree = Any
 
@@ -98,7 +98,7 @@ def main() -> None:
     parser.add_argument("--dtypes", nargs="+", choices=measure.DTYPES, default=measure.DTYPES[:1])
     parser.add_argument("--batch", type=int, default=16, help="images at once")
     args = parser.parse_args()
-    parallel.set_xla_flags()
+    machine.set_xla_flags()
     sides, dtypes, rounds = args.sides, args.dtypes, args.rounds
     if args.quick:
         sides, dtypes, rounds = sides[:1], dtypes[:1], 3

@@ -37,7 +37,7 @@ from configs import common
 from data_pipelines import run_data
 from data_pipelines.streams import Pool
 from multimix_jax.keys import ExampleKeys
-from multimix_jax.training import parallel
+from multimix_jax.training import machine
 
 Batches = Iterator[Any]
 Begin = Callable[[int], Batches]  # that many batches, from a fresh start
@@ -236,8 +236,8 @@ def main() -> None:
     args = measure.parser(__doc__, sides=(64, 128, 256)).parse_args()
     if importlib.util.find_spec("torch") is None:
         sys.exit("torch is missing; pip install -e '.[bench]'")
-    parallel.set_xla_flags()
-    parallel.keep_compiled()
+    machine.set_xla_flags()
+    machine.keep_compiled()
     sides, rounds, seconds = sorted(args.sides), args.rounds, 2.0
     if args.quick:
         sides, rounds, seconds = sides[:1], 3, 0.5

@@ -21,7 +21,7 @@ from configs import common
 from multimix_jax.ops import norms, pooling
 from multimix_jax.ops.convolution import conv3x3, conv3x3_reference
 from multimix_jax.ops.interpolation import conv3x3_doubled, conv3x3_doubled_reference
-from multimix_jax.training import parallel
+from multimix_jax.training import machine
 
 Layer = Callable[..., jax.Array]
 
@@ -78,7 +78,7 @@ def main() -> None:
     parser = measure.parser(__doc__, sides=(128,))
     parser.add_argument("--batch", type=int, default=8, help="images at once")
     args = parser.parse_args()
-    parallel.set_xla_flags()
+    machine.set_xla_flags()
     rows = []
     for side in args.sides:
         for name, layer, plain, arguments in cases(side, args.batch):

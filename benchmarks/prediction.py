@@ -17,18 +17,18 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
+from multimix_jax.inference.trained_model import read_model
 
 import launch
 from benchmarks import measure
 from benchmarks.measure import Row
 from multimix_jax.errors import UsageError
 from multimix_jax.evaluation import evaluate
-from multimix_jax.inference.trained_model import read_model
 from multimix_jax.models import MultiMix
 from multimix_jax.names import Checkpoint
 from multimix_jax.objectives.joint import JointObjective
 from multimix_jax.runs import workdir
-from multimix_jax.training import parallel
+from multimix_jax.training import machine
 from multimix_jax.training.checkpoint import read_variables
 
 BATCH = 32
@@ -97,7 +97,7 @@ def main() -> None:
     parser.add_argument("runs", type=pathlib.Path, nargs="+", metavar="RUN")
     parser.add_argument("--data_dir", default=None, help="that of the run by default")
     args = parser.parse_args()
-    parallel.set_xla_flags()
+    machine.set_xla_flags()
     runs = args.runs[: 1 if args.quick else None]
     try:
         rows = [row for path in runs for row in measured(path, args.data_dir)]

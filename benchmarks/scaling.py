@@ -31,7 +31,7 @@ from configs import common
 from multimix_jax import objectives
 from multimix_jax.objectives import Objective
 from multimix_jax.state import TrainState
-from multimix_jax.training import optimizer, parallel
+from multimix_jax.training import machine, optimizer, parallel
 from multimix_jax.training.step import make_train_step
 
 PyTree = Any
@@ -103,8 +103,8 @@ class Step:
 def on_one_device(side: int, batch_size: int) -> Step:
     """The published step at this side, with this many images per stream."""
     tell(f"compiling the step at side {side}, batch {batch_size}")
-    parts = parallel.parts_for_caches(batch_size, side, 1)
-    step = make_train_step(objective(), adam(), accumulate=parts)
+    accumulate = parallel.micro_batches_for_caches(batch_size, side, 1)
+    step = make_train_step(objective(), adam(), accumulate=accumulate)
     state, batch = first_state(), random_batch(side, batch_size)
     compiled = jax.jit(step, donate_argnums=0).lower(state, batch).compile()
     return Step(compiled, state, jax.device_put(batch))
@@ -113,12 +113,12 @@ def on_one_device(side: int, batch_size: int) -> Step:
 def on_devices(count: int, side: int) -> Step:
     """The same over `count` devices, with PER_DEVICE images per stream on each."""
     tell(f"compiling the step at side {side} for {count} devices")
-    parts = parallel.parts_for_caches(PER_DEVICE * count, side, count)
-    step = make_train_step(objective(), adam(), accumulate=parts, axis_name=parallel.AXIS)
-    spread: Any = parallel.make_spread(step, devices=jax.devices()[:count])
-    state = spread.put_state(first_state())
-    batch = spread.put_batch(random_batch(side, PER_DEVICE * count))
-    return Step(spread.step.lower(state, batch).compile(), state, batch)
+    accumulate = parallel.micro_batches_for_caches(PER_DEVICE * count, side, count)
+    step = make_train_step(objective(), adam(), accumulate=accumulate, axis_name=parallel.AXIS)
+    sharded: Any = parallel.shard_step(step, devices=jax.devices()[:count])
+    state = sharded.put_state(first_state())
+    batch = sharded.put_batch(random_batch(side, PER_DEVICE * count))
+    return Step(sharded.step.lower(state, batch).compile(), state, batch)
 
 
 def growth(
@@ -168,8 +168,8 @@ def growth(
 
 def weak_scaling(counts: Sequence[int], side: int, rounds: int) -> list[Row]:
     """Time, memory and exchanges of the step over more and more devices; the first count is 1."""
-    parallel.set_xla_flags()
-    parallel.keep_compiled()
+    machine.set_xla_flags()
+    machine.keep_compiled()
     steps = [on_devices(count, side) for count in counts]
     tell(f"timing the step on {', '.join(map(str, counts))} devices")
     seconds = measure.in_turn(steps, rounds=rounds, warmup=1)
@@ -257,8 +257,8 @@ def tell(what: str) -> None:
 
 def main() -> None:
     args = measure.parser(__doc__, sides=(64, 128, 256, 512)).parse_args()
-    parallel.set_xla_flags()
-    parallel.keep_compiled()
+    machine.set_xla_flags()
+    machine.keep_compiled()
     sides, rounds = sorted(args.sides), args.rounds
     batch_sizes, devices = BATCH_SIZES, DEVICES
     if args.quick:

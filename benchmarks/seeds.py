@@ -15,7 +15,7 @@ import numpy as np
 from benchmarks import measure, scaling
 from benchmarks.measure import Row
 from multimix_jax.state import TrainState
-from multimix_jax.training import parallel
+from multimix_jax.training import machine, parallel
 from multimix_jax.training.step import make_train_step
 
 row = functools.partial(Row, "seeds")
@@ -50,12 +50,12 @@ def main() -> None:
     parser = measure.parser(__doc__, sides=(32, 64, 128))
     parser.add_argument("--seeds", type=int, default=3, help="how many")
     args = parser.parse_args()
-    parallel.set_xla_flags()
-    parallel.keep_compiled()
+    machine.set_xla_flags()
+    machine.keep_compiled()
     sides, rounds = (args.sides[:1], 3) if args.quick else (args.sides, args.rounds)
     rows = []
     for side, whole in itertools.product(sides, (True, False)):
-        parts = 1 if whole else parallel.parts_for_caches(10, side, 1)
+        parts = 1 if whole else parallel.micro_batches_for_caches(10, side, 1)
         if whole or parts > 1:
             rows.append(compare(side, args.seeds, parts, rounds))
     measure.report(rows, args.json)

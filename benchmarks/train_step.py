@@ -32,7 +32,7 @@ import optax
 from benchmarks import convolutions, measure, scaling, torch_multimix
 from benchmarks.measure import Row
 from multimix_jax.keys import ExampleKeys
-from multimix_jax.training import parallel
+from multimix_jax.training import machine, parallel
 from multimix_jax.training.step import make_train_step
 
 PyTree = Any
@@ -60,7 +60,7 @@ class OurStep:
         self.objective: Any = scaling.objective(case.dtype)
         self.state = scaling.first_state()
         self.batch = jax.device_put(scaling.random_batch(case.side, case.batch_size))
-        self.parts = parallel.parts_for_caches(case.batch_size, case.side, 1)
+        self.parts = parallel.micro_batches_for_caches(case.batch_size, case.side, 1)
         step = make_train_step(self.objective, scaling.adam(), accumulate=self.parts)
         self.step: Any = jax.jit(step, donate_argnums=0)
 
@@ -253,7 +253,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=scaling.BATCH_SIZE, help="images per stream")
     parser.add_argument("--peers", nargs="*", choices=PEERS, default=PEERS)
     args = parser.parse_args()
-    parallel.set_xla_flags()
+    machine.set_xla_flags()
     sides, dtypes, rounds = args.sides, args.dtypes, args.rounds
     if args.quick:
         sides, dtypes, rounds = sides[:1], dtypes[:1], 3

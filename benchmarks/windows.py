@@ -29,7 +29,7 @@ from multimix_jax.inference.windows import Windows, make_sliding_window, window_
 from multimix_jax.names import Checkpoint
 from multimix_jax.objectives import make_objective
 from multimix_jax.runs import workdir
-from multimix_jax.training import parallel
+from multimix_jax.training import machine
 from multimix_jax.training.checkpoint import read_variables
 
 
@@ -38,7 +38,7 @@ def main() -> None:
     parser.add_argument("run", type=pathlib.Path)
     parser.add_argument("--data_dir", default=None, help="that of the run by default")
     args = parser.parse_args()
-    parallel.set_xla_flags()
+    machine.set_xla_flags()
     c = ConfigDict(json.loads((args.run / workdir.CONFIG).read_text(encoding="utf-8")))
     if args.data_dir is not None:
         c.data_dir = args.data_dir

@@ -10,9 +10,9 @@ import pathlib
 import jax
 import pytest
 
-from multimix_jax.training import parallel
+from multimix_jax.training import machine
 
-parallel.set_xla_flags()  # as launch.py does: a run goes on bit for bit under the same flags alone
+machine.set_xla_flags()  # as launch.py does: a run goes on bit for bit under the same flags alone
 jax.config.update("jax_numpy_rank_promotion", "raise")
 gc.set_threshold(100_000, 20, 50)  # tracing makes much that lasts; each file is cleared up after
 

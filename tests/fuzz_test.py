@@ -7,7 +7,7 @@ import pytest
 from tests import fuzz_targets, fuzzing
 
 NAMES = [name for name in fuzz_targets.TARGETS if name != "faulty"]
-FEW = dict.fromkeys(NAMES, 100) | {"checkpoint": 20}  # which take longest
+FEW = dict.fromkeys(NAMES, 100)
 
 
 def check(name, report):

@@ -28,7 +28,7 @@ from multimix_jax.names import Head
 from multimix_jax.reporting.prediction_files import OutputOptions, write_predictions
 from multimix_jax.runs import workdir
 from multimix_jax.runs.trained_model import TrainedModel, read_models
-from multimix_jax.training import parallel
+from multimix_jax.training import machine
 
 BATCH = 8
 FEW = 16  # images up to which quick compilation is worth slower programs
@@ -199,8 +199,8 @@ def main(image_files: ImageFiles) -> None:
         "--seed", type=_count, default=0, help="of dropout and noise (default: %(default)s)"
     )
     arguments = parser.parse_args()
-    parallel.set_xla_flags()
-    parallel.keep_compiled()
+    machine.set_xla_flags()
+    machine.keep_compiled()
     try:
         status = run(arguments, image_files)
     except UsageError as error:

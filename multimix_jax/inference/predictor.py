@@ -15,7 +15,7 @@ from multimix_jax.inference import saliency
 from multimix_jax.inference.windows import Windows, make_sliding_window
 from multimix_jax.names import Head
 from multimix_jax.objectives.base import Network
-from multimix_jax.training import parallel
+from multimix_jax.training import machine, parallel
 
 PyTree = Any
 Answer = dict[str, jax.Array]
@@ -153,7 +153,8 @@ class Predictor:
     @functools.cached_property
     def _compiled(self) -> Callable[..., Answer]:
         return parallel.make_predict(
-            lambda variables, batch: self.predict(variables, *batch), quick=self.quick
+            lambda variables, batch: self.predict(variables, *batch),
+            compiler_options=machine.quick_options() if self.quick else None,
         )
 
     @functools.cached_property

@@ -17,8 +17,8 @@ from multimix_jax.labels import LabelSpec
 from multimix_jax.objectives import Objective, make_objective
 from multimix_jax.runs.spec import PredictionSpec, TrainingSpec, Values
 from multimix_jax.state import TrainState
-from multimix_jax.training import make_train_step, optimizer, parallel
-from multimix_jax.training.parallel import AXIS, Spread, make_spread
+from multimix_jax.training import machine, make_train_step, optimizer, parallel
+from multimix_jax.training.parallel import AXIS, ShardedStep, shard_step
 
 PyTree = Any
 _OVER_KEPT = 1.15  # all that a step takes, to what it keeps to go back: 1.11 to 1.14 measured
@@ -31,7 +31,7 @@ class Programs:
     Attributes:
       objective: the method, with its network.
       optimizer: optax transformation.
-      backend: 'pmap' or 'jit', see `parallel.make_spread`.
+      backend: 'pmap' or 'jit', see `parallel.shard_step`.
       ema_decay: of the moving average of the weights, 0 for none.
       accumulate: micro-batches of a batch, see `make_train_step`.
       predictor: of the network.
@@ -58,7 +58,7 @@ class Programs:
             )
 
     @functools.cached_property
-    def spread(self) -> Spread:
+    def sharded_step(self) -> ShardedStep:
         """The training step over all devices."""
         step = make_train_step(
             self.objective,
@@ -67,7 +67,7 @@ class Programs:
             accumulate=self.accumulate,
             axis_name=AXIS,
         )
-        return make_spread(step, spelling=self.backend)
+        return shard_step(step, backend=self.backend)
 
     @functools.cached_property
     def predicted_shapes(self) -> Callable[..., dict[str, jax.ShapeDtypeStruct]]:
@@ -89,7 +89,7 @@ class Programs:
     @functools.cached_property
     def views(self) -> Callable[..., dict[str, jax.Array]]:
         """`Objective.views`, for one figure."""
-        return parallel.compile_for_once(self.objective.views)
+        return machine.compile_for_once(self.objective.views)
 
     def initial_state(self, seed: int, size: int) -> TrainState:
         """State before the first step, for images of `size` x `size`."""
@@ -122,7 +122,7 @@ class Programs:
             jax.vmap(residuals, in_axes=(None, 0), axis_name=AXIS), state, shard
         )
         needed = _OVER_KEPT * sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(shapes))
-        limit = parallel.memory_bytes() // (devices if jax.default_backend() == "cpu" else 1)
+        limit = machine.memory_bytes() // (devices if jax.default_backend() == "cpu" else 1)
         if needed > limit:
             *patch, _ = self.objective.network.input_shape(size)
             share = (limit / needed) ** (1 / len(patch))
@@ -157,7 +157,7 @@ def make_programs(
     Raises:
       UsageError: a value is wrong.
     """
-    accumulate = training.accumulate or parallel.parts_for_caches(training.batch_size, size)
+    accumulate = training.accumulate or parallel.micro_batches_for_caches(training.batch_size, size)
     parallel.check_divisible(training.batch_size, accumulate)
     schedule = optimizer.make_schedule(
         learning_rate=training.learning_rate,

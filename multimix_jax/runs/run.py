@@ -102,8 +102,8 @@ class Run:
           UsageError: the data do not belong to the network, or to the run in the folder.
           Preempted: by a signal; all was saved.
         """
-        spread, steps = self.programs.spread, self.spec.training.steps
-        state = spread.put_state(self._initial_state())
+        sharded, steps = self.programs.sharded_step, self.spec.training.steps
+        state = sharded.put_state(self._initial_state())
         check_belongs(self.data, self.programs, state.eval_variables, self.spec.data.size)
         if self.programs.predictor.windows is not None:  # patches may be of any size
             self.programs.check_memory(next(self.data.batches(0, 1)), self.spec.data.size)
@@ -119,7 +119,7 @@ class Run:
                     self.observer.trained_on(self._views())
                 train(
                     state,
-                    spread,
+                    sharded,
                     self.data,
                     steps=steps,
                     cadence=self.spec.training.cadence,

@@ -2,6 +2,7 @@
 
 import concurrent.futures
 import contextlib
+import errno
 import json
 import logging
 import pathlib
@@ -11,12 +12,11 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
-import orbax.checkpoint as ocp
 
 from multimix_jax.errors import UsageError
 from multimix_jax.names import Checkpoint
 from multimix_jax.state import TrainState
-from multimix_jax.training import checksums, parallel
+from multimix_jax.training import checksums, parallel, state_io
 
 PyTree = Any
 _KEPT = {Checkpoint.LAST: 2, Checkpoint.BEST: 1}
@@ -41,10 +41,12 @@ class Checkpoints(contextlib.AbstractContextManager):
         self._alone = alone
         # One thread, so that checkpoints appear in the order in which they were saved.
         self._writer = concurrent.futures.ThreadPoolExecutor(1)
-        self._newest: dict[str, concurrent.futures.Future[None]] = {}
+        self._writing: dict[str, concurrent.futures.Future[None]] = {}
 
     def __exit__(self, *exc_info: object) -> None:
         self._writer.shutdown()
+        for writing in self._writing.values():
+            writing.result()
 
     def save(self, which: str, state: TrainState, meta: Mapping[str, Any]) -> None:
         """Begins to write `state` and `meta` (JSON values); returns at once.
@@ -52,37 +54,39 @@ class Checkpoints(contextlib.AbstractContextManager):
         One that cannot be written, on a full disk for instance, is named in a warning; those before
         it stay. So does one of the same step, which is reached again after a crash, with the same
         content.
+
+        Raises:
+          OSError: the one before could not be written for another reason, or on leaving this one.
         """
-        if which in self._newest:  # so that no more than one of a kind waits in memory
-            self._newest[which].result()
+        if which in self._writing:  # so that no more than one of a kind waits in memory
+            self._writing[which].result()
         if parallel.is_first():
             state, text = jax.device_get(state), json.dumps(meta, indent=2)
-            self._newest[which] = self._writer.submit(self._write, which, state, text)
+            self._writing[which] = self._writer.submit(self._write, which, state, text)
 
     def _write(self, which: str, state: TrainState, meta: str) -> None:
         folder, step = self._root / which, int(state.step)
-        temporary = _temporary(folder, step)
-        if (folder / str(step)).exists():
+        target, temporary = folder / str(step), folder / f".{step}.tmp"
+        if target.exists():
             return
         try:
             for left in folder.glob(".*.tmp"):  # by a process that was killed
                 _remove(left)
             temporary.mkdir(parents=True)
-            with _orbax() as orbax:
-                orbax.save(temporary / _STATE, args=ocp.args.PyTreeSave(state))
+            state_io.write_state(temporary / _STATE, state)
             (temporary / _META).write_text(meta, encoding="utf-8")
             checksums.write(temporary)
-            temporary.rename(folder / str(step))
-            for old in _steps(folder)[_KEPT[Checkpoint(which)] :]:
-                _remove((folder / str(old)).rename(_temporary(folder, old)))
+            temporary.rename(target)
+            for old in _steps(folder)[_KEPT[Checkpoint(which)] :]:  # whole, too, until it is gone
+                _remove((folder / str(old)).rename(folder / f".{old}.tmp"))
         except Exception as error:  # of many kinds, from Orbax, tensorstore and the system
-            _logger.warning(
-                "a checkpoint could not be written to %s (%s); those before it are kept, training "
-                "goes on and tries again at the next",
-                folder,
-                _reason(error)[-200:],
-            )
             _remove(temporary)
+            if isinstance(error, OSError) and error.errno != errno.ENOSPC:
+                raise  # such as a folder that may not be written to
+            _logger.warning(
+                f"a checkpoint could not be written to {folder} ({_reason(error)[-200:]}); those "
+                "before it are kept, training goes on and tries again at the next"
+            )
 
     def restore(self, which: str, like: TrainState) -> tuple[TrainState, dict[str, Any]] | None:
         """The newest sound checkpoint of that kind, shaped and placed like `like`; None if none.
@@ -112,38 +116,31 @@ class Checkpoints(contextlib.AbstractContextManager):
           UsageError: as for `restore`.
         """
 
-        def wanted(saved: Mapping[str, PyTree]) -> dict[str, PyTree]:
+        def choose(saved: Mapping[str, PyTree]) -> dict[str, PyTree]:
             averaged = average and saved["ema_params"] is not None
             names = ("ema_params" if averaged else "params", "batch_stats")
             current = saved if like is None else {**like, "ema_params": like["params"]}
             return {name: current[name] for name in names}
 
-        restored = self._restore(which, wanted)
+        restored = self._restore(which, choose)
         if restored is None:
             return None
         step, state, meta = restored
         return step, {name.removeprefix("ema_"): part for name, part in state.items()}, meta
 
     def _restore(
-        self, which: str, wanted: Callable[[Mapping[str, PyTree]], PyTree]
+        self, which: str, choose: Callable[[Mapping[str, PyTree]], PyTree]
     ) -> tuple[int, PyTree, dict[str, Any]] | None:
-        """Step, state and meta; `wanted` chooses what to read, given the shapes that were saved."""
-        concurrent.futures.wait(self._newest.values())
+        """Step, state and meta of the newest sound checkpoint; `choose` as for `read_state`."""
+        concurrent.futures.wait(self._writing.values())
         step = self._newest_sound(which)
         if step is None:
             return None
         path = self._root / which / str(step)
-        with _orbax() as orbax:
-            saved = orbax.metadata(path / _STATE).item_metadata.tree
-            like = wanted(saved)
-            if difference := _difference(saved, like):
-                raise _none_usable({path: difference})
-            arguments = ocp.args.PyTreeRestore(
-                jax.tree.map(ocp.utils.to_shape_dtype_struct, like),
-                restore_args=ocp.checkpoint_utils.construct_restore_args(like),
-                partial_restore=True,
-            )
-            state = orbax.restore(path / _STATE, args=arguments)
+        try:
+            state = state_io.read_state(path / _STATE, choose)
+        except state_io.DifferentModel as error:
+            raise _none_usable({path: str(error)}) from error
         return step, state, json.loads((path / _META).read_text(encoding="utf-8"))
 
     def _newest_sound(self, which: str) -> int | None:
@@ -165,8 +162,9 @@ class Checkpoints(contextlib.AbstractContextManager):
 
     def _move_aside(self, path: pathlib.Path, fault: str) -> None:
         aside = self._root / "damaged" / f"{path.parent.name}_{path.name}"
-        message = "checkpoint %s is damaged (%s): moved to %s, an older one is used"
-        _logger.warning(message, path, fault, aside)
+        _logger.warning(
+            f"checkpoint {path} is damaged ({fault}): moved to {aside}, an older one is used"
+        )
         if self._alone or parallel.is_first():
             aside.parent.mkdir(exist_ok=True)
             shutil.rmtree(aside, ignore_errors=True)
@@ -197,7 +195,7 @@ def read_variables(
 
 def newest_step(workdir: pathlib.Path, which: str) -> int:
     """Of the checkpoints that lie whole in a run's folder; 0 if there is none."""
-    return next(iter(_steps(workdir / "checkpoints" / which)), 0)
+    return max(_steps(workdir / "checkpoints" / which), default=0)
 
 
 def _steps(folder: pathlib.Path) -> list[int]:
@@ -209,11 +207,6 @@ def _steps(folder: pathlib.Path) -> list[int]:
     return sorted((int(name) for name in names if name.isdecimal()), reverse=True)
 
 
-def _temporary(folder: pathlib.Path, step: int) -> pathlib.Path:
-    """Where a checkpoint lies that is not whole yet, or no longer."""
-    return folder / f".{step}.tmp"
-
-
 def _remove(folder: pathlib.Path) -> None:
     """Removes a folder, in which threads of tensorstore may still be writing."""
     for _ in range(25):
@@ -221,32 +214,6 @@ def _remove(folder: pathlib.Path) -> None:
         if not folder.exists():
             return
         time.sleep(0.2)
-
-
-def _orbax() -> ocp.Checkpointer:
-    """Reads and writes states in this process by itself, whatever other processes do."""
-    this = jax.process_index()
-    options = ocp.options.MultiprocessingOptions(primary_host=this, active_processes={this})
-    handler = ocp.PyTreeCheckpointHandler(multiprocessing_options=options)
-    return ocp.Checkpointer(handler, multiprocessing_options=options)
-
-
-def _difference(saved: Mapping[str, PyTree], like: PyTree) -> str:
-    """Where the parts of a saved state that `like` asks for are of another model; '' if nowhere.
-
-    Orbax says so too, but leaves reads behind that fail one after the other, later.
-    """
-    wanted = like if isinstance(like, Mapping) else vars(like)
-    theirs, ours = _shapes({name: saved[name] for name in wanted}), _shapes(wanted)
-    different = dict(theirs.items() ^ ours.items())
-    faults = [f"{n} is {theirs.get(n)}, but {ours.get(n)} in the model" for n in sorted(different)]
-    return next(iter(faults), "")
-
-
-def _shapes(tree: PyTree) -> dict[str, str]:
-    """Type and shape of each array, by its name on disk."""
-    arrays = ocp.tree.to_flat_dict(tree, sep=".")
-    return {name: f"{array.dtype}{list(array.shape)}" for name, array in arrays.items()}
 
 
 def _none_usable(faults: Mapping[pathlib.Path, str]) -> UsageError:

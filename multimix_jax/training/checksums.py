@@ -17,10 +17,12 @@ def write(folder: pathlib.Path) -> None:
 def find_fault(folder: pathlib.Path) -> str:
     """What is wrong with the files of a folder; '' if they are as `write` saw them."""
     try:
-        listed = dict(json.loads((folder / _LIST).read_text(encoding="utf-8")))
+        listed = json.loads((folder / _LIST).read_text(encoding="utf-8"))
         current = _checksums(folder)
-    except (OSError, TypeError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         return f"{type(error).__name__}: {error}"
+    if not isinstance(listed, dict):
+        return f"{_LIST} lists no checksums"
     for name in sorted(listed.keys() | current.keys()):
         if name not in current:
             return f"{name} is missing"

@@ -154,7 +154,7 @@ class _Log:
 
 def train(
     state: TrainState,
-    spread: parallel.Spread,
+    sharded: parallel.ShardedStep,
     data: TrainingData,
     *,
     steps: int,
@@ -168,8 +168,8 @@ def train(
     """Trains from `state.step` to `steps`; what it wrote up to there is as if never interrupted.
 
     Args:
-      state: placed by `spread.put_state`.
-      spread: the compiled step.
+      state: placed by `sharded.put_state`.
+      sharded: the compiled step.
       data: to train on.
       steps: where to end.
       cadence: of logging, validation and checkpoints.
@@ -196,8 +196,8 @@ def train(
         checkpoints.save(which, state, dataclasses.asdict(progress))
 
     with bar:
-        for batch in parallel.prefetch(data.batches(step, steps), spread.put_batch):
-            state, metrics = spread.step(state, batch)
+        for batch in parallel.prefetch(data.batches(step, steps), sharded.put_batch):
+            state, metrics = sharded.step(state, batch)
             step += 1
             bar.update()
             log.fetch(progress)
@@ -209,7 +209,7 @@ def train(
             log.fetch(progress)  # a checkpoint stands for all metrics before it
             if evaluate:
                 score, validation = validate(parallel.local_copy(state.eval_variables), step)
-                score = parallel.word_of_first(score)
+                score = parallel.broadcast_from_process_0(score)
                 writer.scalars(step, "validation", validation)
                 best = progress.best_score is None or score > progress.best_score
                 bar.write(

@@ -5,6 +5,7 @@ import json
 import os
 import pathlib
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from tensorboardX import SummaryWriter
@@ -15,7 +16,7 @@ from multimix_jax import atomic
 class MetricWriter(contextlib.AbstractContextManager):
     """Writes `WORKDIR/metrics.jsonl` and `WORKDIR/tensorboard/`.
 
-    A resumed run first forgets what was written after `step`, so that no line comes twice.
+    A resumed run first drops the lines written after `step`, so that none comes twice.
     """
 
     def __init__(self, workdir: str | pathlib.Path, step: int = 0, *, silent: bool = False):
@@ -39,17 +40,18 @@ class MetricWriter(contextlib.AbstractContextManager):
 
     def scalars(self, step: int, split: str, values: Mapping[str, float]) -> None:
         """One line `{"step":, "split":, name: value, ...}`; on disk when this returns."""
-        line = {"step": step, "split": split, **{k: float(v) for k, v in values.items()}}
-        self._lines.write(json.dumps(line) + "\n")
-        self._lines.flush()
-        for name, value in values.items():
-            self._board.add_scalar(f"{split}/{name}", float(value), step)
+        numbers = {name: float(value) for name, value in values.items()}
+        self._write_line({"step": step, "split": split, **numbers})
+        for name, number in numbers.items():
+            self._board.add_scalar(f"{split}/{name}", number, step)
 
     def skipped(
         self, step: int, values: Mapping[str, float], ids: Mapping[str, Sequence[str]]
     ) -> None:
-        """One line for a step that was not learned from: `{"split": "skipped", ..., "ids": }`."""
-        entry = {"step": step, "split": "skipped", **values, "ids": dict(ids)}
+        """One line for a step not learned from: `{"step":, "split": "skipped", ..., "ids": {}}`."""
+        self._write_line({"step": step, "split": "skipped", **values, "ids": dict(ids)})
+
+    def _write_line(self, entry: Mapping[str, Any]) -> None:
         self._lines.write(json.dumps(entry) + "\n")
         self._lines.flush()
 

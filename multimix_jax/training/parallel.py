@@ -1,7 +1,8 @@
-"""How a step is spread over devices and processes: the only file that knows there are many."""
+"""A step sharded over devices and processes: the only file that knows there are many."""
 
 import contextlib
 import dataclasses
+import functools
 import itertools
 import os
 import sys
@@ -23,12 +24,11 @@ AXIS = "batch"
 HEARTBEAT = 20  # seconds without a sign of life, after which a process counts as gone
 _LONG = 7 * 24 * 3600  # seconds to wait for a process that lives: until its work is done
 _CACHED_PIXELS = 2 * 128**2  # of a stream; the fastest at sides 64, 128 and 256, by measurement
-_LIBRARIES = "xla_cpu_experimental_ynn_fusion_type"  # what XLA takes from YNNPACK
 
 
 @dataclasses.dataclass(frozen=True)
-class Spread:
-    """A step compiled for several devices, and how to hand it its arguments.
+class ShardedStep:
+    """A step compiled for several devices, and how to place its arguments on them.
 
     Attributes:
       step: (state, batch) -> (state, metrics); donates the state.
@@ -41,28 +41,29 @@ class Spread:
     put_batch: Callable[[PyTree], PyTree]
 
 
-def make_spread(
+def shard_step(
     step: Callable[[PyTree, PyTree], tuple[PyTree, PyTree]],
     *,
-    spelling: str = "pmap",
+    backend: str = "pmap",
     devices: Sequence[jax.Device] | None = None,
-) -> Spread:
-    """Spreads `step`, written for one shard with collectives over `AXIS`, over `devices`.
+) -> ShardedStep:
+    """Compiles `step`, written for one shard with collectives over `AXIS`, for `devices`.
 
     Args:
-      step: as `train.make_train_step(..., axis_name=parallel.AXIS)` gives it.
-      spelling: 'pmap', or 'jit' (jit over a mesh); both give the same numbers.
+      step: as `make_train_step(..., axis_name=parallel.AXIS)` gives it.
+      backend: 'pmap', or 'jit' (with `jax.shard_map` over a mesh); both give the same numbers.
       devices: all by default.
 
     Raises:
-      UsageError: unknown spelling.
+      UsageError: unknown backend.
     """
     devices = list(devices or jax.devices())
-    mesh = _mesh(devices)
-    replicated = NamedSharding(mesh, PartitionSpec())
-    put_state = lambda state: jax.device_put(state, replicated)
-    if spelling == "pmap":
-        mapped = jax.pmap(
+
+    def put_state(state: PyTree) -> PyTree:
+        return jax.device_put(state, _sharding(devices))
+
+    if backend == "pmap":
+        compiled = jax.pmap(
             step,
             axis_name=AXIS,
             in_axes=(None, 0),
@@ -71,32 +72,34 @@ def make_spread(
             devices=devices,
         )
         local = [d for d in devices if d.process_index == jax.process_index()]
-        over_local = NamedSharding(_mesh(local), PartitionSpec(AXIS))
+        over_local = _sharding(local, AXIS)
 
         def put_batch(batch: PyTree) -> PyTree:
             split = lambda x: x.reshape(len(local), len(x) // len(local), *x.shape[1:])
             return jax.device_put(jax.tree.map(split, batch), over_local)
 
-        return Spread(mapped, put_state, put_batch)
-    if spelling == "jit":
-        spread = jax.shard_map(
+    elif backend == "jit":
+        sharded = jax.shard_map(
             step,
-            mesh=mesh,
+            mesh=_sharding(devices).mesh,
             in_specs=(PartitionSpec(), PartitionSpec(AXIS)),
             out_specs=(PartitionSpec(), PartitionSpec()),
             # The step averages its gradients itself; the check would sum them a second time.
             check_vma=False,
         )
-        over_all = NamedSharding(mesh, PartitionSpec(AXIS))
-        put_batch = lambda batch: jax.tree.map(
-            lambda x: jax.make_array_from_process_local_data(over_all, x), batch
-        )
-        return Spread(jax.jit(spread, donate_argnums=(0,)), put_state, put_batch)
-    raise UsageError(f"parallel={spelling!r} is unknown; use 'pmap' or 'jit' (config.parallel)")
+        compiled = jax.jit(sharded, donate_argnums=(0,))
+        place = functools.partial(jax.make_array_from_process_local_data, _sharding(devices, AXIS))
+
+        def put_batch(batch: PyTree) -> PyTree:
+            return jax.tree.map(place, batch)
+
+    else:
+        raise UsageError(f"parallel={backend!r} is unknown; use 'pmap' or 'jit' (config.parallel)")
+    return ShardedStep(compiled, put_state, put_batch)
 
 
 @contextlib.contextmanager
-def joined(
+def distributed_session(
     coordinator_address: str | None, num_processes: int | None, process_id: int | None
 ) -> Iterator[None]:
     """This process as one of those that train together; to be entered before the first array.
@@ -165,17 +168,17 @@ def wait_for_all() -> None:
     )
 
 
-def first_goes_first(do: Callable[[], _Result]) -> _Result:
-    """`do` in the first process, and then, when that is done, in all others at once."""
-    if is_first():
-        result = do()
+def process_0_first(function: Callable[[], _Result]) -> _Result:
+    """`function()` in the first process and then, when that is done, in all others at once."""
+    if not is_first():
         wait_for_all()
-        return result
+        return function()
+    result = function()
     wait_for_all()
-    return do()
+    return result
 
 
-def word_of_first(value: float) -> float:
+def broadcast_from_process_0(value: float) -> float:
     """The first process's value, in all: for decisions that must not differ."""
     if jax.process_count() == 1:
         return value
@@ -184,22 +187,18 @@ def word_of_first(value: float) -> float:
 
 
 def any_process(flag: bool) -> jax.Array:
-    """Whether some process says so, bool []; computed behind the steps under way, not awaited."""
-    mesh = _mesh(jax.devices())
-    split, replicated = (
-        NamedSharding(mesh, spec) for spec in (PartitionSpec(AXIS), PartitionSpec())
+    """Whether it is true in any, bool []; computed behind the steps under way, not awaited."""
+    flags = jax.make_array_from_process_local_data(
+        _sharding(jax.devices(), AXIS), np.full(jax.local_device_count(), flag)
     )
-    flags = np.full(jax.local_device_count(), flag)
-    return jax.jit(jax.numpy.any, out_shardings=replicated)(
-        jax.make_array_from_process_local_data(split, flags)
-    )
+    return jax.jit(jax.numpy.any, out_shardings=_sharding(jax.devices()))(flags)
 
 
 def local_copy(tree: PyTree) -> PyTree:
     """Arrays that are the same on all devices, on this process's alone."""
     if jax.process_count() == 1:
         return tree
-    replicated = NamedSharding(_mesh(jax.local_devices()), PartitionSpec())
+    replicated = _sharding(jax.local_devices())
     return jax.tree.map(lambda x: jax.device_put(x.addressable_data(0), replicated), tree)
 
 
@@ -207,7 +206,7 @@ def make_predict(
     predict: Callable[[PyTree, PyTree], PyTree],
     *,
     devices: Sequence[jax.Device] | None = None,
-    quick: bool = False,
+    compiler_options: dict[str, Any] | None = None,
 ) -> Callable[[PyTree, PyTree], PyTree]:
     """Compiles `predict(variables, batch)` over devices, the batch's arrays [B,...] split.
 
@@ -216,22 +215,20 @@ def make_predict(
     Args:
       predict: gives arrays of one entry per image.
       devices: this process's by default.
-      quick: whether the time to compile matters more than that to run.
+      compiler_options: of XLA.
     """
-    mesh = _mesh(list(devices or jax.local_devices()))
-    replicated, split = (
-        NamedSharding(mesh, spec) for spec in (PartitionSpec(), PartitionSpec(AXIS))
-    )
+    devices = list(devices or jax.local_devices())
+    split = _sharding(devices, AXIS)
     compiled = jax.jit(
         predict,
-        in_shardings=(replicated, split),
+        in_shardings=(_sharding(devices), split),
         out_shardings=split,
-        compiler_options=_quick_options() if quick else None,
+        compiler_options=compiler_options,
     )
 
     def padded(variables: PyTree, batch: PyTree) -> PyTree:
         count = len(jax.tree.leaves(batch)[0])
-        missing = -count % mesh.size
+        missing = -count % len(devices)
         fill = lambda x: np.concatenate([x, np.repeat(x[-1:], missing, axis=0)])
         output = compiled(variables, jax.device_put(jax.tree.map(fill, batch), split))
         return jax.tree.map(lambda x: x[:count], output) if missing else output
@@ -239,29 +236,19 @@ def make_predict(
     return padded
 
 
-def _quick_options() -> dict[str, Any] | None:
-    """On CPU, optimising what is computed once takes longer than computing it."""
-    return {"xla_backend_optimization_level": 0} if jax.default_backend() == "cpu" else None
-
-
-def compile_for_once(function: Callable[..., Any]) -> Callable[..., Any]:
-    """`jax.jit` of what is computed once."""
-    return jax.jit(function, compiler_options=_quick_options())
-
-
 def check_divisible(batch_size: int, accumulate: int, device_count: int | None = None) -> None:
     """Raises UsageError where a batch cannot be split evenly over devices and micro-batches."""
     device_count = jax.device_count() if device_count is None else device_count
-    parts = device_count * accumulate
-    if batch_size % parts:
+    count = device_count * accumulate
+    if batch_size % count:
         raise UsageError(
             f"batch_size={batch_size} does not divide into {device_count} devices x "
-            f"{accumulate} accumulated parts; set config.batch_size to a multiple of {parts}"
+            f"{accumulate} micro-batches; set config.batch_size to a multiple of {count}"
         )
 
 
-def parts_for_caches(batch_size: int, size: int, device_count: int | None = None) -> int:
-    """Parts of a batch whose layers stay in a CPU's caches, one after the other; elsewhere one.
+def micro_batches_for_caches(batch_size: int, size: int, device_count: int | None = None) -> int:
+    """How many micro-batches, so that each one's layers stay in a CPU's caches; elsewhere one.
 
     Args:
       batch_size: images per stream, over all devices.
@@ -271,34 +258,8 @@ def parts_for_caches(batch_size: int, size: int, device_count: int | None = None
     share, rest = divmod(batch_size, device_count or jax.device_count())
     if rest or jax.default_backend() != "cpu":
         return 1
-    parts = [n for n in range(1, share + 1) if share % n == 0]
-    return next((n for n in parts if share // n * size**2 <= _CACHED_PIXELS), share)
-
-
-def memory_bytes() -> int:
-    """What a device has: an accelerator's own limit, else this machine's memory."""
-    limits = jax.local_devices()[0].memory_stats() or {}
-    return limits.get("bytes_limit") or os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-
-
-def keep_compiled() -> None:
-    """Keeps compiled programs in the user's cache folder, so that a second start is quick."""
-    if jax.config.jax_compilation_cache_dir is None:  # type: ignore[attr-defined]
-        cache = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
-        jax.config.update("jax_compilation_cache_dir", os.path.join(cache, "multimix_jax", "xla"))
-
-
-def set_xla_flags() -> None:
-    """Lets XLA on CPU take convolutions and matrix products from Eigen; before the first array.
-
-    Its choice since jaxlib 0.10 is YNNPACK, which is slower for the shapes of these networks
-    (docs/performance.md). Flags that the user has set stay as they are.
-    """
-    flags = os.environ.get("XLA_FLAGS", "")
-    # XLA ends the process at a flag that it does not know; later versions may not know this one.
-    known = (0, 10) <= tuple(map(int, jax.lib.__version__.split(".")[:2])) < (0, 13)
-    if known and _LIBRARIES not in flags:
-        os.environ["XLA_FLAGS"] = f"{flags} --{_LIBRARIES}=LIBRARY_FUSION_TYPE_REDUCE".strip()
+    counts = [n for n in range(1, share + 1) if share % n == 0]
+    return next((n for n in counts if share // n * size**2 <= _CACHED_PIXELS), share)
 
 
 def prefetch(batches: Iterator[PyTree], put: Callable[[PyTree], PyTree]) -> Iterator[PyTree]:
@@ -313,5 +274,7 @@ def prefetch(batches: Iterator[PyTree], put: Callable[[PyTree], PyTree]) -> Iter
         yield ahead
 
 
-def _mesh(devices: Sequence[jax.Device]) -> Mesh:
-    return Mesh(np.asarray(devices), (AXIS,), axis_types=(AxisType.Auto,))
+def _sharding(devices: Sequence[jax.Device], *axes: str) -> NamedSharding:
+    """Over a row of devices: split along the first axis with `AXIS`, else the same on all."""
+    mesh = Mesh(np.asarray(devices), (AXIS,), axis_types=(AxisType.Auto,))
+    return NamedSharding(mesh, PartitionSpec(*axes))

@@ -31,7 +31,7 @@ def make_train_step(
 ) -> TrainStep:
     """Binds a loss and an optimiser into a pure step `(state, batch) -> (state, metrics)`.
 
-    Wrap it in `jax.jit`, or in `parallel.make_spread` with `axis_name=parallel.AXIS`.
+    Wrap it in `jax.jit`, or in `parallel.shard_step` with `axis_name=parallel.AXIS`.
 
     Args:
       loss_fn: `(params, state, batch, keys) -> (loss, (metrics, batch_stats))`: a scalar that is a
@@ -40,8 +40,8 @@ def make_train_step(
         example, a function of (`state.seed`, `state.step`, name, example).
       optimizer: optax transformation.
       ema_decay: of the moving average of the weights, where the state keeps one.
-      accumulate: parts that the batch is cut into, one after the other, to save memory (on
-        CPU also time: `parallel.parts_for_caches`); the gradient is that of the whole batch.
+      accumulate: micro-batches that the batch is cut into, one after the other, to save memory (on
+        CPU also time: `parallel.micro_batches_for_caches`); the gradient is that of the whole.
       axis_name: mapped axis to average over, None outside of a map.
 
     Returns:

@@ -88,7 +88,7 @@ def test_dropout_of_a_network_without(folder, tmp_path, capsys):
 def command(*arguments):
     with (
         mock.patch.object(sys, "argv", ["predict", *map(str, arguments)]),
-        mock.patch.object(predict.parallel, "keep_compiled"),
+        mock.patch.object(predict.machine, "keep_compiled"),
         pytest.raises(SystemExit) as stop,
     ):
         launch.predict()

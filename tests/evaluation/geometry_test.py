@@ -1,3 +1,5 @@
+"""Tests of multimix_jax.evaluation.geometry."""
+
 import jax
 import numpy as np
 import pytest

@@ -15,7 +15,7 @@ from data_pipelines import load
 from data_pipelines.sets import phantom3d
 from multimix_jax.commands import report
 from multimix_jax.errors import UsageError
-from multimix_jax.training import parallel
+from multimix_jax.training import machine
 from tests.official_formats import write_la, write_nifti
 from tests.small_runs import SMALL_PLANS, launch_main, prepare_phantoms
 
@@ -144,7 +144,7 @@ def test_interrupted_and_resumed_is_uninterrupted(runs, prepared, tmp_path):
 def test_what_would_fit_in_memory(prepared, tmp_path, monkeypatch):
     """What the error proposes fits, half of what was asked for does not."""
     large = {"objective.patch": (48, 48, 32), "window.patch": (48, 48, 32)}
-    monkeypatch.setattr(parallel, "memory_bytes", lambda: 2**27)
+    monkeypatch.setattr(machine, "memory_bytes", lambda: 2**27)
     with pytest.raises(SystemExit, match="patches of 48x48x32 take about 0 GiB") as error:
         launch_main(small(prepared, **large), tmp_path / "run")
     assert not (tmp_path / "run").exists()

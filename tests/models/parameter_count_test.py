@@ -58,9 +58,13 @@ COUNTS = {
 }
 
 
-COUNTS |= {("consistency", system): ENCODER + CLASSIFIER + DECODER for system in consistency.SYSTEMS}
+COUNTS |= {
+    ("consistency", system): ENCODER + CLASSIFIER + DECODER for system in consistency.SYSTEMS
+}
 COUNTS["best", "unet_augmented"] = ENCODER + DECODER
-COUNTS |= {("consistency", system): ENCODER + CLASSIFIER for system in ("best_classes", "enc_augmented")}
+COUNTS |= {
+    ("consistency", system): ENCODER + CLASSIFIER for system in ("best_classes", "enc_augmented")
+}
 SYSTEMS = {"multimix": multimix.SYSTEMS, "dtml": dtml.SYSTEMS, "best": consistency.SYSTEMS}
 
 

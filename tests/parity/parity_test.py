@@ -1,7 +1,7 @@
 """The same by others: network, losses, gradients and training by PyTorch; metrics by MedPy.
 
 Needs pip install -e '.[parity]'. Pixel operations are compared with PIL in augment_test.py, metrics
-with SciPy, scikit-image and scikit-learn in metrics_test.py and geometry_test.py.
+with SciPy, scikit-image and scikit-learn in the tests of multimix_jax.evaluation.
 """
 
 import collections

@@ -180,7 +180,7 @@ def _delete_checksums(folder):
 
 
 def _replace_checksums(folder):
-    (folder / "checksums.json").write_text("[]")
+    (folder / "checksums.json").write_text('[[1, "a"]]')
 
 
 def failure(workdir, like):
@@ -324,6 +324,15 @@ def test_a_disk_that_is_full_from_the_begin(tmp_path, monkeypatch, caplog):
             checkpoints.save(Checkpoint.LAST, state(2), META)
             assert_same(checkpoints.restore(Checkpoint.LAST, state())[0], state(1))
         assert caplog.text.count("could not be written to") == 1
+
+
+def test_a_folder_that_may_not_be_written_to_ends_the_run(tmp_path, monkeypatch):
+    def fail(*args, **kwargs):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+
+    monkeypatch.setattr(ocp.Checkpointer, "save", fail)
+    with pytest.raises(PermissionError), Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(Checkpoint.LAST, state(1), META)
 
 
 # Writes of other arrays end after the one that failed; tensorstore's errors come when collected.

@@ -1,3 +1,5 @@
+"""Tests of multimix_jax.training.optimizer."""
+
 import jax
 import jax.numpy as jnp
 import numpy as np

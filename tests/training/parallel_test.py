@@ -1,8 +1,7 @@
+"""Tests of multimix_jax.training.parallel."""
+
 import functools
-import os
 import re
-import subprocess
-import sys
 from unittest import mock
 
 import jax
@@ -16,35 +15,35 @@ from multimix_jax.training import parallel
 from multimix_jax.training.step import make_train_step
 from tests import tiny
 
-SPELLINGS = ("pmap", "jit")
+BACKENDS = ("pmap", "jit")
 OPTIMIZER = optax.adam(1e-3)
 OBJECTIVE = tiny.objective(threshold=0.5)
 
 
 @functools.cache
-def three_steps(spelling, devices, accumulate=1):
+def three_steps(backend, devices, accumulate=1):
     """State and metrics after three steps of MultiMix, augmentation and dropout on."""
     step = make_train_step(
         OBJECTIVE, OPTIMIZER, accumulate=accumulate, ema_decay=0.5, axis_name=parallel.AXIS
     )
-    spread = parallel.make_spread(step, spelling=spelling, devices=jax.devices()[:devices])
-    state = spread.put_state(tiny.train_state(OBJECTIVE, OPTIMIZER, keep_average=True))
+    sharded = parallel.shard_step(step, backend=backend, devices=jax.devices()[:devices])
+    state = sharded.put_state(tiny.train_state(OBJECTIVE, OPTIMIZER, keep_average=True))
     for seed in range(3):
-        state, metrics = spread.step(state, spread.put_batch(tiny.batch(8, seed)))
+        state, metrics = sharded.step(state, sharded.put_batch(tiny.batch(8, seed)))
     return jax.device_get((state, metrics))
 
 
-def linear_spread(spelling, devices=None):
-    """A spread of the noisy linear model, and its first state."""
+def linear_step(backend, devices=None):
+    """The step of the noisy linear model, sharded, and its first state."""
     step = make_train_step(tiny.noisy_loss, OPTIMIZER, axis_name=parallel.AXIS)
-    spread = parallel.make_spread(step, spelling=spelling, devices=devices)
-    return spread, spread.put_state(tiny.linear_state(OPTIMIZER))
+    sharded = parallel.shard_step(step, backend=backend, devices=devices)
+    return sharded, sharded.put_state(tiny.linear_state(OPTIMIZER))
 
 
-@pytest.mark.parametrize("spread", [("pmap", 1), ("jit", 2, 2)])
-def test_as_pmap_on_four_devices(spread):
+@pytest.mark.parametrize("arguments", [("pmap", 1), ("jit", 2, 2)])
+def test_as_pmap_on_four_devices(arguments):
     want_state, want_metrics = three_steps("pmap", 4)
-    state, metrics = three_steps(*spread)
+    state, metrics = three_steps(*arguments)
     assert int(state.step) == 3
     for name in ("params", "ema_params"):
         difference = tiny.largest_difference(getattr(state, name), getattr(want_state, name))
@@ -53,20 +52,20 @@ def test_as_pmap_on_four_devices(spread):
         np.testing.assert_allclose(metrics[name], value, rtol=1e-4, atol=1e-6, err_msg=name)
 
 
-@pytest.mark.parametrize("spelling", SPELLINGS)
-def test_state_has_no_device_axis_and_is_donated(spelling):
-    spread, state = linear_spread(spelling)
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_state_has_no_device_axis_and_is_donated(backend):
+    sharded, state = linear_step(backend)
     before = jax.tree.map(jnp.shape, state)
-    after, metrics = spread.step(state, spread.put_batch(tiny.LINEAR_BATCH))
+    after, metrics = sharded.step(state, sharded.put_batch(tiny.LINEAR_BATCH))
     assert jax.tree.map(jnp.shape, after) == before
     assert {value.shape for value in metrics.values()} == {()}
     assert all(leaf.is_deleted() for leaf in jax.tree.leaves(state))
 
 
-@pytest.mark.parametrize(("spelling", "shape"), [("pmap", (4, 2, 3)), ("jit", (8, 3))])
-def test_batch_is_split(spelling, shape):
-    spread, _ = linear_spread(spelling)
-    x = spread.put_batch(tiny.LINEAR_BATCH)["x"]
+@pytest.mark.parametrize(("backend", "shape"), [("pmap", (4, 2, 3)), ("jit", (8, 3))])
+def test_batch_is_split(backend, shape):
+    sharded, _ = linear_step(backend)
+    x = sharded.put_batch(tiny.LINEAR_BATCH)["x"]
     assert x.shape == shape
     assert x.sharding.spec == PartitionSpec(parallel.AXIS)
     shards = sorted(x.addressable_shards, key=lambda shard: shard.index[0].start)
@@ -77,28 +76,28 @@ def test_batch_is_split(spelling, shape):
         )
 
 
-@pytest.mark.parametrize("spelling", SPELLINGS)
-def test_compiled_once(spelling, caplog):
-    spread, state = linear_spread(spelling)
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_compiled_once(backend, caplog):
+    sharded, state = linear_step(backend)
     with jax.log_compiles():
-        state, _ = spread.step(state, spread.put_batch(tiny.LINEAR_BATCH))
+        state, _ = sharded.step(state, sharded.put_batch(tiny.LINEAR_BATCH))
         assert "Compiling" in caplog.text
         caplog.clear()
         for _ in range(3):
-            state, _ = spread.step(state, spread.put_batch(tiny.LINEAR_BATCH))
+            state, _ = sharded.step(state, sharded.put_batch(tiny.LINEAR_BATCH))
     assert caplog.text == ""
 
 
 def test_devices_meet_once():
     """Gradients and metrics are averaged together, in one message."""
-    spread, state = linear_spread("jit")
-    program = spread.step.lower(state, spread.put_batch(tiny.LINEAR_BATCH)).compile().as_text()
+    sharded, state = linear_step("jit")
+    program = sharded.step.lower(state, sharded.put_batch(tiny.LINEAR_BATCH)).compile().as_text()
     assert len(re.findall(r" all-reduce(?:-start)?\(", program)) == 1
 
 
-def test_unknown_spelling():
+def test_unknown_backend():
     with pytest.raises(ValueError, match="parallel='xmap' is unknown; use 'pmap' or 'jit'"):
-        parallel.make_spread(lambda state, batch: (state, {}), spelling="xmap")
+        parallel.shard_step(lambda state, batch: (state, {}), backend="xmap")
 
 
 @pytest.mark.parametrize("count", [1, 4, 6])
@@ -133,48 +132,13 @@ def test_does_not(batch_size, accumulate, devices, multiple):
     [(10, 64, 1, 2), (10, 128, 1, 5), (10, 256, 1, 10), (8, 16, 4, 1), (7, 512, 1, 7)],
 )
 def test_on_cpu(batch_size, size, devices, want):
-    assert parallel.parts_for_caches(batch_size, size, devices) == want
+    assert parallel.micro_batches_for_caches(batch_size, size, devices) == want
 
 
 def test_one_elsewhere_and_where_the_batch_does_not_divide():
-    assert parallel.parts_for_caches(10, 256, 4) == 1
+    assert parallel.micro_batches_for_caches(10, 256, 4) == 1
     with mock.patch.object(jax, "default_backend", lambda: "gpu"):
-        assert parallel.parts_for_caches(10, 256, 1) == 1
-
-
-def flags_after(before, version):
-    with (
-        mock.patch.dict(os.environ, {"XLA_FLAGS": before}),
-        mock.patch.object(jax.lib, "__version__", version),
-    ):
-        parallel.set_xla_flags()
-        return os.environ["XLA_FLAGS"]
-
-
-@pytest.mark.parametrize("version", ["0.10.0", "0.12.0.1"])
-def test_added_to_those_of_the_user(version):
-    flags = flags_after("--xla_a=1", version)
-    assert flags.split()[0] == "--xla_a=1"
-    assert flags.split()[1].partition("=")[2] == "LIBRARY_FUSION_TYPE_REDUCE"
-
-
-@pytest.mark.parametrize("version", ["0.9.2", "0.13.0", "1.0.0"])
-def test_versions_that_may_not_know_the_flag(version):
-    assert flags_after("--xla_a=1", version) == "--xla_a=1"
-
-
-def test_the_user_decides():
-    flags = "--xla_cpu_experimental_ynn_fusion_type=LIBRARY_FUSION_TYPE_DOT"
-    assert flags_after(flags, "0.10.2") == flags
-
-
-def test_this_jaxlib_takes_it():
-    code = (
-        "from multimix_jax.training import parallel; parallel.set_xla_flags(); import jax; "
-        "print(jax.numpy.ones(()))"
-    )
-    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert run.stdout.strip() == "1.0", run.stderr
+        assert parallel.micro_batches_for_caches(10, 256, 1) == 1
 
 
 def test_places_one_ahead_and_loses_none():

@@ -1,3 +1,5 @@
+"""Tests of benchmarks.scaling."""
+
 import functools
 import os
 import re
@@ -39,15 +41,15 @@ class Plan(NamedTuple):
 
 
 @functools.cache
-def plan(devices, spelling="pmap", system="multimix"):
+def plan(devices, backend="pmap", system="multimix"):
     """Of a tiny network, compiled for one image of each stream on each device."""
     assert jax.device_count() >= devices
     objective, optimizer = tiny.objective(system), optax.adam(1e-3)
     step = make_train_step(objective, optimizer, axis_name=parallel.AXIS)
-    spread = parallel.make_spread(step, spelling=spelling, devices=jax.devices()[:devices])
-    state = spread.put_state(tiny.train_state(objective, optimizer))
-    batch = spread.put_batch(tiny.batch(devices))
-    lowered = spread.step.lower(state, batch)
+    sharded = parallel.shard_step(step, backend=backend, devices=jax.devices()[:devices])
+    state = sharded.put_state(tiny.train_state(objective, optimizer))
+    batch = sharded.put_batch(tiny.batch(devices))
+    lowered = sharded.step.lower(state, batch)
     compiled = scaling.Step(lowered.compile(), state, batch)
 
     # An instance norm takes out the biases of the convolutions, so that they have no gradient.
@@ -91,9 +93,9 @@ def test_256_devices_meet_once_and_take_no_more_memory_each():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("spelling", ["pmap", "jit"])
-def test_256_devices_of_the_full_system(spelling):
-    of_256(spelling)
+@pytest.mark.parametrize("backend", ["pmap", "jit"])
+def test_256_devices_of_the_full_system(backend):
+    of_256(backend)
 
 
 def test_of_a_power():

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from configs import multimix
-from multimix_jax.training import parallel
+from multimix_jax.training import machine
 from multimix_jax.training.preemption import PreemptionGuard
 from tests import process
 from tests.small_runs import make_run, prepare_phantoms, small_config
@@ -49,7 +49,7 @@ def compiled():
 def train(folder, compiled, *, steps, checkpoint_every, system="multimix", leak=0):
     """Trains a small network through all that a run has; loses `leak` bytes a step."""
     prepare_phantoms(folder / "prepared")
-    parallel.keep_compiled()
+    machine.keep_compiled()
     config = small_config(
         folder / "prepared",
         steps=steps,
