@@ -8,10 +8,10 @@ import optax
 from absl.testing import absltest, parameterized
 
 from multimix_jax import losses
-from multimix_jax.evaluation import geometry
 from multimix_jax.keys import ExampleKeys
 from multimix_jax.models import UNet, VNet
 from multimix_jax.objectives.dtml import DtmlObjective, ramp_up
+from multimix_jax.ops.distance import signed_distance
 from multimix_jax.state import TrainState
 from multimix_jax.training.step import make_train_step
 
@@ -62,7 +62,7 @@ class LossTest(parameterized.TestCase):
         soft = jax.nn.sigmoid(-5.0 * outputs["sdf"])
         probability = jax.nn.sigmoid(outputs["seg"])
         dice = lambda p: losses.squared_dice_loss(probability=p, mask=mask).mean()
-        error = outputs["sdf"][:3] - geometry.signed_distance(mask)
+        error = outputs["sdf"][:3] - signed_distance(mask)
         entropy = losses.binary_cross_entropy(logits=outputs["seg"][:3], mask=mask)
         want = {
             "seg/cross_entropy": entropy.mean() / 2,
