@@ -93,10 +93,11 @@ def _paths(depth: int, classifier: bool, decoder: bool) -> dict[str, str]:
         layers["decoder.conv_last"] = "decoder/logits"
     for block, path in blocks.items():
         layers |= {f"{block}.0": f"{path}/conv1", f"{block}.3": f"{path}/conv2"}
-    paths = {}
-    for layer, path in layers.items():
-        paths |= {f"{layer}.weight": f"{path}/kernel", f"{layer}.bias": f"{path}/bias"}
-    return paths
+    return {
+        f"{layer}.{theirs}": f"{path}/{ours}"
+        for layer, path in layers.items()
+        for theirs, ours in (("weight", "kernel"), ("bias", "bias"))
+    }
 
 
 def _shapes(state: Mapping[str, np.ndarray], depth: int) -> dict[str, Shape]:

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 
 from multimix_jax.ops.convolution import Operands, conv3x3, correlate
 
-_SLICES = ((0, 0), (1, 1), (0, 0), (0, 0), (0, 0))  # one of zeros before the first and one behind
+_SLICE_PADDING = ((0, 0), (1, 1), (0, 0), (0, 0), (0, 0))
 
 
 def conv3x3x3_reference(x: jax.Array, kernel: jax.Array) -> jax.Array:
@@ -52,7 +52,8 @@ def _by_slices(x: jax.Array, kernel: jax.Array) -> jax.Array:
         flat = jnp.moveaxis(kernel, 0, 2).reshape(3, 3, 3, -1)
         return conv3x3(_with_neighbours(x), flat).reshape(*x.shape[:-1], -1)
     flat = jnp.moveaxis(kernel, 0, 3).reshape(3, 3, channels, -1)
-    layers = conv3x3(_slices(jnp.pad(x, _SLICES)), flat).reshape(batch, depth + 2, *sides, 3, -1)
+    layers = conv3x3(_slices(jnp.pad(x, _SLICE_PADDING)), flat)
+    layers = layers.reshape(batch, depth + 2, *sides, 3, -1)
     return functools.reduce(jnp.add, [layers[:, z : z + depth, ..., z, :] for z in range(3)])
 
 
@@ -74,5 +75,5 @@ def _slices(x: jax.Array) -> jax.Array:
 
 def _with_neighbours(x: jax.Array) -> jax.Array:
     """Slices [B*D,H,W,3C]: the one before, itself, the one after, zeros beyond the ends."""
-    padded = jnp.pad(x, _SLICES)
+    padded = jnp.pad(x, _SLICE_PADDING)
     return _slices(jnp.concatenate([padded[:, z : z + x.shape[1]] for z in range(3)], axis=-1))

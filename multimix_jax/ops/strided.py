@@ -1,7 +1,7 @@
 """Convolutions of stride 2 as matrix products, in two and three dimensions.
 
 A step of DTML in three dimensions has them between its levels (docs/performance.md, "DTML in three
-dimensions"); XLA's transposed convolutions, and their gradients, are slow on every platform.
+dimensions"), whose transposed convolutions XLA computes slowly, and their gradients more so.
 """
 
 import functools
