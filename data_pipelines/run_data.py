@@ -13,7 +13,7 @@ import data_pipelines
 from data_pipelines import splits, streams
 from data_pipelines.errors import DataError
 from data_pipelines.examples import Examples
-from data_pipelines.streams import Pool
+from data_pipelines.streams import Batch, Pool
 from multimix_jax.labels import LabelSpec
 from multimix_jax.names import Head, Split, Stream, Task
 
@@ -85,7 +85,7 @@ class RunData:
     """The data of a run.
 
     Attributes:
-      streams: to train on.
+      pools: to train on.
       validation: to choose the checkpoint and the threshold on, one set for each task.
       tests: to report on.
       label_spec: classes of the set that is classified and masks of the one that is segmented;
@@ -96,7 +96,7 @@ class RunData:
       contents: digests of what folders of one's own hold, by kind of file.
     """
 
-    streams: dict[Stream, Pool]
+    pools: dict[Stream, Pool]
     validation: list[EvalSet]
     tests: list[EvalSet]
     label_spec: LabelSpec
@@ -108,14 +108,14 @@ class RunData:
     @property
     def images_per_step(self) -> int:
         """Of all streams and processes."""
-        return self.batch_size * sum(pool.multiple for pool in self.streams.values())
+        return self.batch_size * sum(pool.multiple for pool in self.pools.values())
 
-    def batches(self, start: int, stop: int) -> Iterator[streams.Batch]:
+    def batches(self, start: int, stop: int) -> Iterator[Batch]:
         """Of the steps from `start` to `stop` - 1, this process's share; see
         `streams.train_batches`."""
         index, count = self.process
         return streams.train_batches(
-            self.streams,
+            self.pools,
             self.batch_size,
             self.seed,
             start,
@@ -124,9 +124,9 @@ class RunData:
             process_count=count,
         )
 
-    def ids_of_step(self, step: int) -> dict[str, list[str]]:
+    def ids_of_step(self, step: int) -> dict[Stream, list[str]]:
         """Ids of a step's examples, by stream."""
-        return streams.ids_of_step(self.streams, self.batch_size, self.seed, step)
+        return streams.ids_of_step(self.pools, self.batch_size, self.seed, step)
 
     @functools.cached_property
     def baseline(self) -> dict[Head, np.ndarray]:
@@ -136,15 +136,15 @@ class RunData:
     @property
     def digest(self) -> str:
         """Changes when the pools, and so the order of the training images, do."""
-        listed = json.dumps({name: pool.ids for name, pool in self.streams.items()})
+        listed = json.dumps({name: pool.ids for name, pool in self.pools.items()})
         return hashlib.sha256(listed.encode()).hexdigest()[:16]
 
     @property
     def ids(self) -> dict[str, Any]:
         """Every id used, by purpose, for the record; both tasks may be validated on one set."""
-        tasks = dict.fromkeys(stream.task for stream in self.streams)
+        tasks = dict.fromkeys(stream.task for stream in self.pools)
         return {
-            "train": {name: pool.ids for name, pool in self.streams.items()},
+            "train": {name: pool.ids for name, pool in self.pools.items()},
             "validation": {
                 f"{task}/{eval_set.name}": eval_set.ids
                 for task, eval_set in zip(tasks, self.validation, strict=True)
@@ -169,8 +169,10 @@ def open_config(
       one_first: has one process prepare a set, and then the others open it.
     """
     options = data_pipelines.preparation(config) | {"cache_bytes": int(config["cache_gib"] * 2**30)}
-    names = ("seg_data", "cls_data", "seg_labels", "cls_labels", "seed", "split_seed")
-    names += ("batch_size", "class_multiple")
+    names = (
+        *("seg_data", "cls_data", "seg_labels", "cls_labels", "seed", "split_seed"),
+        *("batch_size", "class_multiple"),
+    )
     return open_run(
         stream_names,
         load=lambda name: one_first(functools.partial(data_pipelines.load, name, **options)),
@@ -250,12 +252,12 @@ def baseline(data: RunData) -> dict[Head, np.ndarray]:
     What a model predicts has to be better than this. Masks of volumes are stretched to one size.
     """
     answer = {}
-    pool = data.streams.get(Stream.SEG_LABELED)
+    pool = data.pools.get(Stream.SEG_LABELED)
     if pool is not None:
         masks = pool.examples.fetch(pool.indices)["mask"]
         extents = pool.examples.extents[pool.indices]
         answer[Head.MASK] = np.mean([_stretch(m, e) for m, e in zip(masks, extents)], axis=0)
-    pool = data.streams.get(Stream.CLS_LABELED)
+    pool = data.pools.get(Stream.CLS_LABELED)
     if pool is not None:
         labels = pool.examples.labels[pool.indices]
         if not data.label_spec.multi_label:

@@ -9,6 +9,7 @@ import json
 import pathlib
 import typing
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import field
 from typing import Any, Self
 
 from flax.core import FrozenDict
@@ -20,13 +21,8 @@ from multimix_jax.training.loop import Cadence
 Values = Mapping[str, Any]
 
 
-def _at_least(least: int) -> Any:
-    return dataclasses.field(metadata={"least": least})
-
-
-def _free(**metadata: Any) -> Any:
-    """A field that may differ between two starts of one run."""
-    return dataclasses.field(metadata={"free": True, **metadata})
+FREE = {"free": True}  # may differ between two starts of one run
+NATURAL, POSITIVE = {"least": 0}, {"least": 1}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,17 +40,17 @@ class DataSpec:
 
     size: int
     fit: str
-    data_dir: str = _free()
-    folder: FolderSpec = _free()
-    prepared_dir: str = _free()
-    exclude: str = _free()
-    cache_gib: float = _free()
+    data_dir: str = field(metadata=FREE)
+    folder: FolderSpec = field(metadata=FREE)
+    prepared_dir: str = field(metadata=FREE)
+    exclude: str = field(metadata=FREE)
+    cache_gib: float = field(metadata=FREE)
     seg_data: str
     cls_data: str
-    test_data: str = _free()
+    test_data: str = field(metadata=FREE)
     seg_labels: str
     cls_labels: str
-    class_multiple: int = _at_least(1)
+    class_multiple: int = field(metadata=POSITIVE)
     split_seed: int
 
     @property
@@ -87,15 +83,15 @@ class OptimizerSpec:
 class TrainingSpec:
     """How weights are found."""
 
-    steps: int = _at_least(1)
-    batch_size: int = _at_least(1)
+    steps: int = field(metadata=POSITIVE)
+    batch_size: int = field(metadata=POSITIVE)
     learning_rate: float
     ema_decay: float
-    accumulate: int = _at_least(0)
+    accumulate: int = field(metadata=NATURAL)
     dtype: str
     parallel: str
     cadence: Cadence
-    grace_period: float = _free(least=0)
+    grace_period: float = field(metadata=FREE | NATURAL)
     schedule: ScheduleSpec
     optimizer: OptimizerSpec
 
@@ -109,9 +105,9 @@ class TrainingSpec:
 class PredictionSpec:
     """How images are predicted, see `inference.predictor.Predictor`."""
 
-    eval_batch_size: int = _at_least(1)
+    eval_batch_size: int = field(metadata=POSITIVE)
     flips: bool
-    keep_largest: int = _at_least(0)
+    keep_largest: int = field(metadata=NATURAL)
     window: Windows
 
     @property
@@ -133,7 +129,7 @@ class RunSpec:
 
     system: str
     method: str
-    seed: int = _at_least(0)
+    seed: int = field(metadata=NATURAL)
     data: DataSpec
     training: TrainingSpec
     prediction: PredictionSpec
@@ -209,11 +205,11 @@ def parse_tests(text: str) -> dict[str, str]:
 
 def free_fields(kind: Any = RunSpec) -> Iterator[str]:
     """Names of the config's fields that may differ between two starts of one run."""
-    for field in dataclasses.fields(kind):
-        if field.metadata.get("free"):
-            yield field.name
-        elif dataclasses.is_dataclass(field.type):
-            yield from free_fields(field.type)
+    for entry in dataclasses.fields(kind):
+        if entry.metadata.get("free"):
+            yield entry.name
+        elif dataclasses.is_dataclass(entry.type):
+            yield from free_fields(entry.type)
 
 
 def differences(old: Any, new: Any, key: str = "") -> list[tuple[str, Any, Any]]:
@@ -230,24 +226,24 @@ def differences(old: Any, new: Any, key: str = "") -> list[tuple[str, Any, Any]]
 def _build(kind: Any, values: dict[str, Any], prefix: str) -> Any:
     """An instance of `kind`; takes what it uses out of `values`."""
     arguments: dict[str, Any] = {}
-    for field in dataclasses.fields(kind):
-        name = f"{prefix}{field.name}"
-        if dataclasses.is_dataclass(field.type) and field.name not in _SECTIONS:
-            arguments[field.name] = _build(field.type, values, prefix)
+    for entry in dataclasses.fields(kind):
+        name = f"{prefix}{entry.name}"
+        if dataclasses.is_dataclass(entry.type) and entry.name not in _SECTIONS:
+            arguments[entry.name] = _build(entry.type, values, prefix)
             continue
-        if field.name not in values:
+        if entry.name not in values:
             raise UsageError(f"config.{name} is missing; see configs/common.py for all fields")
-        value = values.pop(field.name)
-        if dataclasses.is_dataclass(field.type):
+        value = values.pop(entry.name)
+        if dataclasses.is_dataclass(entry.type):
             section = dict(_checked(value, Values, name))
-            arguments[field.name] = _build(field.type, section, f"{name}.")
+            arguments[entry.name] = _build(entry.type, section, f"{name}.")
             for surplus in section:
                 raise UsageError(
                     f"config.{name}.{surplus} is unknown; see configs/common.py for all fields"
                 )
             continue
-        arguments[field.name] = value = _checked(value, field.type, name)
-        least = field.metadata.get("least")
+        arguments[entry.name] = value = _checked(value, entry.type, name)
+        least = entry.metadata.get("least")
         if least is not None and not least <= value < float("inf"):
             raise UsageError(f"{name}={value}, but it must be {least} or more; set --config.{name}")
     return kind(**arguments)

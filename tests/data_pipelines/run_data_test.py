@@ -37,12 +37,12 @@ def run_data(stream_names=STREAMS, load=SETS.__getitem__, **options):
 
 
 def pool(data, name):
-    return data.streams[name].indices.tolist()
+    return data.pools[name].indices.tolist()
 
 
 def test_every_stream_that_was_asked_for_and_no_other():
-    assert tuple(run_data().streams) == STREAMS
-    assert tuple(run_data(("cls/labeled",)).streams) == ("cls/labeled",)
+    assert tuple(run_data().pools) == STREAMS
+    assert tuple(run_data(("cls/labeled",)).pools) == ("cls/labeled",)
     fields = {name: stream.fields for name, stream in run_data().streams.items()}
     assert fields["seg/labeled"] == ("image", "mask")
     assert fields["seg/unlabeled"] == ("image",)

@@ -61,11 +61,12 @@ COUNTS = {
 COUNTS |= {
     ("consistency", system): ENCODER + CLASSIFIER + DECODER for system in consistency.SYSTEMS
 }
-COUNTS["best", "unet_augmented"] = ENCODER + DECODER
+COUNTS["consistency", "unet_augmented"] = ENCODER + DECODER
 COUNTS |= {
-    ("consistency", system): ENCODER + CLASSIFIER for system in ("best_classes", "enc_augmented")
+    ("consistency", system): ENCODER + CLASSIFIER
+    for system in ("consistency_classes", "enc_augmented")
 }
-SYSTEMS = {"multimix": multimix.SYSTEMS, "dtml": dtml.SYSTEMS, "best": consistency.SYSTEMS}
+SYSTEMS = {"multimix": multimix.SYSTEMS, "dtml": dtml.SYSTEMS, "consistency": consistency.SYSTEMS}
 
 
 def experiments():
