@@ -217,10 +217,8 @@ def _stretch(mask: np.ndarray, extent: np.ndarray) -> np.ndarray:
 
 
 def _divide(name: str, examples: Examples, seed: int) -> dict[str, np.ndarray]:
-    sizes = splits.SPLIT_SIZES[name.partition(":")[0]]
-    return splits.split_examples(
-        examples.ids, examples.groups, examples.splits, **sizes._asdict(), seed=seed
-    )
+    sizes = splits.split_sizes(name)._asdict()
+    return splits.split_examples(examples.ids, examples.groups, examples.splits, **sizes, seed=seed)
 
 
 def _pools(

@@ -32,20 +32,16 @@ class SplitSizes(NamedTuple):
 
 # Haque et al. 2021 (MultiMix): JSRT 111 / 13 / 123, MCU 93 / 10 / 35. CheX has 16 official
 # validation images, too few to choose a checkpoint on.
-SPLIT_SIZES = {
+_SPLIT_SIZES = {
     "chex": SplitSizes(enlarge_val=True),
     "jsrt": SplitSizes(val=13, test=123),
     "mcu": SplitSizes(val=10, test=35),
-    "nihx": SplitSizes(),
-    "folder": SplitSizes(),
-    "la": SplitSizes(),
-    "folder3d": SplitSizes(),
-    "phantom3d": SplitSizes(),
-    "phantom_seg_a": SplitSizes(),
-    "phantom_seg_b": SplitSizes(),
-    "phantom_cls_a": SplitSizes(),
-    "phantom_cls_b": SplitSizes(),
 }
+
+
+def split_sizes(name: str) -> SplitSizes:
+    """The sizes for a data set."""
+    return _SPLIT_SIZES.get(name, SplitSizes())
 
 
 def split_examples(

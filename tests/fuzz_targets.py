@@ -367,13 +367,13 @@ def _convert(folder: Path) -> Read:
 
 def _checkpoint_files(folder: Path) -> list[bytes]:
     """All files of a small checkpoint as one: which is changed is drawn by `_checkpoint_change`."""
-    from multimix_jax.runs.workdir import LAST
+    from multimix_jax.names import Checkpoint
     from multimix_jax.training.checkpoint import Checkpoints
     from tests.training.checkpoint_test import META, state
 
     with tempfile.TemporaryDirectory() as run:
         with Checkpoints(run) as checkpoints:
-            checkpoints.save(LAST, state(3), META)
+            checkpoints.save(Checkpoint.LAST, state(3), META)
         files = sorted(path for path in Path(run).rglob("*") if path.is_file())
         packed = io.BytesIO()
         with zipfile.ZipFile(packed, "w") as file:
@@ -398,7 +398,7 @@ def _checkpoint_change(content: bytes, rng: np.random.Generator, others: Sequenc
 def _restore(folder: Path) -> Read:
     import jax
 
-    from multimix_jax.runs.workdir import LAST
+    from multimix_jax.names import Checkpoint
     from multimix_jax.training.checkpoint import Checkpoints
     from tests.training.checkpoint_test import META, state
 
@@ -410,7 +410,7 @@ def _restore(folder: Path) -> Read:
             file.extractall(run)
         try:
             with Checkpoints(run) as checkpoints:
-                restored = checkpoints.restore_variables(LAST)
+                restored = checkpoints.restore_variables(Checkpoint.LAST)
             gc.collect()
             if restored is not None:  # whatever was changed, it is as it was saved, or refused
                 step, variables, meta = restored

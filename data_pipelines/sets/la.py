@@ -8,7 +8,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 
-from data_pipelines.errors import DataError
+from data_pipelines.errors import DataError, refuse_damaged
 from data_pipelines.files import claims, table
 from data_pipelines.files.volume import LARGEST
 from data_pipelines.prepare import Source
@@ -66,22 +66,15 @@ class La(VolumeSetBuilder):
     def read(self, source: Source) -> tuple[np.ndarray, np.ndarray | None, np.ndarray | None]:
         path = source.image
         assert path is not None
-        try:
-            with h5py.File(path) as file:
-                missing = sorted({"image", "label"} - set(file))
-                if missing:
-                    raise DataError(
-                        f"{path} has no {' and no '.join(map(repr, missing))} (it has "
-                        f"{', '.join(map(repr, file)) or 'nothing'}); download the file again"
-                    )
-                return _array(path, file, "image"), _array(path, file, "label"), None
-        except DataError:
-            raise
-        except Exception as error:  # HDF5 raises many kinds for a damaged file
-            reason = ": ".join([type(error).__name__, *str(error).strip().splitlines()[:1]])
-            raise DataError(
-                f"{path} cannot be read as HDF5 ({reason}); copy or download the file again"
-            ) from error
+        refusing = refuse_damaged(path, "read as HDF5", "copy or download the file again")
+        with refusing, h5py.File(path) as file:
+            missing = sorted({"image", "label"} - set(file))
+            if missing:
+                raise DataError(
+                    f"{path} has no {' and no '.join(map(repr, missing))} (it has "
+                    f"{', '.join(map(repr, file)) or 'nothing'}); download the file again"
+                )
+            return _array(path, file, "image"), _array(path, file, "label"), None
 
 
 def _array(path: Path, file: h5py.File, name: str) -> np.ndarray:

@@ -1,7 +1,5 @@
 """Data sets of volumes: each is stored at its own size."""
 
-from collections.abc import Collection
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,25 +18,9 @@ class VolumeSetBuilder(SetBuilder):
     (`read`).
     """
 
+    variant = "volumes"
     pixel_type = np.float16
     example_bytes = 2**24
-
-    def __init__(
-        self,
-        *,
-        source_dir: str | Path,
-        prepared_dir: str = "",
-        name: str = "",
-        exclude: Collection[str] = (),
-    ):
-        """Args: as for `SetBuilder`."""
-        super().__init__(
-            source_dir=source_dir,
-            variant="volumes",
-            prepared_dir=prepared_dir,
-            name=name,
-            exclude=exclude,
-        )
 
     def read(self, source: Source) -> tuple[np.ndarray, np.ndarray | None, np.ndarray | None]:
         """Decodes one example.
