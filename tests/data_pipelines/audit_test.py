@@ -155,7 +155,7 @@ def test_a_set_that_cannot_be_listed(own):
     assert finding.kind == "cannot be listed" and "other.png is a mask without" in finding.detail
 
 
-def run(*arguments):
+def run_audit(*arguments):
     return subprocess.run(
         [sys.executable, "-m", "data_pipelines.audit", *arguments],
         cwd=ROOT,
@@ -170,7 +170,7 @@ def test_the_command_and_the_list_that_training_takes(own, tmp_path):
     where = dict(data_dir=own.parent, prepared_dir=str(tmp_path / "prepared"), size=64)
     with pytest.raises(DataError, match="i03.png"):
         load("folder:own", **where)
-    result = run(
+    result = run_audit(
         *("--config=configs/multimix.py:size=64", f"--config.data_dir={own.parent}"),
         *("--config.seg_data=folder:own", "--config.cls_data=folder:own"),
         *("--config.test_data=folder:own=test", f"--json={tmp_path / 'audit.json'}"),

@@ -5,7 +5,6 @@ import dataclasses
 import numpy as np
 import pytest
 
-import data_pipelines
 from data_pipelines.streams import Pool, eval_batches, ids_of_step, train_batches
 from data_pipelines.tensorflow_alone import tf
 from multimix_jax.names import Stream
@@ -152,37 +151,23 @@ def test_the_shares_of_two_processes_are_the_whole():
                 np.testing.assert_array_equal(np.concatenate(parts), value)
 
 
-@pytest.fixture
-def load(tmp_path):
-    """Loads a small folder, held in memory or not."""
+def test_from_memory_or_from_files_the_batches_are_the_same(load_set, tmp_path):
     folder = tmp_path / "own"
     noise = np.random.default_rng(0).integers(0, 256, (5, 16, 16), np.uint8)
     for n, pixels in enumerate(noise):
         write_image(folder / "images" / f"i{n}.png", pixels)
         write_image(folder / "masks" / f"i{n}.png", box(16, 16, slice(0, n + 1), slice(0, 16)))
     write_csv(folder / "labels.csv", ["image", "label"], [(f"i{n}", "ab"[n % 2]) for n in range(5)])
-
-    def load(cache_bytes):
-        prepared = str(tmp_path / "prepared")
-        return data_pipelines.load(
-            "folder:own", data_dir=tmp_path, prepared_dir=prepared, size=16, cache_bytes=cache_bytes
-        )
-
-    return load
-
-
-def test_held_in_memory_or_read_from_files_the_batches_are_the_same(load):
-    found = []
+    both = []
     for cache_bytes in (0, 2**20):
-        examples = load(cache_bytes)
+        examples = load_set("folder:own", cache_bytes=cache_bytes)
         assert examples.in_memory == bool(cache_bytes)
         pool = Pool(examples, np.array([4, 0, 2, 1]), ("image", "mask", "label"))
         training = list(train_batches({SEG: pool}, 3, 0, 0, 5))
         evaluation = list(eval_batches(examples, np.arange(5), batch_size=2))
-        found.append((training, [{SEG: batch} for batch in evaluation]))
-    for ours, theirs in zip(*found, strict=True):
-        for our_batch, their_batch in zip(ours, theirs, strict=True):
-            assert_same(our_batch, their_batch)
+        both.append([*training, *({SEG: batch} for batch in evaluation)])
+    for ours, theirs in zip(*both, strict=True):
+        assert_same(ours, theirs)
 
 
 @pytest.mark.parametrize("batch_size", [1, 3, 7, 10])
