@@ -170,8 +170,8 @@ def test_split_errors(ids, official, sizes, message):
         split_examples(ids, ids, official, val=sizes[0], test=sizes[1], seed=0)
 
 
-def _choose(ids, labels, budget, seed, **kwargs):
-    return choose_labeled(ids, labels, budget, seed, key="cls_labels", name="chex", **kwargs)
+def _choose(ids, classes, budget, seed, what="a label"):
+    return choose_labeled(ids, classes, budget, seed, key="cls_labels", name="chex", what=what)
 
 
 @pytest.mark.parametrize("seed", SEEDS)
@@ -204,10 +204,9 @@ def test_choice_does_not_depend_on_the_order_of_the_input(seed):
 
 def test_only_images_with_a_mask_are_chosen():
     ids = [f"image{i}" for i in range(20)]
-    has_mask = np.arange(20) % 4 == 0
-    chosen = _choose(ids, None, "all", 0, has_mask=has_mask)
-    assert sorted(chosen.tolist()) == [0, 4, 8, 12, 16]
-    assert len(_choose(ids, None, 20, 0)) == 20
+    classes = np.where(np.arange(20) % 4 == 0, 0, -1)
+    assert sorted(_choose(ids, classes, "all", 0).tolist()) == [0, 4, 8, 12, 16]
+    assert len(_choose(ids, np.zeros(20, int), 20, 0)) == 20
 
 
 @pytest.mark.parametrize("seed", SEEDS)
@@ -240,7 +239,8 @@ def test_budget_errors(labels, budget, message):
 def test_budget_error_for_masks_names_set_key_and_remedy():
     ids = [f"JPCLN{i:03d}" for i in range(111)]
     with pytest.raises(DataError) as error:
-        choose_labeled(ids, None, 500, 0, key="seg_labels", name="jsrt")
+        classes = np.zeros(len(ids), int)
+        choose_labeled(ids, classes, 500, 0, key="seg_labels", name="jsrt", what="a mask")
     assert str(error.value) == (
         "seg_labels=500, but jsrt has 111 training images with a mask; "
         'use a number up to 111 or "all"'
