@@ -44,9 +44,11 @@ class Source:
 
 
 class _Info(tfds.core.DatasetInfo):
-    """The one private of TFDS that is overridden: each builder of a set that is not prepared yet
-    would leave an empty folder in the system's folder for temporary files, since it looks for the
-    set in a bucket of TFDS' own.
+    """Does not look for a set that is not prepared yet in a bucket of TFDS' own, which would leave
+    an empty folder among the system's temporary files each time.
+
+    It is the one override of what TFDS does inside; `SetBuilder` overrides what TFDS asks every
+    data set to define (`_info`, `_shard_iterators_per_split`).
     """
 
     def initialize_from_bucket(self) -> None:

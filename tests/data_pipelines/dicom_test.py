@@ -273,12 +273,12 @@ def test_no_identifying_value_gets_out(load_set, tmp_path, damaged, caplog, capf
         except DataError as error:
             messages += str(error)
         builder = make_builder("folder:own", data_dir=tmp_path, prepared_dir="", size=16)
-        found = audit.audit({"folder:own": builder})
-        print(audit.table(found), found)
+        findings = audit.audit({"folder:own": builder})
+        print(audit.table(findings), findings)
     assert bool(messages) == damaged
-    assert sum("i1.dcm" in finding.detail for finding in found if finding.severity == "error") == (
-        damaged
-    )
+    assert sum(
+        "i1.dcm" in finding.detail for finding in findings if finding.severity == "error"
+    ) == (damaged)
     printed = capfd.readouterr()
     written = [p.read_bytes() for p in (tmp_path / "prepared").rglob("*") if p.is_file()]
     assert bool(written) != damaged
@@ -291,10 +291,10 @@ def test_the_audit_knows_dicom_behind_other_suffixes(tmp_path):
     write_dicom(folder / "images" / "a.dcm", DEEP).rename(folder / "images" / "a.png")
     write_image(folder / "images" / "b.png", RAMP).rename(folder / "images" / "b.dcm")
     builder = make_builder("folder:own", data_dir=tmp_path, prepared_dir="", size=16)
-    found = {(f.kind, f.detail) for f in audit.audit({"folder:own": builder})}
+    described = {(f.kind, f.detail) for f in audit.audit({"folder:own": builder})}
     kind = "wrong type behind the extension"
     detail = f"{folder}/images/a.png is a DICOM file; {folder}/images/b.dcm is a PNG file"
-    assert (kind, detail) in found
+    assert (kind, detail) in described
 
 
 def test_the_mark(tmp_path):

@@ -15,7 +15,7 @@ def test_official_layout(load_set, tmp_path):
     assert examples.splits.tolist() == ["train", "test"]
     assert examples.labels.tolist() == [-1, -1]
     assert examples.label_spec.class_names == ()
-    # 2048 pixels of 0.175 mm seen as 16.
+    # 2048 pixels of 0.175 mm become 16.
     np.testing.assert_allclose(examples.spacing, np.full((2, 2), 22.4), rtol=1e-6)
     pixels = examples.fetch(np.array([0, 1]))
     assert (pixels["image"][:, :, :7] == 0).all()  # high raw values are dark

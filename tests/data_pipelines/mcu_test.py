@@ -25,7 +25,7 @@ def test_official_layout(load_set, tmp_path):
 
 def test_full_size_has_a_spacing(load_set, tmp_path):
     write_montgomery(tmp_path / "mcu", ["MCUCXR_0001_0"], (4020, 4892))
-    # 4020 rows and 4892 columns of 0.0875 mm seen as 16.
+    # 4020 rows and 4892 columns of 0.0875 mm become 16.
     np.testing.assert_allclose(
         load_set("mcu").spacing, [[4020 * 0.0875 / 16, 4892 * 0.0875 / 16]], rtol=1e-6
     )
