@@ -276,9 +276,8 @@ def test_no_identifying_value_gets_out(load_set, tmp_path, damaged, caplog, capf
         findings = audit.audit({"folder:own": builder})
         print(audit.table(findings), findings)
     assert bool(messages) == damaged
-    assert sum(
-        "i1.dcm" in finding.detail for finding in findings if finding.severity == "error"
-    ) == (damaged)
+    errors = [finding for finding in findings if finding.severity == audit.ERROR]
+    assert sum("i1.dcm" in error.detail for error in errors) == damaged
     printed = capfd.readouterr()
     written = [p.read_bytes() for p in (tmp_path / "prepared").rglob("*") if p.is_file()]
     assert bool(written) != damaged
