@@ -11,7 +11,7 @@ from data_pipelines.errors import DataError
 from data_pipelines.files import volume
 from data_pipelines.files.paths import files_by_name
 from data_pipelines.prepare import Source
-from data_pipelines.sets.volume_set import VolumeSetBuilder, standardize
+from data_pipelines.sets.volume_set import DecodedVolume, VolumeSetBuilder, standardize
 
 
 class Folder3D(VolumeSetBuilder):
@@ -54,7 +54,7 @@ class Folder3D(VolumeSetBuilder):
             for name, path in volumes.items()
         ]
 
-    def read(self, source: Source) -> tuple[np.ndarray, np.ndarray | None, np.ndarray | None]:
+    def read(self, source: Source) -> DecodedVolume:
         assert source.image is not None
         values, affine = volume.read(source.image)
         if not source.masks:

@@ -11,6 +11,9 @@ from data_pipelines.files import images, read_image
 from data_pipelines.prepare import SetBuilder, Source
 from data_pipelines.resize import ResizeSpec
 
+# image, mask, millimetres from one row and from one column to the next: see `ImageSetBuilder.read`
+DecodedImage = tuple[np.ndarray, np.ndarray | None, tuple[float, float]]
+
 
 class ImageSetBuilder(SetBuilder):
     """Stores images as uint8 [size, size, channels] with their masks.
@@ -32,7 +35,7 @@ class ImageSetBuilder(SetBuilder):
         self.example_bytes = size**2 * (channels + self.label_spec.mask_channels)
         super().__init__(**options)
 
-    def read(self, source: Source) -> tuple[np.ndarray, np.ndarray | None, tuple[float, float]]:
+    def read(self, source: Source) -> DecodedImage:
         """Decodes one example.
 
         Returns:

@@ -4,12 +4,10 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
-
 from data_pipelines.errors import DataError
 from data_pipelines.files import hdf5, table
 from data_pipelines.prepare import Source
-from data_pipelines.sets.volume_set import VolumeSetBuilder
+from data_pipelines.sets.volume_set import DecodedVolume, VolumeSetBuilder
 
 _FOLDER = "2018LA_Seg_Training Set"
 _FILE = "mri_norm2.h5"
@@ -60,7 +58,7 @@ class La(VolumeSetBuilder):
                 sources[name] = Source(id=name, group=name, split=split, image=volume)
         return list(sources.values())
 
-    def read(self, source: Source) -> tuple[np.ndarray, np.ndarray | None, np.ndarray | None]:
+    def read(self, source: Source) -> DecodedVolume:
         assert source.image is not None
         image, label = hdf5.read(source.image, ("image", "label"))
         return image, label, None

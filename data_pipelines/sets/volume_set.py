@@ -10,6 +10,9 @@ from data_pipelines.prepare import SetBuilder, Source
 
 LEAST_SIDE = 8  # voxels; SSIM needs 7
 
+# image, mask, affine: see `VolumeSetBuilder.read`
+DecodedVolume = tuple[np.ndarray, np.ndarray | None, np.ndarray | None]
+
 
 class VolumeSetBuilder(SetBuilder):
     """Stores volumes as float16 [X, Y, Z, 1] with their masks and where they lie in space.
@@ -22,7 +25,7 @@ class VolumeSetBuilder(SetBuilder):
     pixel_type = np.float16
     example_bytes = 2**24
 
-    def read(self, source: Source) -> tuple[np.ndarray, np.ndarray | None, np.ndarray | None]:
+    def read(self, source: Source) -> DecodedVolume:
         """Decodes one example.
 
         Returns:
