@@ -26,7 +26,7 @@ FIELDS = {
 }
 
 
-_WHAT = {Task.SEG: "a mask", Task.CLS: "a label"}  # for messages
+_ANNOTATION = {Task.SEG: "a mask", Task.CLS: "a label"}  # for messages
 
 
 @dataclasses.dataclass(frozen=True)
@@ -239,7 +239,7 @@ def _pools(
         seed,
         key=f"{task}_labels",
         name=name,
-        what=_WHAT[task],
+        what=_ANNOTATION[task],
     )
     labeled = train[chosen]
     rest = np.setdiff1d(train, labeled)
@@ -252,7 +252,7 @@ def _validation(task: Task, name: str, examples: Examples, indices: np.ndarray) 
     usable = indices[known[indices]]
     if not len(usable):
         raise DataError(
-            f"{name} has no validation image with {_WHAT[task]}; "
+            f"{name} has no validation image with {_ANNOTATION[task]}; "
             f"label more of its images or choose another config.{task}_data"
         )
     return EvalSet(name, examples, usable)
