@@ -102,7 +102,7 @@ def load(name: str, *, cache_bytes: int = 4 * 2**30, **options: Any) -> Examples
 
     Args:
         name: one of NAMES; "folder:SUBDIR" is the folder data_dir/SUBDIR.
-        cache_bytes: sets up to this size are held in memory.
+        cache_bytes: sets up to this size are kept in memory.
         data_dir: the folder that contains chex/, jsrt/, ...; unused by the phantoms.
         prepared_dir: root of the prepared sets; "" is TFDS' own ($TFDS_DATA_DIR or
             ~/tensorflow_datasets).

@@ -44,9 +44,11 @@ class Source:
 
 
 class _Info(tfds.core.DatasetInfo):
-    """The one private of TFDS that is overridden: each builder of a set that is not prepared yet
-    would leave an empty folder in the system's folder for temporary files, since it looks for the
-    set in a bucket of TFDS' own.
+    """Does not look for a set that is not prepared yet in a bucket of TFDS' own, which would leave
+    an empty folder among the system's temporary files each time.
+
+    It is the one override of what TFDS does inside; `SetBuilder` overrides what TFDS asks every
+    data set to define (`_info`, `_shard_iterators_per_split`).
     """
 
     def initialize_from_bucket(self) -> None:
@@ -64,6 +66,7 @@ class SetBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):
     """
 
     VERSION = tfds.core.Version("1.1.0")
+    variant: str  # how examples are prepared, for the name of the prepared set
     label_spec: LabelSpec = LabelSpec()
     channels: int = 1  # of the images
     archives: tuple[str, ...] = ("*.zip",)  # glob patterns of the official archives
@@ -78,29 +81,26 @@ class SetBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):
         self,
         *,
         source_dir: str | Path,
-        variant: str,
-        prepared_dir: str,
+        prepared_dir: str = "",
         name: str = "",
         exclude: Collection[str] = (),
     ):
         """Args:
         source_dir: the folder with the official or the converted files.
-        variant: how they are prepared, for the name of the prepared set.
         prepared_dir: root of the prepared sets; "" is TFDS' own ($TFDS_DATA_DIR or
             ~/tensorflow_datasets).
         name: folder of this set below prepared_dir; "" is the name of the class.
         exclude: ids of examples that are not taken.
         """
         self.source_dir = Path(source_dir)
-        self.variant = variant
         self.exclude = frozenset(exclude)
         if name:
             self.name = name
         excluded = "\n".join(sorted(self.exclude)).encode()
         mark = f"_without{hashlib.sha256(excluded).hexdigest()[:6]}" if excluded else ""
         # Names of preparations that differ from this one in their files alone.
-        self.alike = re.compile(f"{re.escape(variant)}_[0-9a-f]{{{_DIGITS}}}{mark}")
-        config = tfds.core.BuilderConfig(name=f"{variant}_{self.fingerprint()}{mark}")
+        self.alike = re.compile(f"{re.escape(self.variant)}_[0-9a-f]{{{_DIGITS}}}{mark}")
+        config = tfds.core.BuilderConfig(name=f"{self.variant}_{self.fingerprint()}{mark}")
         with _quiet():
             super().__init__(
                 data_dir=prepared_dir or None, config=config, file_format="array_record"

@@ -27,6 +27,9 @@ FIELDS = {
 }
 
 
+_ANNOTATION = {Task.SEG: "a mask", Task.CLS: "a label"}  # for messages
+
+
 @dataclasses.dataclass(frozen=True)
 class EvalSet:
     """Part of a data set to evaluate on.
@@ -274,31 +277,26 @@ def _stretch(mask: np.ndarray, extent: np.ndarray) -> np.ndarray:
 
 
 def _divide(name: str, examples: Examples, seed: int) -> dict[str, np.ndarray]:
-    sizes = splits.SPLIT_SIZES[name.partition(":")[0]]
-    return splits.split_examples(
-        examples.ids, examples.groups, examples.splits, **sizes._asdict(), seed=seed
-    )
+    sizes = splits.split_sizes(name)._asdict()
+    return splits.split_examples(examples.ids, examples.groups, examples.splits, **sizes, seed=seed)
 
 
 def _pools(
     task: Task, name: str, examples: Examples, train: np.ndarray, budget: int | str, seed: int
 ) -> tuple[np.ndarray, np.ndarray]:
     """The labelled and the unlabelled training images of a task."""
-    if isinstance(budget, str) and budget.isdigit():
-        budget = int(budget)  # config fields that also take "all" hold text
-    classes = None
-    if task == Task.CLS:
-        # Of a multi-label set no class is sure of an example among few labels.
-        multi_label = examples.label_spec.multi_label
-        classes = (examples.has_label - 1 if multi_label else examples.labels)[train]
+    known = examples.has_mask if task == Task.SEG else examples.has_label
+    classes = np.where(known, 0, -1)
+    if task == Task.CLS and not examples.label_spec.multi_label:
+        classes = examples.labels  # so each is sure of an example among few labels
     chosen = splits.choose_labeled(
         examples.ids[train],
-        classes,
+        classes[train],
         budget,
         seed,
         key=f"{task}_labels",
         name=name,
-        has_mask=examples.has_mask[train],
+        what=_ANNOTATION[task],
     )
     labeled = train[chosen]
     rest = np.setdiff1d(train, labeled)
@@ -311,7 +309,7 @@ def _validation(task: Task, name: str, examples: Examples, indices: np.ndarray) 
     usable = indices[known[indices]]
     if not len(usable):
         raise DataError(
-            f"{name} has no validation image with {'a mask' if task == Task.SEG else 'a label'}; "
+            f"{name} has no validation image with {_ANNOTATION[task]}; "
             f"label more of its images or choose another config.{task}_data"
         )
     return EvalSet(name, examples, usable)

@@ -32,20 +32,16 @@ class SplitSizes(NamedTuple):
 
 # Haque et al. 2021 (MultiMix): JSRT 111 / 13 / 123, MCU 93 / 10 / 35. CheX has 16 official
 # validation images, too few to choose a checkpoint on.
-SPLIT_SIZES = {
+_SPLIT_SIZES = {
     "chex": SplitSizes(enlarge_val=True),
     "jsrt": SplitSizes(val=13, test=123),
     "mcu": SplitSizes(val=10, test=35),
-    "nihx": SplitSizes(),
-    "folder": SplitSizes(),
-    "la": SplitSizes(),
-    "folder3d": SplitSizes(),
-    "phantom3d": SplitSizes(),
-    "phantom_seg_a": SplitSizes(),
-    "phantom_seg_b": SplitSizes(),
-    "phantom_cls_a": SplitSizes(),
-    "phantom_cls_b": SplitSizes(),
 }
+
+
+def split_sizes(name: str) -> SplitSizes:
+    """The sizes for a data set."""
+    return _SPLIT_SIZES.get(name, SplitSizes())
 
 
 def split_examples(
@@ -106,27 +102,27 @@ def split_examples(
 
 def choose_labeled(
     ids: Names,
-    labels: NDArray[np.integer] | None,
+    classes: NDArray[np.integer],
     budget: int | str,
     seed: int,
     *,
     key: str,
     name: str,
-    has_mask: NDArray[np.bool_] | None = None,
+    what: str,
 ) -> Indices:
     """Chooses the training examples whose label, or mask, may be used.
 
-    Budgets are nested: each is the start of one seeded order of all candidates. With class labels
-    the first K places of that order hold one example of each of the K classes.
+    Budgets are nested: each is the start of one seeded order of all candidates, whose first K
+    places hold one example of each of the K classes.
 
     Args:
         ids: [N] unique names of the training examples.
-        labels: [N] classes from 0, -1 where there is none; None to choose masks.
-        budget: how many, or 'all'.
+        classes: [N] from 0, -1 of examples that cannot be chosen.
+        budget: how many, as a number or its digits, or 'all'.
         seed: of the order.
         key: the config key that holds the budget, for messages.
         name: the data set, for messages.
-        has_mask: [N] with `labels=None`: which examples have a mask; None if all do.
+        what: 'a mask' or 'a label', for messages.
 
     Returns:
         [budget] indices into `ids`, in the seeded order.
@@ -135,16 +131,7 @@ def choose_labeled(
         DataError: the budget is below 1, below the number of classes, or above what there is.
     """
     ids = np.asarray(ids, dtype=str)
-    if labels is None:
-        what = "a mask"
-        usable = np.ones(len(ids), bool) if has_mask is None else np.asarray(has_mask, bool)
-        classes = np.zeros(len(ids), np.int64)
-    else:
-        what = "a label"
-        classes = np.asarray(labels)
-        usable = classes >= 0
-
-    index = {str(ids[i]): i for i in np.flatnonzero(usable)}
+    index = {str(ids[i]): i for i in np.flatnonzero(classes >= 0)}
     order = np.array([index[i] for i in _shuffled(index, seed, "labeled")], np.int64)
     if not len(order):
         raise DataError(f"{name} has no training image with {what}; {key} needs a set that has")
@@ -153,6 +140,8 @@ def choose_labeled(
     remedy = f'use a number from {least} to {most} or "all"'
     if budget == "all":
         budget = most
+    if isinstance(budget, str) and budget.isdigit():
+        budget = int(budget)
     if isinstance(budget, bool | str) or budget != int(budget) or budget < 1:
         raise DataError(f"{key}={budget!r} is not a number of training images of {name}; {remedy}")
     if budget > most:

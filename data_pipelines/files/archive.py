@@ -1,31 +1,14 @@
 """Unpacks archives of plain files and folders."""
 
-import errno
-import lzma
 import shutil
 import stat
-import struct
 import tarfile
 import zipfile
-import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
-from data_pipelines.errors import DataError
+from data_pipelines.errors import DataError, refuse_damaged
 from data_pipelines.files import claims, paths
-
-# What the modules of archives raise; a password or an unknown method is a RuntimeError.
-_UNREADABLE = (
-    zipfile.BadZipFile,
-    tarfile.TarError,
-    OSError,
-    EOFError,
-    RuntimeError,
-    ValueError,
-    struct.error,
-    lzma.LZMAError,
-    zlib.error,
-)
 
 
 def extract(archive: Path, folder: Path) -> None:
@@ -35,27 +18,18 @@ def extract(archive: Path, folder: Path) -> None:
         DataError: it is damaged, holds a link or a path that leads out of `folder`, or more bytes
             than the disk has room for or than it can have packed.
     """
-    check = _Members(archive, folder)
-    try:
+    members = _Members(archive, folder)
+    with refuse_damaged(archive, "extracted", "download the archive again"):
         if archive.suffix == ".zip":
             with zipfile.ZipFile(archive) as zipped:
                 for info in zipped.infolist():
                     kind = stat.S_IFMT(info.external_attr >> 16)
                     plain = kind in (0, stat.S_IFREG, stat.S_IFDIR)
-                    check.add(info.filename, info.file_size, plain)
+                    members.add(info.filename, info.file_size, plain)
                 zipped.extractall(folder)
         else:
             with tarfile.open(archive) as tar:
-                tar.extractall(folder, check.checked(tar), filter="data")
-    except DataError:
-        raise
-    except _UNREADABLE as error:
-        if isinstance(error, OSError) and error.errno == errno.ENOSPC:
-            raise
-        reason = str(error).partition("\n")[0]
-        raise DataError(
-            f"{archive} cannot be extracted ({reason}); download the archive again"
-        ) from error
+                tar.extractall(folder, members.checked(tar), filter="data")
 
 
 class _Members:

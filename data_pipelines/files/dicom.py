@@ -132,7 +132,7 @@ def _colour(header: pydicom.Dataset, channels: int) -> np.ndarray:
 
 def _grey(path: Path, header: pydicom.Dataset) -> np.ndarray:
     stored = pixels.pixel_array(header)
-    with np.errstate(over="ignore", invalid="ignore"):  # told of below
+    with np.errstate(over="ignore", invalid="ignore"):  # refused below
         values = pixels.apply_modality_lut(stored, header).astype(np.float32)
     if not np.isfinite(values).all():
         raise DataError(f"{path} holds values that are not finite; export the image again")

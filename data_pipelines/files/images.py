@@ -2,7 +2,6 @@
 
 import io
 import re
-import struct
 import threading
 import warnings
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from data_pipelines.errors import DataError
+from data_pipelines.errors import DataError, refuse_damaged
 from data_pipelines.files import claims
 
 # The others that Pillow knows may run programs (EPS) or are never radiographs.
@@ -29,15 +28,6 @@ _FILTERS: tuple[tuple[Any, None, type[Warning], re.Pattern[str] | None, int], ..
     ("ignore", None, Warning, re.compile(r"pydicom\b"), 0),
 )
 _DEEP_MODES = ("I", "F")  # besides I;16, I;16B, ...: more than 8 bits for each pixel
-UNREADABLE = (
-    OSError,
-    SyntaxError,
-    ValueError,
-    EOFError,
-    struct.error,
-    Image.DecompressionBombError,
-    Image.DecompressionBombWarning,
-)
 
 
 def set_filters() -> None:
@@ -59,10 +49,7 @@ def opened(content: bytes, formats: tuple[str, ...] = FORMATS) -> Image.Image:
     Of a file, Pillow would set memory aside for any length that is claimed.
 
     What Pillow has to say of a slightly damaged file is not shown, but an image that it finds far
-    too large is refused.
-
-    Raises:
-        UNREADABLE: for a file that cannot be read.
+    too large is refused. For what it cannot read it raises exceptions of many kinds.
     """
     set_filters()
     return Image.open(io.BytesIO(content), formats=formats)
@@ -80,23 +67,17 @@ def read_values(path: Path, channels: int = 1) -> np.ndarray:
         raise DataError(f"{path} is empty (0 bytes); copy or download the file again")
     if size > _LARGEST_FILE:
         raise DataError(f"{path} has {size} bytes, too many for an image; export it smaller")
-    try:
-        with opened(path.read_bytes()) as image:
-            width, height = image.size
-            needed = width * height / 8 / claims.MOST_PACKED if width * height > _HARMLESS else 0
-            claims.check(path, (height, width), "pixels", most=LARGEST, needed=needed)
-            if image.mode in _DEEP_MODES or image.mode.startswith("I;16"):
-                return np.asarray(image)
-            mode = "L" if channels == 1 else "RGB"
-            if image.mode in ("P", "PA"):  # the direct way warns where the palette has alpha
-                return np.asarray(image.convert("RGBA").convert(mode))
-            return np.asarray(image.convert(mode))
-    except DataError:
-        raise
-    except UNREADABLE as error:
-        raise DataError(
-            f"{path} cannot be read as an image ({error}); copy or download the file again"
-        ) from error
+    refusing = refuse_damaged(path, "read as an image", "copy or download the file again")
+    with refusing, opened(path.read_bytes()) as image:
+        width, height = image.size
+        needed = width * height / 8 / claims.MOST_PACKED if width * height > _HARMLESS else 0
+        claims.check(path, (height, width), "pixels", most=LARGEST, needed=needed)
+        if image.mode in _DEEP_MODES or image.mode.startswith("I;16"):
+            return np.asarray(image)
+        mode = "L" if channels == 1 else "RGB"
+        if image.mode in ("P", "PA"):  # to convert it directly warns where the palette has alpha
+            return np.asarray(image.convert("RGBA").convert(mode))
+        return np.asarray(image.convert(mode))
 
 
 def read(path: Path, channels: int = 1) -> np.ndarray:

@@ -4,17 +4,14 @@ import gzip
 import logging
 import math
 import struct
-import zlib
 from pathlib import Path
 
 import numpy as np
 from nibabel.nifti1 import Nifti1Header
 from nibabel.nifti2 import Nifti2Header
-from nibabel.spatialimages import HeaderDataError
 from nibabel.volumeutils import apply_read_scaling
-from nibabel.wrapstruct import WrapStructError
 
-from data_pipelines.errors import DataError
+from data_pipelines.errors import DataError, refuse_damaged
 from data_pipelines.files import claims
 
 SUFFIXES = (".nii.gz", ".nii")
@@ -22,17 +19,6 @@ LARGEST = 2**28  # voxels; those of the official set have up to 25 million
 _FARTHEST = 1e6  # mm; a kilometre
 # Takes what nibabel says of faulty headers, which may quote anything that stands in them.
 _SILENT = logging.Logger("nifti", logging.CRITICAL)
-_UNREADABLE = (
-    OSError,
-    ValueError,
-    EOFError,
-    KeyError,
-    OverflowError,
-    struct.error,
-    zlib.error,
-    HeaderDataError,
-    WrapStructError,
-)
 
 
 def read(path: Path) -> tuple[np.ndarray, np.ndarray]:
@@ -44,7 +30,7 @@ def read(path: Path) -> tuple[np.ndarray, np.ndarray]:
         DataError: the file is damaged, of another kind or too large, or lies absurdly far away.
     """
     packed = path.name.lower().endswith(".gz")
-    try:
+    with refuse_damaged(path, "read as NIfTI", "copy or export the file again"):
         with gzip.open(path) if packed else path.open("rb") as file:
             header = _header(file.read(Nifti2Header.sizeof_hdr))
             shape, dtype = header.get_data_shape(), header.get_data_dtype()
@@ -59,13 +45,6 @@ def read(path: Path) -> tuple[np.ndarray, np.ndarray]:
             raise EOFError("the file ends early")
         slope, intercept = header.get_slope_inter()
         affine = np.asarray(header.get_best_affine(), np.float64)
-    except DataError:
-        raise
-    except _UNREADABLE as error:
-        reason = str(error).strip().splitlines()[0] if str(error) else type(error).__name__
-        raise DataError(
-            f"{path} cannot be read as NIfTI ({reason}); copy or export the file again"
-        ) from error
     if not np.abs(affine).max() < _FARTHEST:
         raise DataError(f"{path} has an affine matrix beyond all measure; export the volume again")
     values = np.frombuffer(content, dtype).reshape(shape, order="F")

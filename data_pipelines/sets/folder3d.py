@@ -1,8 +1,9 @@
 """A folder of one's own volumes in NIfTI files, with labels for some or all."""
 
 import re
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -10,7 +11,7 @@ from data_pipelines.errors import DataError
 from data_pipelines.files import volume
 from data_pipelines.files.paths import files_by_name
 from data_pipelines.prepare import Source
-from data_pipelines.sets.volume_set import VolumeSetBuilder, standardize
+from data_pipelines.sets.volume_set import DecodedVolume, VolumeSetBuilder, standardize
 
 
 class Folder3D(VolumeSetBuilder):
@@ -26,17 +27,11 @@ class Folder3D(VolumeSetBuilder):
         "same names"
     )
 
-    def __init__(
-        self, *, source_dir: str | Path, prepared_dir: str = "", exclude: Collection[str] = ()
-    ):
+    def __init__(self, *, source_dir: str | Path, **options: Any):
+        """Args: as for `SetBuilder`."""
         source_dir = Path(source_dir)
         name = "folder3d" if source_dir.name == "folder3d" else f"folder3d_{source_dir.name}"
-        super().__init__(
-            source_dir=source_dir,
-            prepared_dir=prepared_dir,
-            name=re.sub(r"\W", "_", name),
-            exclude=exclude,
-        )
+        super().__init__(source_dir=source_dir, name=re.sub(r"\W", "_", name), **options)
 
     def find(self, roots: Sequence[Path]) -> list[Source]:
         volumes, labels = (
@@ -59,7 +54,7 @@ class Folder3D(VolumeSetBuilder):
             for name, path in volumes.items()
         ]
 
-    def read(self, source: Source) -> tuple[np.ndarray, np.ndarray | None, np.ndarray | None]:
+    def read(self, source: Source) -> DecodedVolume:
         assert source.image is not None
         values, affine = volume.read(source.image)
         if not source.masks:

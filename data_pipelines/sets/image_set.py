@@ -1,6 +1,5 @@
 """Data sets of images: each is resized once to the working size."""
 
-from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +11,9 @@ from data_pipelines.files import images, read_image
 from data_pipelines.prepare import SetBuilder, Source
 from data_pipelines.resize import ResizeSpec
 
+# image, mask, millimetres from one row and from one column to the next: see `ImageSetBuilder.read`
+DecodedImage = tuple[np.ndarray, np.ndarray | None, tuple[float, float]]
+
 
 class ImageSetBuilder(SetBuilder):
     """Stores images as uint8 [size, size, channels] with their masks.
@@ -22,34 +24,18 @@ class ImageSetBuilder(SetBuilder):
 
     pixel_type = np.uint8
 
-    def __init__(
-        self,
-        *,
-        source_dir: str | Path,
-        size: int,
-        fit: str = "squash",
-        channels: int = 1,
-        prepared_dir: str = "",
-        name: str = "",
-        exclude: Collection[str] = (),
-    ):
+    def __init__(self, *, size: int, fit: str = "squash", channels: int = 1, **options: Any):
         """Args:
-        source_dir: the folder with the official or the converted files.
         size, fit, channels: of the prepared images, see `ResizeSpec`.
-        prepared_dir, name, exclude: as for `SetBuilder`.
+        options: source_dir, prepared_dir, name and exclude, as for `SetBuilder`.
         """
         self.resize = ResizeSpec(size, fit, channels)
+        self.variant = self.resize.variant
         self.channels = channels
         self.example_bytes = size**2 * (channels + self.label_spec.mask_channels)
-        super().__init__(
-            source_dir=source_dir,
-            variant=self.resize.variant,
-            prepared_dir=prepared_dir,
-            name=name,
-            exclude=exclude,
-        )
+        super().__init__(**options)
 
-    def read(self, source: Source) -> tuple[np.ndarray, np.ndarray | None, tuple[float, float]]:
+    def read(self, source: Source) -> DecodedImage:
         """Decodes one example.
 
         Returns:

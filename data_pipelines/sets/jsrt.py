@@ -11,7 +11,7 @@ from data_pipelines.errors import DataError
 from data_pipelines.files.images import stretch
 from data_pipelines.files.paths import files_below
 from data_pipelines.prepare import Source
-from data_pipelines.sets.image_set import ImageSetBuilder, lung_masks
+from data_pipelines.sets.image_set import DecodedImage, ImageSetBuilder, lung_masks
 
 _NAME = re.compile(r"JPC[LN]N(\d{3})")
 _SIDE = 2048  # pixels of an official image; its SCR masks have half as many
@@ -59,7 +59,7 @@ class Jsrt(ImageSetBuilder):
             for name, path in images.items()
         ]
 
-    def read(self, source: Source) -> tuple[np.ndarray, np.ndarray | None, tuple[float, float]]:
+    def read(self, source: Source) -> DecodedImage:
         if source.image is None or source.image.suffix.lower() != ".img":
             return super().read(source)
         image = _read_raw(source.image)

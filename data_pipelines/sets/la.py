@@ -1,18 +1,13 @@
 """The left atria of the 2018 challenge (Xiong et al. 2021), as its benchmark distributes them."""
 
-import math
 import os
 from collections.abc import Sequence
 from pathlib import Path
 
-import h5py
-import numpy as np
-
 from data_pipelines.errors import DataError
-from data_pipelines.files import claims, table
-from data_pipelines.files.volume import LARGEST
+from data_pipelines.files import hdf5, table
 from data_pipelines.prepare import Source
-from data_pipelines.sets.volume_set import VolumeSetBuilder
+from data_pipelines.sets.volume_set import DecodedVolume, VolumeSetBuilder
 
 _FOLDER = "2018LA_Seg_Training Set"
 _FILE = "mri_norm2.h5"
@@ -63,37 +58,7 @@ class La(VolumeSetBuilder):
                 sources[name] = Source(id=name, group=name, split=split, image=volume)
         return list(sources.values())
 
-    def read(self, source: Source) -> tuple[np.ndarray, np.ndarray | None, np.ndarray | None]:
-        path = source.image
-        assert path is not None
-        try:
-            with h5py.File(path) as file:
-                missing = sorted({"image", "label"} - set(file))
-                if missing:
-                    raise DataError(
-                        f"{path} has no {' and no '.join(map(repr, missing))} (it has "
-                        f"{', '.join(map(repr, file)) or 'nothing'}); download the file again"
-                    )
-                return _array(path, file, "image"), _array(path, file, "label"), None
-        except DataError:
-            raise
-        except Exception as error:  # HDF5 raises many kinds for a damaged file
-            reason = ": ".join([type(error).__name__, *str(error).strip().splitlines()[:1]])
-            raise DataError(
-                f"{path} cannot be read as HDF5 ({reason}); copy or download the file again"
-            ) from error
-
-
-def _array(path: Path, file: h5py.File, name: str) -> np.ndarray:
-    """One array, which lies in this very file and can be held by it."""
-    remedy = "download the file again"
-    data = file[name] if isinstance(file.get(name, getlink=True), h5py.HardLink) else None
-    if not isinstance(data, h5py.Dataset) or data.is_virtual or data.external:
-        raise DataError(f"{name!r} in {path} is not an array in that file; {remedy}")
-    if data.shape is None or data.dtype.kind not in "biuf" or data.dtype.itemsize > 8:
-        raise DataError(f"{name!r} in {path} does not hold numbers; {remedy}")
-    needed = math.prod(data.shape) * data.dtype.itemsize / claims.MOST_PACKED
-    claims.check(path, data.shape, "voxels", most=LARGEST, needed=needed)
-    if data.chunks and math.prod(data.chunks) > LARGEST:
-        raise DataError(f"{name!r} in {path} lies in parts that are far too large; {remedy}")
-    return data[()]
+    def read(self, source: Source) -> DecodedVolume:
+        assert source.image is not None
+        image, label = hdf5.read(source.image, ("image", "label"))
+        return image, label, None

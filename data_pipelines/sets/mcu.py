@@ -5,11 +5,9 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
-
 from data_pipelines.files.paths import files_below
 from data_pipelines.prepare import Source
-from data_pipelines.sets.image_set import ImageSetBuilder, lung_masks
+from data_pipelines.sets.image_set import DecodedImage, ImageSetBuilder, lung_masks
 
 _NAME = re.compile(r"MCUCXR_(\d{4})_[01]")
 _OFFICIAL_SHAPES = ((4020, 4892), (4892, 4020))
@@ -53,7 +51,7 @@ class Mcu(ImageSetBuilder):
             for name, path in images.items()
         ]
 
-    def read(self, source: Source) -> tuple[np.ndarray, np.ndarray | None, tuple[float, float]]:
+    def read(self, source: Source) -> DecodedImage:
         image, mask, unknown = super().read(source)
         full_size = image.shape[:2] in _OFFICIAL_SHAPES
         return image, mask, (_SPACING, _SPACING) if full_size else unknown

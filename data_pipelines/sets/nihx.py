@@ -67,14 +67,15 @@ class Nihx(ImageSetBuilder):
 
 
 def _read_table(path: Path) -> dict[str, tuple[str, str]]:
-    """Maps the name of an image to its findings and its patient."""
+    """The findings and the patient of each image."""
     due = f"the official table, with {', '.join(_COLUMNS)}, is needed"
-    read = [[row[column] for column in _COLUMNS] for _, row in table.read_rows(path, _COLUMNS, due)]
-    rows = {name: (findings, patient) for name, findings, patient in read}
-    for name, values in rows.items():
-        if not all(values):
+    rows: dict[str, tuple[str, str]] = {}
+    for _, cells in table.read_rows(path, _COLUMNS, due):
+        name, findings, patient = (cells[column] for column in _COLUMNS)
+        if not findings or not patient:
             raise DataError(
                 f"{path}: the row of {name} has no Finding Labels or no Patient ID; "
                 "use the official table"
             )
+        rows[name] = findings, patient
     return rows

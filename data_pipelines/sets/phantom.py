@@ -8,7 +8,7 @@ import numpy as np
 
 from data_pipelines.prepare import Source
 from data_pipelines.sets.chest_drawing import draw
-from data_pipelines.sets.image_set import ImageSetBuilder
+from data_pipelines.sets.image_set import DecodedImage, ImageSetBuilder
 from multimix_jax.labels import LabelSpec
 from multimix_jax.names import Split, Task
 
@@ -83,7 +83,7 @@ class Phantom(ImageSetBuilder):
             for i in range(count)
         ]
 
-    def read(self, source: Source) -> tuple[np.ndarray, np.ndarray | None, tuple[float, float]]:
+    def read(self, source: Source) -> DecodedImage:
         index = int(source.id.rpartition("_")[2])
         rng = np.random.default_rng([_SEED, self.plan.number, index])
         opacity = source.label == 1 if self.task == Task.CLS else rng.random() < self.plan.sick

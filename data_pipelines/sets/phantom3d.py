@@ -10,7 +10,7 @@ import numpy as np
 from scipy import ndimage
 
 from data_pipelines.prepare import Source
-from data_pipelines.sets.volume_set import VolumeSetBuilder, standardize
+from data_pipelines.sets.volume_set import DecodedVolume, VolumeSetBuilder, standardize
 
 DRAWING_VERSION = 1  # part of the fingerprint: raise it when a picture changes
 COUNTS = {"train": 40, "val": 6, "test": 12}
@@ -36,7 +36,7 @@ class Phantom3D(VolumeSetBuilder):
             for n in range(count)
         ]
 
-    def read(self, source: Source) -> tuple[np.ndarray, np.ndarray | None, np.ndarray | None]:
+    def read(self, source: Source) -> DecodedVolume:
         split, _, number = source.id.partition("_")
         image, mask = draw(np.random.default_rng([_SEED, list(COUNTS).index(split), int(number)]))
         return image, mask, np.diag([*SPACING, 1.0])

@@ -1,7 +1,5 @@
 """Data sets of volumes: each is stored at its own size."""
 
-from collections.abc import Collection
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,6 +10,9 @@ from data_pipelines.prepare import SetBuilder, Source
 
 LEAST_SIDE = 8  # voxels; SSIM needs 7
 
+# image, mask, affine: see `VolumeSetBuilder.read`
+DecodedVolume = tuple[np.ndarray, np.ndarray | None, np.ndarray | None]
+
 
 class VolumeSetBuilder(SetBuilder):
     """Stores volumes as float16 [X, Y, Z, 1] with their masks and where they lie in space.
@@ -20,27 +21,11 @@ class VolumeSetBuilder(SetBuilder):
     (`read`).
     """
 
+    variant = "volumes"
     pixel_type = np.float16
     example_bytes = 2**24
 
-    def __init__(
-        self,
-        *,
-        source_dir: str | Path,
-        prepared_dir: str = "",
-        name: str = "",
-        exclude: Collection[str] = (),
-    ):
-        """Args: as for `SetBuilder`."""
-        super().__init__(
-            source_dir=source_dir,
-            variant="volumes",
-            prepared_dir=prepared_dir,
-            name=name,
-            exclude=exclude,
-        )
-
-    def read(self, source: Source) -> tuple[np.ndarray, np.ndarray | None, np.ndarray | None]:
+    def read(self, source: Source) -> DecodedVolume:
         """Decodes one example.
 
         Returns:

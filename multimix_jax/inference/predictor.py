@@ -18,7 +18,7 @@ from multimix_jax.objectives.base import Network
 from multimix_jax.training import machine, parallel
 
 PyTree = Any
-Answer = dict[str, jax.Array]
+Answer = dict[Any, Any]  # arrays by head, and by the names below
 
 SALIENCY = "saliency"  # beside the heads
 SPREAD = {Head.MASK: "mask_spread", Head.CLASSES: "classes_spread"}
@@ -106,8 +106,9 @@ class Predictor:
           [B,H,W,C'] and `classes_spread` [B,K], standard deviations, and `mask_disagreement`
           [B,C'], 1 less the mean Dice of each answer's mask with the mask of all.
         """
-        keys = None
+        keys: jax.Array | None = None
         if self.draws or self.saliency == "smoothgrad":
+            assert places is not None
             keys = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(self.seed), places)
         answers: list[Answer] = []  # each with an axis of draws before that of images
         maps = []
@@ -129,7 +130,7 @@ class Predictor:
         if maps:
             result[SALIENCY] = jnp.stack(maps).mean(axis=0)
         if len(answers) * max(self.draws, 1) > 1:
-            result |= {SPREAD[h]: values.std(axis=0) for h, values in every.items() if h in SPREAD}
+            result |= {SPREAD[h]: v.std(axis=0) for h, v in every.items() if h in SPREAD}
             if Head.MASK in every:
                 result[DISAGREEMENT] = _disagreement(every[Head.MASK], result[Head.MASK])
         return result

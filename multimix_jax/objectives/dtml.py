@@ -158,7 +158,7 @@ class DtmlObjective:
         """The crops that the networks see of `batch`, by stream."""
         return {name: view["image"] for name, view in self._views(batch, keys).items()}
 
-    def _views(self, batch: Batch, keys: ExampleKeys) -> dict[str, dict[str, jax.Array]]:
+    def _views(self, batch: Batch, keys: ExampleKeys) -> dict[Stream, dict[str, jax.Array]]:
         """A random crop of every image, as floats, and of its mask."""
         views = {}
         for name in self.streams:

@@ -68,8 +68,9 @@ class JointNetwork:
     def class_logits(self, variables: PyTree, images: jax.Array) -> jax.Array:
         """Images [B,H,W,C] in [-1, 1] -> [B,K]."""
         params = {"params": variables["params"]}
-        features = self.model.apply(params, images, method="encode")
-        return self.model.apply(params, features, method="classify")
+        features: Any = self.model.apply(params, images, method="encode")
+        logits: Any = self.model.apply(params, features, method="classify")
+        return logits
 
 
 @dataclasses.dataclass(frozen=True)

@@ -61,8 +61,7 @@ class MultiMixObjective(JointObjective):
         self, params: Any, state: TrainState, batch: Batch, keys: ExampleKeys
     ) -> tuple[jax.Array, tuple[Metrics, Any]]:
         """Loss of one batch: scalar, (terms and other metrics, batch statistics)."""
-        streams = {name: batch[name] for name in self.streams}
-        views = self._views(streams, keys)
+        views = self._views(batch, keys)
         images, features, split = self._encode(params, views, keys)
 
         terms: Metrics = {}
@@ -74,50 +73,46 @@ class MultiMixObjective(JointObjective):
                 [level[:split] for level in features],
                 dropout_keys(keys, "decoder", views)[:split],
             )
-            terms |= self._segmentation_terms(mask_logits, streams)
+            terms |= self._segmentation_terms(mask_logits, batch)
         if self.model.use_classifier:
             logits = self._apply(params, [level[split:] for level in features], method="classify")
             taught = None
             if self.pseudo_label_weight:
-                taught = self._weak_logits(params, streams[Stream.CLS_UNLABELED], keys)
-            found, monitors = self._classification(logits, batch, taught)
-            if "cls/pseudo_label" in found:
-                found["cls/pseudo_label"] *= self.pseudo_label_weight
-            terms |= found
+                taught = self._weak_logits(params, batch, keys)
+            class_terms, monitors = self._classification(logits, batch, taught)
+            if "cls/pseudo_label" in class_terms:
+                class_terms["cls/pseudo_label"] *= self.pseudo_label_weight
+            terms |= class_terms
         return jnp.asarray(sum(terms.values())), ({**terms, **monitors}, state.batch_stats)
 
     def views(self, batch: Batch, keys: ExampleKeys) -> dict[str, jax.Array]:
-        """The 8-bit images that the network sees of `batch`, by stream and view, to look at."""
-        streams = {name: batch[name] for name in self.streams}
-        views = {name: stream["image"] for name, stream in streams.items()}
-        seen = self._views(streams, keys)
-        if Stream.CLS_LABELED in streams:
-            views[f"{Stream.CLS_LABELED}, weak"] = seen[Stream.CLS_LABELED]
-        if Stream.CLS_UNLABELED in streams:
-            views[f"{Stream.CLS_UNLABELED}, strong"] = seen[Stream.CLS_UNLABELED]
-            views[f"{Stream.CLS_UNLABELED}, weak"] = self._weak_view(
-                streams[Stream.CLS_UNLABELED], keys
-            )
-        return views
+        """The 8-bit images that the network sees of `batch`, by stream and view."""
+        shown = {str(stream): batch[stream]["image"] for stream in self.streams}
+        views = self._views(batch, keys)
+        if Stream.CLS_LABELED in views:
+            shown[f"{Stream.CLS_LABELED}, weak"] = views[Stream.CLS_LABELED]
+        if Stream.CLS_UNLABELED in views:
+            shown[f"{Stream.CLS_UNLABELED}, strong"] = views[Stream.CLS_UNLABELED]
+            shown[f"{Stream.CLS_UNLABELED}, weak"] = self._weak_view(batch, keys)
+        return shown
 
-    def _views(self, streams: Batch, keys: ExampleKeys) -> dict[str, jax.Array]:
+    def _views(self, batch: Batch, keys: ExampleKeys) -> dict[Stream, jax.Array]:
         """What the network sees of each stream where a gradient flows."""
-        augmented = {Stream.CLS_LABELED: randaugment.weak, Stream.CLS_UNLABELED: randaugment.strong}
-        views = {}
-        for name, stream in streams.items():
-            images = stream["image"]
-            # Segmentation images are not augmented, as published.
-            if name in augmented:
-                images = jax.vmap(augmented[name])(keys(f"{name}/view", len(images)), images)
-            views[name] = images
+        # Segmentation images are not augmented, as published.
+        augment = {Stream.CLS_LABELED: randaugment.weak, Stream.CLS_UNLABELED: randaugment.strong}
+        views = {stream: batch[stream]["image"] for stream in self.streams}
+        for stream in augment.keys() & views.keys():
+            images = views[stream]
+            stream_keys = keys(f"{stream}/view", len(images))
+            views[stream] = jax.vmap(augment[stream])(stream_keys, images)
         return views
 
-    def _weak_view(self, stream: Batch, keys: ExampleKeys) -> jax.Array:
-        images = stream["image"]
+    def _weak_view(self, batch: Batch, keys: ExampleKeys) -> jax.Array:
+        images = batch[Stream.CLS_UNLABELED]["image"]
         return jax.vmap(randaugment.weak)(keys(f"{Stream.CLS_UNLABELED}/weak", len(images)), images)
 
-    def _segmentation_terms(self, mask_logits: jax.Array, streams: Batch) -> Metrics:
-        masks = streams[Stream.SEG_LABELED]["mask"].astype(jnp.float32)
+    def _segmentation_terms(self, mask_logits: jax.Array, batch: Batch) -> Metrics:
+        masks = batch[Stream.SEG_LABELED]["mask"].astype(jnp.float32)
         labeled, unlabeled = mask_logits[: len(masks)], mask_logits[len(masks) :]
         dice = losses.dice_loss(logits=labeled, mask=masks)
         terms = {"seg/dice": self.dice_weight * dice.mean()}
@@ -126,12 +121,12 @@ class MultiMixObjective(JointObjective):
             terms["seg/kl"] = self.kl_weight * kl.mean()
         return terms
 
-    def _weak_logits(self, params: Any, stream: Batch, keys: ExampleKeys) -> jax.Array:
+    def _weak_logits(self, params: Any, batch: Batch, keys: ExampleKeys) -> jax.Array:
         """Logits of the weak view, by an encoder call of its own: nothing is stored to go back."""
-        images = normalize(self._weak_view(stream, keys))
+        images = normalize(self._weak_view(batch, keys))
         params = jax.lax.stop_gradient(params)
-        dropout_keys = keys(f"{Stream.CLS_UNLABELED}/weak_dropout", len(images))
-        features = self._apply(params, images, dropout_keys, method="encode")
+        dropout = keys(f"{Stream.CLS_UNLABELED}/weak_dropout", len(images))
+        features = self._apply(params, images, dropout, method="encode")
         return self._apply(params, features, method="classify")
 
 

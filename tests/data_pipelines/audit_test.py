@@ -41,14 +41,14 @@ def findings(own):
     return audit.audit({"folder:own": builder})
 
 
-def kinds(found):
-    return {finding.kind: finding for finding in found if finding.severity != audit.NOTE}
+def kinds(every):
+    return {finding.kind: finding for finding in every if finding.severity != audit.NOTE}
 
 
 def test_a_sound_set_has_notes_alone(own):
-    found = findings(own)
-    assert kinds(found) == {}
-    (values,) = (finding for finding in found if finding.kind == "mask values")
+    every = findings(own)
+    assert kinds(every) == {}
+    (values,) = (finding for finding in every if finding.kind == "mask values")
     assert values.detail == "0 and 255" and len(values.ids) == 24
 
 
@@ -70,9 +70,9 @@ DAMAGES = {
 @pytest.mark.parametrize("kind", DAMAGES)
 def test_what_is_wrong_with_one_image(own, kind):
     DAMAGES[kind](own)
-    found = kinds(findings(own))
-    assert set(found) == {kind}
-    assert found[kind].ids == ["i03"]
+    by_kind = kinds(findings(own))
+    assert set(by_kind) == {kind}
+    assert by_kind[kind].ids == ["i03"]
 
 
 def _empty(own):
@@ -95,9 +95,9 @@ def _empty_mask(own):
 @pytest.mark.parametrize("spoil", [_empty, _truncate, _other_size, _empty_mask])
 def test_what_cannot_be_used_is_an_error(own, spoil):
     spoil(own)
-    found = kinds(findings(own))
-    assert {finding.severity for finding in found.values()} == {audit.ERROR}
-    assert all(finding.ids == ["i03"] for finding in found.values())
+    by_kind = kinds(findings(own))
+    assert {finding.severity for finding in by_kind.values()} == {audit.ERROR}
+    assert all(finding.ids == ["i03"] for finding in by_kind.values())
 
 
 @pytest.mark.parametrize(
@@ -112,15 +112,15 @@ def test_what_cannot_be_used_is_an_error(own, spoil):
 )
 def test_forms_of_pixels_are_noted(own, mode, options, kind):
     _save(own / "images/i03.png", picture(3), mode, **options)
-    found = {finding.kind: finding for finding in findings(own)}
-    assert found[kind].severity == audit.NOTE and found[kind].ids == ["i03"]
+    by_kind = {finding.kind: finding for finding in findings(own)}
+    assert by_kind[kind].severity == audit.NOTE and by_kind[kind].ids == ["i03"]
 
 
 def test_masks_with_soft_edges(own):
     soft = np.linspace(0, 255, 64 * 64).reshape(64, 64).astype(np.uint8)
     write_image(own / "masks/i03.png", soft)
-    found = {finding.kind: finding for finding in findings(own)}
-    assert found["soft mask"].ids == ["i03"]
+    by_kind = {finding.kind: finding for finding in findings(own)}
+    assert by_kind["soft mask"].ids == ["i03"]
 
 
 def test_duplicates_within_and_across_splits(own):
@@ -128,13 +128,13 @@ def test_duplicates_within_and_across_splits(own):
         write_image(own / "images" / f"i{to:02d}.png", picture(of))
     noisy = picture(7).astype(int) + np.random.default_rng(0).integers(-3, 4, (64, 64))
     write_image(own / "images/i22.png", noisy.clip(0, 255).astype(np.uint8))
-    found = kinds(findings(own))
-    assert set(found) == {
+    by_kind = kinds(findings(own))
+    assert set(by_kind) == {
         *("same image", "same image in test and train"),
         "nearly the same image in test and train",
     }
-    assert sorted(found["same image"].ids) == ["i01", "i02"]
-    assert sorted(found["nearly the same image in test and train"].ids) == ["i07", "i22"]
+    assert sorted(by_kind["same image"].ids) == ["i01", "i02"]
+    assert sorted(by_kind["nearly the same image in test and train"].ids) == ["i07", "i22"]
     every = findings(own)
     excluded = {entry for finding in every for entry in finding.exclude}
     # The test image stays.
@@ -144,9 +144,9 @@ def test_duplicates_within_and_across_splits(own):
 def test_the_same_patient_in_two_splits(own):
     table = (own / "labels.csv").read_text().replace("i13,well,p13", "i13,well,p2")
     (own / "labels.csv").write_text(table)
-    found = kinds(findings(own))["same patient in train and test"]
-    assert sorted(found.ids) == ["i02", "i13"]
-    assert "1 patients have images in both, such as p2" in found.detail
+    shared = kinds(findings(own))["same patient in train and test"]
+    assert sorted(shared.ids) == ["i02", "i13"]
+    assert "1 patients have images in both, such as p2" in shared.detail
 
 
 def test_a_set_that_cannot_be_listed(own):
@@ -155,7 +155,7 @@ def test_a_set_that_cannot_be_listed(own):
     assert finding.kind == "cannot be listed" and "other.png is a mask without" in finding.detail
 
 
-def run(*arguments):
+def run_audit(*arguments):
     return subprocess.run(
         [sys.executable, "-m", "data_pipelines.audit", *arguments],
         cwd=ROOT,
@@ -170,7 +170,7 @@ def test_the_command_and_the_list_that_training_takes(own, tmp_path):
     where = dict(data_dir=own.parent, prepared_dir=str(tmp_path / "prepared"), size=64)
     with pytest.raises(DataError, match="i03.png"):
         load("folder:own", **where)
-    result = run(
+    result = run_audit(
         *("--config=configs/multimix.py:size=64", f"--config.data_dir={own.parent}"),
         *("--config.seg_data=folder:own", "--config.cls_data=folder:own"),
         *("--config.test_data=folder:own=test", f"--json={tmp_path / 'audit.json'}"),

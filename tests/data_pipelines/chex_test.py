@@ -5,14 +5,8 @@ import zipfile
 
 import pytest
 
-from data_pipelines import load
 from data_pipelines.errors import DataError
 from tests.official_formats import write_image, write_kermany
-
-
-def load_chex(tmp_path):
-    return load("chex", data_dir=tmp_path, prepared_dir=str(tmp_path / "prepared"), size=16)
-
 
 EXPECTED = [  # id, group, split, label
     ("test/NORMAL/NORMAL2-IM-0381-0001", "NORMAL/NORMAL2-IM-0381", "test", 0),
@@ -29,54 +23,54 @@ def listing(examples):
     return list(zip(*(column.tolist() for column in columns), strict=True))
 
 
-def test_official_layout(tmp_path):
+def test_official_layout(load_set, tmp_path):
     write_kermany(tmp_path / "chex")
-    examples = load_chex(tmp_path)
+    examples = load_set("chex")
     assert examples.label_spec.class_names == ("normal", "pneumonia")
     assert listing(examples) == EXPECTED
     assert not examples.has_mask.any()
     assert not examples.spacing.any()
 
 
-def test_the_folder_itself_may_be_chest_xray(tmp_path):
+def test_the_folder_itself_may_be_chest_xray(load_set, tmp_path):
     write_kermany(tmp_path)
     (tmp_path / "chest_xray").rename(tmp_path / "chex")
-    assert listing(load_chex(tmp_path)) == EXPECTED
+    assert listing(load_set("chex")) == EXPECTED
 
 
-def test_kaggles_second_copy_does_not_count(tmp_path):
+def test_kaggles_second_copy_does_not_count(load_set, tmp_path):
     write_kermany(tmp_path / "chex")
     copy = tmp_path / "copy"
     shutil.copytree(tmp_path / "chex" / "chest_xray", copy)
     copy.rename(tmp_path / "chex" / "chest_xray" / "chest_xray")
-    assert listing(load_chex(tmp_path)) == EXPECTED
+    assert listing(load_set("chex")) == EXPECTED
 
 
-def test_archive(tmp_path):
+def test_archive(load_set, tmp_path):
     write_kermany(tmp_path / "unpacked")
     (tmp_path / "chex").mkdir()
     with zipfile.ZipFile(tmp_path / "chex" / "ChestXRay2017.zip", "w") as zipped:
         for path in (tmp_path / "unpacked").rglob("*"):
             zipped.write(path, path.relative_to(tmp_path / "unpacked"))
-    assert listing(load_chex(tmp_path)) == EXPECTED
+    assert listing(load_set("chex")) == EXPECTED
 
 
-def test_names_of_the_first_release(tmp_path):
+def test_names_of_the_first_release(load_set, tmp_path):
     for name in ("NORMAL/NORMAL-28501-0001", "PNEUMONIA/BACTERIA-7422-0002", "PNEUMONIA/other"):
         write_image(tmp_path / "chex" / "chest_xray" / "train" / f"{name}.jpeg")
     groups = ["NORMAL/NORMAL-28501", "PNEUMONIA/BACTERIA-7422", "PNEUMONIA/other"]
-    assert load_chex(tmp_path).groups.tolist() == groups
+    assert load_set("chex").groups.tolist() == groups
 
 
-def test_truncated_image_is_named(tmp_path):
+def test_truncated_image_is_named(load_set, tmp_path):
     write_kermany(tmp_path / "chex")
     path = tmp_path / "chex/chest_xray/test/NORMAL/NORMAL2-IM-0381-0001.jpeg"
     path.write_bytes(path.read_bytes()[:300])
     with pytest.raises(DataError, match=r"^\S*IM-0381-0001\.jpeg cannot be read as an image"):
-        load_chex(tmp_path)
+        load_set("chex")
 
 
-def test_empty_folder(tmp_path):
+def test_empty_folder(load_set, tmp_path):
     (tmp_path / "chex").mkdir()
     with pytest.raises(DataError, match=r"chex: no images .*10\.17632/rscbjbr9sj"):
-        load_chex(tmp_path)
+        load_set("chex")

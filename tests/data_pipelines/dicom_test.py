@@ -10,7 +10,7 @@ from PIL import Image
 from pydicom import encaps, uid
 from pydicom.sequence import Sequence
 
-from data_pipelines import audit, load, make_builder
+from data_pipelines import audit, make_builder
 from data_pipelines.errors import DataError
 from data_pipelines.files import dicom, images
 from tests.official_formats import IDENTIFYING, write_dicom, write_image
@@ -223,7 +223,7 @@ FAULTS = {
 
 
 @pytest.mark.parametrize("fault", FAULTS)
-def test_faults_are_named_and_no_one_is(tmp_path, fault, caplog, capfd):
+def test_faults_are_named_and_no_one_is(load_set, tmp_path, fault, caplog, capfd):
     """In one error each, without what pydicom says of them."""
     spoil, words = FAULTS[fault]
     path = write_dicom(tmp_path / "own" / "images" / "a.dcm", DEEP)
@@ -232,20 +232,20 @@ def test_faults_are_named_and_no_one_is(tmp_path, fault, caplog, capfd):
         caplog.at_level(logging.DEBUG),
         pytest.raises(DataError, match=rf"images/a\.dcm .*({words})") as error,
     ):
-        load("folder:own", data_dir=tmp_path, prepared_dir=str(tmp_path / "prepared"), size=16)
+        load_set("folder:own")
     assert error.value.__suppress_context__ or error.value.__context__ is None
     printed = capfd.readouterr()
     shown = str(error.value) + caplog.text + printed.out + printed.err
     assert not [name for name in NAMES if name in shown]
 
 
-def test_folders_take_dicom_files_beside_others(tmp_path):
+def test_folders_take_dicom_files_beside_others(load_set, tmp_path):
     folder = tmp_path / "own"
     write_dicom(folder / "images" / "a.dcm", RAMP, PixelSpacing=[0.5, 0.25])
     write_dicom(folder / "images" / "b.DICOM", RAMP)
     write_image(folder / "images" / "c.png", RAMP)
     write_image(folder / "masks" / "a.png", np.where(RAMP > 99, 255, 0).astype(np.uint8))
-    examples = load("folder:own", data_dir=tmp_path, prepared_dir=str(tmp_path / "p"), size=16)
+    examples = load_set("folder:own")
     assert examples.ids.tolist() == ["a", "b", "c"]
     assert examples.has_mask.tolist() == [True, False, False]
     np.testing.assert_allclose(examples.spacing, [[0.5 * 24 / 16, 0.25], [0, 0], [0, 0]])
@@ -253,11 +253,11 @@ def test_folders_take_dicom_files_beside_others(tmp_path):
     np.testing.assert_array_equal(pixels[0], pixels[2])
     write_dicom(folder / "masks" / "c.dcm", RAMP)
     with pytest.raises(DataError, match=r"masks/c\.dcm: a mask cannot be DICOM; export it as PNG"):
-        load("folder:own", data_dir=tmp_path, prepared_dir=str(tmp_path / "p"), size=16)
+        load_set("folder:own")
 
 
 @pytest.mark.parametrize("damaged", [False, True])
-def test_no_identifying_value_gets_out(tmp_path, damaged, caplog, capfd):
+def test_no_identifying_value_gets_out(load_set, tmp_path, damaged, caplog, capfd):
     """Neither into a file that preparing or auditing writes, nor to a screen or a log."""
     folder = tmp_path / "own"
     for n in range(3):
@@ -266,19 +266,18 @@ def test_no_identifying_value_gets_out(tmp_path, damaged, caplog, capfd):
     if damaged:
         _cut(0.9)(folder / "images" / "i1.dcm")
         _say_the_name(folder / "images" / "i2.dcm")
-    where = dict(data_dir=tmp_path, prepared_dir=str(tmp_path / "prepared"), size=16)
     messages = ""
     with caplog.at_level(logging.DEBUG):
         try:
-            load("folder:own", **where)
+            load_set("folder:own")
         except DataError as error:
             messages += str(error)
-        found = audit.audit({"folder:own": make_builder("folder:own", **where)})
-        print(audit.table(found), found)
+        builder = make_builder("folder:own", data_dir=tmp_path, prepared_dir="", size=16)
+        findings = audit.audit({"folder:own": builder})
+        print(audit.table(findings), findings)
     assert bool(messages) == damaged
-    assert sum("i1.dcm" in finding.detail for finding in found if finding.severity == "error") == (
-        damaged
-    )
+    errors = [finding for finding in findings if finding.severity == audit.ERROR]
+    assert sum("i1.dcm" in error.detail for error in errors) == damaged
     printed = capfd.readouterr()
     written = [p.read_bytes() for p in (tmp_path / "prepared").rglob("*") if p.is_file()]
     assert bool(written) != damaged
@@ -291,10 +290,10 @@ def test_the_audit_knows_dicom_behind_other_suffixes(tmp_path):
     write_dicom(folder / "images" / "a.dcm", DEEP).rename(folder / "images" / "a.png")
     write_image(folder / "images" / "b.png", RAMP).rename(folder / "images" / "b.dcm")
     builder = make_builder("folder:own", data_dir=tmp_path, prepared_dir="", size=16)
-    found = {(f.kind, f.detail) for f in audit.audit({"folder:own": builder})}
+    described = {(f.kind, f.detail) for f in audit.audit({"folder:own": builder})}
     kind = "wrong type behind the extension"
     detail = f"{folder}/images/a.png is a DICOM file; {folder}/images/b.dcm is a PNG file"
-    assert (kind, detail) in found
+    assert (kind, detail) in described
 
 
 def test_the_mark(tmp_path):

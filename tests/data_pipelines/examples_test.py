@@ -1,11 +1,11 @@
 """Tests of data_pipelines.examples and data_pipelines.load."""
 
+import functools
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
 
-import data_pipelines
 from data_pipelines.errors import DataError
 from tests.official_formats import box, write_csv, write_image
 
@@ -13,7 +13,7 @@ COUNT = 7
 
 
 @pytest.fixture
-def load(tmp_path):
+def load(load_set, tmp_path):
     """Loads a folder in which image n is grey n, and every second one has a mask and a label."""
     folder = tmp_path / "data" / "own"
     for n in range(COUNT):
@@ -23,15 +23,11 @@ def load(tmp_path):
     labels = [(f"i{n}", "ill" if n > 3 else "well", f"p{n // 3}", "test") for n in (1, 3, 5)]
     write_csv(folder / "labels.csv", ["image", "label", "patient", "split"], labels)
 
-    def load(name="folder:own", size=16, **options):
-        where = dict(data_dir=tmp_path / "data", prepared_dir=str(tmp_path / "prepared"))
-        return data_pipelines.load(name, size=size, **(where | options))
-
-    return load
+    return functools.partial(load_set, data_dir=tmp_path / "data")
 
 
 def test_tells_who_the_examples_are(load):
-    examples = load()
+    examples = load("folder:own")
     assert examples.name == "folder_own"
     assert examples.label_spec.class_names == ("ill", "well")
     assert examples.sides == (16, 16)
@@ -50,7 +46,7 @@ def test_tells_who_the_examples_are(load):
 @pytest.mark.parametrize("in_memory", [True, False])
 def test_fetches_in_any_order(load, in_memory):
     bytes_needed = COUNT * 16 * 16 * 2
-    examples = load(cache_bytes=bytes_needed if in_memory else bytes_needed - 1)
+    examples = load("folder:own", cache_bytes=bytes_needed if in_memory else bytes_needed - 1)
     assert examples.in_memory == in_memory
     indices = np.array([5, 0, 5, 6])
     fetched = examples.fetch(indices)
@@ -67,12 +63,12 @@ def test_fetches_in_any_order(load, in_memory):
 
 @pytest.mark.parametrize("cache_bytes", [0, 2**30])
 def test_fetches_nothing(load, cache_bytes):
-    fetched = load(cache_bytes=cache_bytes).fetch(np.array([], np.int64))
+    fetched = load("folder:own", cache_bytes=cache_bytes).fetch(np.array([], np.int64))
     assert fetched["image"].shape == fetched["mask"].shape == (0, 16, 16, 1)
 
 
 def test_fetches_from_many_threads(load):
-    examples = load(cache_bytes=0)
+    examples = load("folder:own", cache_bytes=0)
     requests = [np.random.default_rng(n).integers(0, COUNT, 5) for n in range(200)]
     with ThreadPoolExecutor(8) as pool:
         fetched = pool.map(examples.fetch, requests)
@@ -81,8 +77,8 @@ def test_fetches_from_many_threads(load):
 
 
 def test_sizes_are_prepared_side_by_side(load):
-    assert load(size=16).fetch(np.array([0]))["image"].shape == (1, 16, 16, 1)
-    assert load(size=32).fetch(np.array([0]))["image"].shape == (1, 32, 32, 1)
+    assert load("folder:own", size=16).fetch(np.array([0]))["image"].shape == (1, 16, 16, 1)
+    assert load("folder:own", size=32).fetch(np.array([0]))["image"].shape == (1, 32, 32, 1)
 
 
 @pytest.mark.parametrize("key", ["data_dir", "prepared_dir"])
@@ -110,6 +106,6 @@ def test_missing_data_says_where_to_get_it(load, tmp_path, name):
 
 
 def test_everything_prepared_lies_below_prepared_dir(load, tmp_path):
-    load()
+    load("folder:own")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["data", "prepared"]
     assert [path.name for path in (tmp_path / "prepared").iterdir()] == ["folder_own"]

@@ -7,7 +7,6 @@ import nibabel
 import numpy as np
 import pytest
 
-from data_pipelines import load
 from data_pipelines.errors import DataError
 from tests.official_formats import VOXELS, write_nifti
 
@@ -27,13 +26,8 @@ def own(tmp_path):
     return folder
 
 
-def load_own(own):
-    prepared = str(own.parent / "prepared")
-    return load("folder3d:hearts", data_dir=own.parent, prepared_dir=prepared, size=16)
-
-
-def test_volumes_and_labels(own):
-    examples = load_own(own)
+def test_volumes_and_labels(load_set, own):
+    examples = load_set("folder3d:hearts")
     assert examples.ids.tolist() == ["a", "b", "deeper/c"]
     assert examples.has_mask.tolist() == [True, True, False]
     assert examples.extents.tolist() == [[9, 10, 8], [8, 10, 8], [9, 9, 8]]
@@ -150,26 +144,26 @@ DAMAGES |= {
 }
 
 
-def test_the_other_byte_order_and_version(own):
+def test_the_other_byte_order_and_version(load_set, own):
     values = VALUES.astype(">i2")
     nibabel.save(nibabel.Nifti2Image(values, VOXELS), own / "images" / "a.nii.gz")
     pair = nibabel.Nifti1Image(values, VOXELS, nibabel.Nifti1Header(endianness=">"))
     nibabel.save(pair, own / "images" / "deeper" / "c.nii.gz")
-    pixels = load_own(own).fetch(np.array([0, 2]))["image"]
+    pixels = load_set("folder3d:hearts").fetch(np.array([0, 2]))["image"]
     want = (VALUES - VALUES.mean()) / VALUES.std()
     np.testing.assert_allclose(pixels[0, ..., 0], want, atol=2e-3)
     np.testing.assert_array_equal(pixels[0], pixels[1])
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
-def test_faulty_volumes_are_named_and_nothing_is_left(own, damage):
+def test_faulty_volumes_are_named_and_nothing_is_left(load_set, own, damage):
     spoil, expected = DAMAGES[damage]
     spoil(own)
     with pytest.raises(DataError, match=expected):
-        load_own(own)
+        load_set("folder3d:hearts")
     assert not (own.parent / "prepared").exists()
 
 
-def test_a_volume_of_one_value_becomes_zero(own):
+def test_a_volume_of_one_value_becomes_zero(load_set, own):
     write_nifti(own / "images" / "a.nii.gz", np.full((9, 10, 8), 7, np.int16))
-    assert not load_own(own).fetch(np.array([0]))["image"].any()
+    assert not load_set("folder3d:hearts").fetch(np.array([0]))["image"].any()

@@ -5,7 +5,7 @@ import shutil
 import numpy as np
 import pytest
 
-from data_pipelines import load, make_builder
+from data_pipelines import make_builder
 from data_pipelines.errors import DataError
 from multimix_jax.labels import LabelSpec
 from tests.official_formats import box, write_csv, write_image
@@ -21,19 +21,13 @@ def folder(tmp_path):
     return root
 
 
-def load_folder(folder):
-    return load(
-        "folder", data_dir=folder.parent, prepared_dir=str(folder.parent / "prepared"), size=16
-    )
-
-
 def write_labels(folder, *rows, columns=("image", "label")):
     write_csv(folder / "labels.csv", columns, rows)
 
 
-def test_images_and_masks_without_labels(folder):
+def test_images_and_masks_without_labels(load_set, folder):
     (folder / "images" / "notes.txt").write_text("not an image")
-    examples = load_folder(folder)
+    examples = load_set("folder")
     assert examples.name == "folder"
     assert examples.label_spec.class_names == ()
     assert examples.ids.tolist() == [f"i{n}" for n in range(7)]
@@ -42,22 +36,22 @@ def test_images_and_masks_without_labels(folder):
     assert examples.has_mask.tolist() == [n == 2 for n in range(7)]
 
 
-def test_labels(folder):
+def test_labels(load_set, folder):
     columns = ("image", "label", "patient", "split")
     rows = [("i0.png", "well", "p1", "train"), ("i1", "ill", "", "val"), ("i2.jpeg", "", "p1", "")]
     write_labels(folder, *rows, columns=columns)
-    examples = load_folder(folder)
+    examples = load_set("folder")
     assert examples.label_spec.class_names == ("ill", "well")
     assert examples.labels.tolist() == [1, 0] + [-1] * 5
     assert examples.groups.tolist()[:4] == ["p1", "i1", "p1", "i3"]
     assert examples.splits.tolist()[:4] == ["train", "val", "", ""]
 
 
-def test_independent_classes(folder):
+def test_independent_classes(load_set, folder):
     columns = ("image", "effusion", "patient", "mass")
     rows = [("i0", "0", "p", "0"), ("i1", "1.0", "p", "0.0"), ("i2", "", "", ""), ("i3", 1, "", 1)]
     write_labels(folder, *rows, columns=columns)
-    examples = load_folder(folder)
+    examples = load_set("folder")
     assert examples.label_spec == LabelSpec(("effusion", "mass"), multi_label=True)
     unknown = [-1, -1]
     assert examples.labels.tolist() == [[0, 0], [1, 0], unknown, [1, 1], *[unknown] * 3]
@@ -65,52 +59,49 @@ def test_independent_classes(folder):
 
 
 @pytest.mark.parametrize("cell", ["", "-1", "yes"])
-def test_independent_classes_that_are_not_told(folder, cell):
+def test_independent_classes_that_are_not_told(load_set, folder, cell):
     write_labels(folder, ("i0", "1", cell), columns=("image", "effusion", "mass"))
     with pytest.raises(DataError, match=f"line 2, has '{cell}' in the column 'mass', but .*0 or 1"):
-        load_folder(folder)
+        load_set("folder")
 
 
-def test_classes_file_gives_the_order(folder):
+def test_classes_file_gives_the_order(load_set, folder):
     write_labels(folder, ("i0", "well"), ("i1", "ill"))
     (folder / "classes.txt").write_text("well\nill\nunseen\n")
-    examples = load_folder(folder)
+    examples = load_set("folder")
     assert examples.label_spec.class_names == ("well", "ill", "unseen")
     assert examples.labels.tolist()[:2] == [0, 1]
 
 
-def test_folders_within_images(folder):
+def test_folders_within_images(load_set, folder):
     write_image(folder / "images" / "ward" / "i0.png")
     write_image(folder / "masks" / "ward" / "i0.png", np.full((24, 20), 1, np.uint8))
-    examples = load_folder(folder)
+    examples = load_set("folder")
     assert examples.ids.tolist()[-1] == "ward/i0"
     np.testing.assert_array_equal(examples.fetch(np.array([7]))["mask"], np.ones((1, 16, 16, 1)))
 
 
-def test_folders_anywhere(folder, tmp_path):
+def test_folders_anywhere(load_set, folder, tmp_path):
     """Images, masks and labels may lie apart."""
     folder.rename(tmp_path / "pictures")
     images, masks = tmp_path / "pictures" / "images", tmp_path / "pictures" / "masks"
     table = write_csv(tmp_path / "kinds.csv", ("image", "label"), [("i0.png", "well")])
     where = dict(images=str(images), masks=str(masks), labels=str(table))
-    read = lambda where: load(
-        *("folder",), data_dir="", prepared_dir=str(tmp_path / "p"), size=16, folder=where
-    )
-    examples = read(where)
+    examples = load_set("folder", data_dir="", folder=where)
     assert examples.name == "folder_pictures_images"
     assert (examples.label_spec.class_names, examples.has_mask.sum()) == (("well",), 1)
-    assert not read({"images": str(images)}).has_mask.any()
+    assert not load_set("folder", data_dir="", folder={"images": str(images)}).has_mask.any()
     with pytest.raises(DataError, match=r"--config\.folder\.labels=absent\.csv is no file"):
-        read(where | {"labels": "absent.csv"})
+        load_set("folder", data_dir="", folder=where | {"labels": "absent.csv"})
 
 
-def test_masks_of_several_classes(folder):
+def test_masks_of_several_classes(load_set, folder):
     """A folder of each; what is not there of an image with a mask is empty."""
     (folder / "masks" / "i2.png").unlink()
     write_image(folder / "masks" / "lung" / "i2.png", box(24, 20, slice(0, 12), slice(0, 20)))
     write_image(folder / "masks" / "heart" / "i2.png", box(24, 20, slice(12, 24), slice(0, 20)))
     write_image(folder / "masks" / "heart" / "i3.png", box(24, 20, slice(0, 24), slice(0, 10)))
-    examples = load_folder(folder)
+    examples = load_set("folder")
     assert examples.label_spec.mask_names == ("heart", "lung")
     assert examples.has_mask.tolist() == [n in (2, 3) for n in range(7)]
     masks = examples.fetch(np.array([2, 3]))["mask"]
@@ -121,40 +112,36 @@ def test_masks_of_several_classes(folder):
     assert not masks[1, ..., 1].any()
 
 
-def test_masks_within_and_without_classes(folder):
+def test_masks_within_and_without_classes(load_set, folder):
     lung = write_image(folder / "masks" / "lung" / "i2.png", box(24, 20, slice(9), slice(9)))
     with pytest.raises(DataError, match=r"i2\.png lies beside the folders of the classes \(lung"):
-        load_folder(folder)
+        load_set("folder")
     lung.rename(lung.with_name("i9.png"))
     (folder / "masks" / "i2.png").unlink()
     with pytest.raises(DataError, match=r"lung/i9\.png is a mask without an image"):
-        load_folder(folder)
+        load_set("folder")
     write_image(folder / "images" / "ward" / "i0.png")
     write_image(folder / "masks" / "ward" / "i0.png", box(24, 20, slice(9), slice(9)))
     with pytest.raises(DataError, match=r"has folders that images has .* and others \(lung\)"):
-        load_folder(folder)
+        load_set("folder")
 
 
-def test_colours(folder):
+def test_colours(load_set, folder):
     colours = np.zeros((24, 20, 4), np.uint8)
     colours[..., 0], colours[..., 2] = 200, 50  # without a trace of opacity
     write_image(folder / "images" / "i0.png", colours)
-    examples = load(
-        *("folder",),
-        **dict(data_dir=folder.parent, prepared_dir=str(folder.parent / "p"), size=16),
-        **dict(channels=3, fit="pad"),
-    )
+    examples = load_set("folder", channels=3, fit="pad")
     image = examples.fetch(np.array([0]))["image"][0]
     assert image.shape == (16, 16, 3)
     np.testing.assert_array_equal(image[:, 2:-2], np.broadcast_to((200, 0, 50), (16, 12, 3)))
 
 
-def test_label_that_is_no_class(folder):
+def test_label_that_is_no_class(load_set, folder):
     write_labels(folder, ("i0", "well"), ("i1", "dead"))
     (folder / "classes.txt").write_text("well\nill\n")
     match = r"labels\.csv, line 3, has the label 'dead', but \S*classes\.txt names well, ill"
     with pytest.raises(DataError, match=match):
-        load_folder(folder)
+        load_set("folder")
 
 
 @pytest.mark.parametrize(
@@ -167,59 +154,59 @@ def test_label_that_is_no_class(folder):
         ([("i0", "ill"), ("i0.png", "ill")], r"line 3, is a second row for 'i0\.png'; remove one"),
     ],
 )
-def test_rows_that_cannot_be(folder, rows, match):
+def test_rows_that_cannot_be(load_set, folder, rows, match):
     write_labels(folder, *rows)
     with pytest.raises(DataError, match=match):
-        load_folder(folder)
+        load_set("folder")
 
 
-def test_split_that_is_none(folder):
+def test_split_that_is_none(load_set, folder):
     write_labels(folder, ("i0", "ill", "dev"), columns=("image", "label", "split"))
     with pytest.raises(DataError, match=r"line 2, has the split 'dev'; use train, val or test"):
-        load_folder(folder)
+        load_set("folder")
 
 
-def test_columns_that_are_missing(folder):
+def test_columns_that_are_missing(load_set, folder):
     write_labels(folder, ("i0", "ill"), columns=("file", "class"))
     with pytest.raises(DataError, match=r"labels\.csv has the columns file, class; .*image,label"):
-        load_folder(folder)
+        load_set("folder")
 
 
-def test_columns_without_a_class(folder):
+def test_columns_without_a_class(load_set, folder):
     write_labels(folder, ("i0", "p"), columns=("image", "patient"))
     with pytest.raises(DataError, match=r"labels\.csv has the columns image, patient; .*1 to 62"):
-        load_folder(folder)
+        load_set("folder")
 
 
-def test_mask_without_image(folder):
+def test_mask_without_image(load_set, folder):
     write_image(folder / "masks" / "other.png", box(24, 20, slice(0, 1), slice(0, 1)))
     with pytest.raises(
         DataError, match=r"other\.png is a mask without an image; add \S*images/other"
     ):
-        load_folder(folder)
+        load_set("folder")
 
 
-def test_two_images_of_one_name(folder):
+def test_two_images_of_one_name(load_set, folder):
     write_image(folder / "images" / "i0.bmp")
     with pytest.raises(DataError, match=r"i0\.bmp and \S*i0\.png have the same name; rename"):
-        load_folder(folder)
+        load_set("folder")
 
 
-def test_no_images(folder):
+def test_no_images(load_set, folder):
     for path in (folder / "images").iterdir():
         path.unlink()
     with pytest.raises(DataError, match=r"folder: no images .*labels\.csv"):
-        load_folder(folder)
+        load_set("folder")
 
 
-def test_a_class_without_masks(folder):
+def test_a_class_without_masks(load_set, folder):
     (folder / "masks" / "i2.png").unlink()
     write_image(folder / "masks" / "lung" / "i2.png", box(24, 20, slice(9), slice(9)))
     for name in ("heart", "liver"):
         (folder / "masks" / name / "empty").mkdir(parents=True)
     (folder / "masks" / "liver" / "notes.txt").write_text("to be drawn")
     with pytest.raises(DataError, match=r"masks/heart, \S*masks/liver: a folder .* class of masks"):
-        load_folder(folder)
+        load_set("folder")
 
 
 def test_the_classes_of_masks_are_part_of_the_fingerprint(folder):
@@ -233,34 +220,33 @@ def test_the_classes_of_masks_are_part_of_the_fingerprint(folder):
 
 
 @pytest.mark.parametrize("spelled", ["masks", "../images/masks"])
-def test_masks_and_labels_among_the_images(folder, tmp_path, spelled):
+def test_masks_and_labels_among_the_images(load_set, folder, tmp_path, spelled):
     images = folder / "images"
     (folder / "masks").rename(images / "masks")
     (images / "masks" / "ward").mkdir()
     table = write_csv(images / "labels.csv", ("image", "label"), [("i0", "well")])
     where = dict(images=str(images), masks=str(images / spelled), labels=str(table))
-    options = dict(data_dir="", prepared_dir=str(tmp_path / "p"), size=16)
     (images / "masks" / "ward").rmdir()
-    examples = load("folder", folder=where, **options)
+    examples = load_set("folder", data_dir="", folder=where)
     assert examples.ids.tolist() == [f"i{n}" for n in range(7)]
     assert examples.has_mask.tolist() == [n == 2 for n in range(7)]
-    without = load("folder", folder={"images": str(images)}, **options)  # another set
+    without = load_set("folder", data_dir="", folder={"images": str(images)})  # another set
     assert len(without) == 8
 
 
 @pytest.mark.parametrize("masks", ["images", ""])
-def test_images_among_the_masks(folder, masks):
+def test_images_among_the_masks(load_set, folder, masks):
     where = dict(images=str(folder / "images"), masks=str(folder / masks))
     with pytest.raises(DataError, match=r"lie in the folder of the masks .*; move one of them"):
-        load("folder", data_dir="", prepared_dir="", size=16, folder=where)
+        load_set("folder", data_dir="", folder=where)
 
 
-def test_a_named_folder_without_images(tmp_path):
+def test_a_named_folder_without_images(load_set, tmp_path):
     (tmp_path / "scans").mkdir()
     where = {"images": str(tmp_path / "scans")}
     message = r"no images \(.*\) in \S*scans; set --config\.folder\.images to the folder that"
     with pytest.raises(DataError, match=message) as error:
-        load("folder", data_dir="", prepared_dir=str(tmp_path / "p"), size=16, folder=where)
+        load_set("folder", data_dir="", folder=where)
     assert "data_dir" not in str(error.value)
 
 

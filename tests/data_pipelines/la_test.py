@@ -4,20 +4,15 @@ import h5py
 import numpy as np
 import pytest
 
-from data_pipelines import load
 from data_pipelines.errors import DataError
 from tests.official_formats import write_h5, write_la
 
 FOLDER = "2018LA_Seg_Training Set"
 
 
-def load_la(tmp_path):
-    return load("la", data_dir=tmp_path, prepared_dir=str(tmp_path / "prepared"), size=16)
-
-
-def test_official_layout(tmp_path):
+def test_official_layout(load_set, tmp_path):
     write_la(tmp_path / "la")
-    examples = load_la(tmp_path)
+    examples = load_set("la")
     assert examples.ids.tolist() == ["AA", "BB", "CC"]
     assert examples.splits.tolist() == ["train", "train", "test"]
     assert examples.has_mask.all() and examples.of_volumes
@@ -145,10 +140,10 @@ DAMAGES |= {
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
-def test_faulty_volumes_are_named_and_nothing_is_left(tmp_path, damage):
+def test_faulty_volumes_are_named_and_nothing_is_left(load_set, tmp_path, damage):
     write_la(tmp_path / "la")
     spoil, expected = DAMAGES[damage]
     spoil(tmp_path / "la")
     with pytest.raises(DataError, match=expected):
-        load_la(tmp_path)
+        load_set("la")
     assert not (tmp_path / "prepared").exists()

@@ -3,7 +3,6 @@
 import numpy as np
 from scipy import ndimage
 
-from data_pipelines import load
 from data_pipelines.sets import phantom3d
 
 
@@ -26,8 +25,8 @@ def test_an_atrium_that_brightness_alone_does_not_find():
         assert dice < 0.8
 
 
-def test_prepared(tmp_path):
-    examples = load("phantom3d", data_dir="", prepared_dir=str(tmp_path), size=16)
+def test_prepared(load_set):
+    examples = load_set("phantom3d")
     counts = {split: int((examples.splits == split).sum()) for split in phantom3d.COUNTS}
     assert counts == phantom3d.COUNTS
     np.testing.assert_allclose(examples.spacing[0], phantom3d.SPACING)

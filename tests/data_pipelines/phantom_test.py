@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from data_pipelines import load
 from data_pipelines.sets.phantom import PLANS, Phantom, draw
 
 SIZE = 96
@@ -136,10 +135,10 @@ def test_reading_does_not_depend_on_the_other_images(tmp_path):
 
 
 @pytest.mark.parametrize("task, names", [("seg", ()), ("cls", ("normal", "pneumonia"))])
-def test_loads_through_the_builder(task, names, tmp_path, monkeypatch):
+def test_loads_through_the_builder(load_set, task, names, monkeypatch):
     plan = PLANS[task, "a"]._replace(train=5, val=2, test=3)
     monkeypatch.setitem(PLANS, (task, "a"), plan)
-    examples = load(f"phantom_{task}_a", data_dir="", prepared_dir=str(tmp_path), size=32)
+    examples = load_set(f"phantom_{task}_a", size=32)
     assert examples.name == f"phantom_{task}_a"
     assert examples.label_spec.class_names == names
     assert np.unique(examples.splits, return_counts=True)[1].tolist() == [3, 5, 2]

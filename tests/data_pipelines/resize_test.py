@@ -14,13 +14,13 @@ def ramp(height, width):
 
 @pytest.mark.parametrize("sides", [(40, 40), (20, 80), (100, 3)])
 def test_squash_covers_all(sides):
-    canvas = ResizeSpec(32)
-    image = canvas.image(ramp(*sides))
+    spec = ResizeSpec(32)
+    image = spec.image(ramp(*sides))
     wanted = np.asarray(Image.fromarray(ramp(*sides)).resize((32, 32), Image.Resampling.BILINEAR))
     assert image.shape == (32, 32, 1) and image.dtype == np.uint8
     np.testing.assert_allclose(image[..., 0], wanted, atol=0.51)
-    assert canvas.inside(*sides) == (slice(0, 32), slice(0, 32))
-    np.testing.assert_allclose(canvas.spacing((0.5, 0.2), *sides), (sides[0] / 64, sides[1] / 160))
+    assert spec.inside(*sides) == (slice(0, 32), slice(0, 32))
+    np.testing.assert_allclose(spec.spacing((0.5, 0.2), *sides), (sides[0] / 64, sides[1] / 160))
 
 
 @pytest.mark.parametrize(
@@ -33,24 +33,22 @@ def test_squash_covers_all(sides):
     ],
 )
 def test_pad_keeps_the_ratio(sides, rows, columns):
-    canvas = ResizeSpec(32, "pad")
-    assert canvas.inside(*sides) == (slice(*rows), slice(*columns))
-    image = canvas.image(np.full(sides, 200, np.float32))[..., 0]
+    spec = ResizeSpec(32, "pad")
+    assert spec.inside(*sides) == (slice(*rows), slice(*columns))
+    image = spec.image(np.full(sides, 200, np.float32))[..., 0]
     covered = np.zeros((32, 32), bool)
-    covered[canvas.inside(*sides)] = True
+    covered[spec.inside(*sides)] = True
     np.testing.assert_array_equal(image, np.where(covered, 200, 0))
-    np.testing.assert_array_equal(canvas.mask(np.ones(sides, bool)), covered)
+    np.testing.assert_array_equal(spec.mask(np.ones(sides, bool)), covered)
     height, width = rows[1] - rows[0], columns[1] - columns[0]
-    np.testing.assert_allclose(
-        canvas.spacing((1, 1), *sides), (sides[0] / height, sides[1] / width)
-    )
+    np.testing.assert_allclose(spec.spacing((1, 1), *sides), (sides[0] / height, sides[1] / width))
 
 
 def test_colours():
     colours = np.stack([np.full((5, 7), value, np.float32) for value in (10, 20, 30)], axis=-1)
-    canvas = ResizeSpec(16, channels=3)
-    np.testing.assert_array_equal(canvas.image(colours), np.broadcast_to((10, 20, 30), (16, 16, 3)))
-    np.testing.assert_array_equal(canvas.image(colours[..., 1]), np.full((16, 16, 3), 20))
+    spec = ResizeSpec(16, channels=3)
+    np.testing.assert_array_equal(spec.image(colours), np.broadcast_to((10, 20, 30), (16, 16, 3)))
+    np.testing.assert_array_equal(spec.image(colours[..., 1]), np.full((16, 16, 3), 20))
     with pytest.raises(ValueError, match="for 1 channels"):
         ResizeSpec(16).image(colours)
 

@@ -89,8 +89,8 @@ def test_with_every_image_labelled_the_labelled_ones_serve_twice():
 
 
 def test_small_budgets_lie_within_large_ones():
-    found = [pool(run_data(cls_labels=budget), "cls/labeled") for budget in (2, 4, 7, "all")]
-    for smaller, larger in zip(found, found[1:]):
+    chosen = [pool(run_data(cls_labels=budget), "cls/labeled") for budget in (2, 4, 7, "all")]
+    for smaller, larger in zip(chosen, chosen[1:]):
         assert larger[: len(smaller)] == smaller
 
 

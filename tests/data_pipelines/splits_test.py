@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from data_pipelines.errors import DataError
-from data_pipelines.splits import SPLIT_SIZES, choose_labeled, split_examples
+from data_pipelines.splits import choose_labeled, split_examples, split_sizes
 
 SEEDS = range(5)
 
@@ -44,7 +44,7 @@ def _names(ids, split):
     "name, examples, counts", [("jsrt", _jsrt(), (111, 13, 123)), ("mcu", _mcu(), (93, 10, 35))]
 )
 def test_published_counts(name, examples, counts, seed):
-    split = split_examples(*examples, **SPLIT_SIZES[name]._asdict(), seed=seed)
+    split = split_examples(*examples, **split_sizes(name)._asdict(), seed=seed)
     assert tuple(len(split[key]) for key in ("train", "val", "test")) == counts
     everyone = np.concatenate(list(split.values()))
     np.testing.assert_array_equal(np.sort(everyone), np.arange(len(examples[0])))
@@ -52,14 +52,14 @@ def test_published_counts(name, examples, counts, seed):
 
 def test_jsrt_tests_on_the_even_numbers():
     ids, groups, official = _jsrt()
-    split = split_examples(ids, groups, official, **SPLIT_SIZES["jsrt"]._asdict(), seed=0)
+    split = split_examples(ids, groups, official, **split_sizes("jsrt")._asdict(), seed=0)
     assert {int(ids[i][-1]) % 2 for i in split["test"]} == {0}
 
 
 @pytest.mark.parametrize("seed", SEEDS)
 def test_chex_fills_up_the_official_validation_set_by_patient(seed):
     ids, groups, official = _chex()
-    split = split_examples(ids, groups, official, **SPLIT_SIZES["chex"]._asdict(), seed=seed)
+    split = split_examples(ids, groups, official, **split_sizes("chex")._asdict(), seed=seed)
     assert [ids[i] for i in sorted(split["test"])] == ids[-624:]
     assert set(range(5216, 5232)) <= set(split["val"].tolist())
     assert 523 <= len(split["val"]) <= 525  # a tenth of 5,232 and at most the rest of a patient
@@ -170,8 +170,8 @@ def test_split_errors(ids, official, sizes, message):
         split_examples(ids, ids, official, val=sizes[0], test=sizes[1], seed=0)
 
 
-def _choose(ids, labels, budget, seed, **kwargs):
-    return choose_labeled(ids, labels, budget, seed, key="cls_labels", name="chex", **kwargs)
+def _choose(ids, classes, budget, seed, what="a label"):
+    return choose_labeled(ids, classes, budget, seed, key="cls_labels", name="chex", what=what)
 
 
 @pytest.mark.parametrize("seed", SEEDS)
@@ -204,10 +204,9 @@ def test_choice_does_not_depend_on_the_order_of_the_input(seed):
 
 def test_only_images_with_a_mask_are_chosen():
     ids = [f"image{i}" for i in range(20)]
-    has_mask = np.arange(20) % 4 == 0
-    chosen = _choose(ids, None, "all", 0, has_mask=has_mask)
-    assert sorted(chosen.tolist()) == [0, 4, 8, 12, 16]
-    assert len(_choose(ids, None, 20, 0)) == 20
+    classes = np.where(np.arange(20) % 4 == 0, 0, -1)
+    assert sorted(_choose(ids, classes, "all", 0).tolist()) == [0, 4, 8, 12, 16]
+    assert len(_choose(ids, np.zeros(20, int), 20, 0)) == 20
 
 
 @pytest.mark.parametrize("seed", SEEDS)
@@ -240,7 +239,8 @@ def test_budget_errors(labels, budget, message):
 def test_budget_error_for_masks_names_set_key_and_remedy():
     ids = [f"JPCLN{i:03d}" for i in range(111)]
     with pytest.raises(DataError) as error:
-        choose_labeled(ids, None, 500, 0, key="seg_labels", name="jsrt")
+        classes = np.zeros(len(ids), int)
+        choose_labeled(ids, classes, 500, 0, key="seg_labels", name="jsrt", what="a mask")
     assert str(error.value) == (
         "seg_labels=500, but jsrt has 111 training images with a mask; "
         'use a number up to 111 or "all"'

@@ -5,7 +5,6 @@ import dataclasses
 import numpy as np
 import pytest
 
-import data_pipelines
 from data_pipelines.streams import Pool, eval_batches, ids_of_step, train_batches
 from data_pipelines.tensorflow_alone import tf
 from multimix_jax.names import Stream
@@ -29,9 +28,9 @@ def batches(start, stop, *, pool=POOL, batch_size=BATCH, seed=0, **process):
     return list(train_batches(streams(pool), batch_size, seed, start, stop, **process))
 
 
-def order(found, stream=SEG):
+def order(drawn, stream=SEG):
     """Which example stood where: image n is grey n."""
-    return np.concatenate([batch[stream]["image"][:, 0, 0, 0] for batch in found])
+    return np.concatenate([batch[stream]["image"][:, 0, 0, 0] for batch in drawn])
 
 
 def assert_same(ours, theirs):
@@ -66,18 +65,18 @@ def test_a_stream_may_hold_a_multiple():
     """The same endless order, taken in larger steps, by one process or by several."""
     twice = streams()
     twice[CLS_U] = dataclasses.replace(twice[CLS_U], multiple=2)
-    found = list(train_batches(twice, BATCH, 0, 0, 5))
-    classes = order(found, CLS_U)
+    drawn = list(train_batches(twice, BATCH, 0, 0, 5))
+    classes = order(drawn, CLS_U)
     np.testing.assert_array_equal(classes, order(batches(0, 10), CLS_U))
-    np.testing.assert_array_equal(order(found), order(batches(0, 5)))
+    np.testing.assert_array_equal(order(drawn), order(batches(0, 5)))
     halves = [
         list(train_batches(twice, BATCH, 0, 0, 5, process_index=i, process_count=2)) for i in (0, 1)
     ]
-    for whole, *parts in zip(found, *halves, strict=True):
+    for whole, *parts in zip(drawn, *halves, strict=True):
         joined = np.concatenate([part[CLS_U]["image"] for part in parts])
         np.testing.assert_array_equal(whole[CLS_U]["image"], joined)
     ids = ids_of_step(twice, BATCH, 0, 3)
-    used = {name: [int(x[0, 0, 0]) for x in found[3][name]["image"]] for name in (SEG, CLS_U)}
+    used = {name: [int(x[0, 0, 0]) for x in drawn[3][name]["image"]] for name in (SEG, CLS_U)}
     for name, stream in twice.items():
         assert [stream.examples.ids.tolist().index(i) for i in ids[name]] == used[name]
 
@@ -110,12 +109,12 @@ def test_a_batch_follows_from_its_step_alone():
 
 def test_a_late_start_reads_only_its_own_images(monkeypatch):
     asked = []
-    found = streams()
-    examples = found[SEG].examples
+    pools = streams()
+    examples = pools[SEG].examples
     fetch = examples.fetch
     monkeypatch.setattr(examples, "fetch", lambda indices: asked.append(1) or fetch(indices))
-    list(train_batches(found, BATCH, 0, 10**9, 10**9 + 2))
-    assert len(asked) == 2 * len(found)
+    list(train_batches(pools, BATCH, 0, 10**9, 10**9 + 2))
+    assert len(asked) == 2 * len(pools)
 
 
 @pytest.mark.parametrize("pool", [7, 3, 1], ids=["indivisible", "below-batch", "one"])
@@ -152,45 +151,31 @@ def test_the_shares_of_two_processes_are_the_whole():
                 np.testing.assert_array_equal(np.concatenate(parts), value)
 
 
-@pytest.fixture
-def load(tmp_path):
-    """Loads a small folder, held in memory or not."""
+def test_from_memory_or_from_files_the_batches_are_the_same(load_set, tmp_path):
     folder = tmp_path / "own"
     noise = np.random.default_rng(0).integers(0, 256, (5, 16, 16), np.uint8)
     for n, pixels in enumerate(noise):
         write_image(folder / "images" / f"i{n}.png", pixels)
         write_image(folder / "masks" / f"i{n}.png", box(16, 16, slice(0, n + 1), slice(0, 16)))
     write_csv(folder / "labels.csv", ["image", "label"], [(f"i{n}", "ab"[n % 2]) for n in range(5)])
-
-    def load(cache_bytes):
-        prepared = str(tmp_path / "prepared")
-        return data_pipelines.load(
-            "folder:own", data_dir=tmp_path, prepared_dir=prepared, size=16, cache_bytes=cache_bytes
-        )
-
-    return load
-
-
-def test_held_in_memory_or_read_from_files_the_batches_are_the_same(load):
-    found = []
+    both = []
     for cache_bytes in (0, 2**20):
-        examples = load(cache_bytes)
+        examples = load_set("folder:own", cache_bytes=cache_bytes)
         assert examples.in_memory == bool(cache_bytes)
         pool = Pool(examples, np.array([4, 0, 2, 1]), ("image", "mask", "label"))
         training = list(train_batches({SEG: pool}, 3, 0, 0, 5))
         evaluation = list(eval_batches(examples, np.arange(5), batch_size=2))
-        found.append((training, [{SEG: batch} for batch in evaluation]))
-    for ours, theirs in zip(*found, strict=True):
-        for our_batch, their_batch in zip(ours, theirs, strict=True):
-            assert_same(our_batch, their_batch)
+        both.append([*training, *({SEG: batch} for batch in evaluation)])
+    for ours, theirs in zip(*both, strict=True):
+        assert_same(ours, theirs)
 
 
 @pytest.mark.parametrize("batch_size", [1, 3, 7, 10])
 def test_evaluation_shows_every_image_once_and_in_order(batch_size):
     examples = listed(20, labels=[n % 3 for n in range(20)], has_mask=[n > 4 for n in range(20)])
     indices = np.array([9, 3, 4, 17, 0, 5, 1])
-    found = list(eval_batches(examples, indices, batch_size=batch_size))
-    assert len(found) == -(-len(indices) // batch_size)
+    evaluated = list(eval_batches(examples, indices, batch_size=batch_size))
+    assert len(evaluated) == -(-len(indices) // batch_size)
     for name, dtype, shape in (
         ("image", np.uint8, (16, 16, 1)),
         ("mask", np.uint8, (16, 16, 1)),
@@ -198,9 +183,9 @@ def test_evaluation_shows_every_image_once_and_in_order(batch_size):
         ("has_mask", np.bool_, ()),
         ("valid", np.bool_, ()),
     ):
-        for batch in found:
+        for batch in evaluated:
             assert (batch[name].dtype, batch[name].shape) == (dtype, (batch_size, *shape))
-    joined = {name: np.concatenate([batch[name] for batch in found]) for name in found[0]}
+    joined = {name: np.concatenate([batch[name] for batch in evaluated]) for name in evaluated[0]}
     np.testing.assert_array_equal(joined["valid"], np.arange(len(joined["valid"])) < 7)
     shown = {name: values[joined["valid"]] for name, values in joined.items()}
     np.testing.assert_array_equal(shown["image"][:, 0, 0, 0], indices)
