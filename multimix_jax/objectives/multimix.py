@@ -100,11 +100,13 @@ class MultiMixObjective(JointObjective):
         """What the network sees of each stream where a gradient flows."""
         # Segmentation images are not augmented, as published.
         augment = {Stream.CLS_LABELED: randaugment.weak, Stream.CLS_UNLABELED: randaugment.strong}
-        views = {stream: batch[stream]["image"] for stream in self.streams}
-        for stream in augment.keys() & views.keys():
-            images = views[stream]
-            stream_keys = keys(f"{stream}/view", len(images))
-            views[stream] = jax.vmap(augment[stream])(stream_keys, images)
+        views = {}
+        for stream in self.streams:
+            images = batch[stream]["image"]
+            if stream in augment:
+                image_keys = keys(f"{stream}/view", len(images))
+                images = jax.vmap(augment[stream])(image_keys, images)
+            views[stream] = images
         return views
 
     def _weak_view(self, batch: Batch, keys: ExampleKeys) -> jax.Array:
