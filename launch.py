@@ -26,10 +26,10 @@ import data_pipelines
 from configs import common, grid
 from data_pipelines.of_config import preparation, with_packaged
 from multimix_jax import objectives
-from multimix_jax.commands import report
 from multimix_jax.commands.quiet import ends_quietly
 from multimix_jax.errors import UsageError
 from multimix_jax.inference.windows import Windows
+from multimix_jax.reporting import tables
 from multimix_jax.runs import workdir
 from multimix_jax.runs.grid import run_all
 from multimix_jax.runs.run import Run
@@ -143,13 +143,13 @@ def run_one(c: ConfigDict, path: str | pathlib.Path, stopping: Stopping) -> None
     folder = workdir.check(path, c.to_dict(), begin=training)
     results = workdir.finished(folder, c.steps, set(common.parse_parts(c.test_data)))
     if training and results:
-        print(f"{folder} is finished; its results:\n{report.table(results)}")
+        print(f"{folder} is finished; its results:\n{tables.of_run(results)}")
         return
     run = make_run(c, folder)
     if training:
         run.train(stopping, **_fields(c, "log_every eval_every checkpoint_every max_skipped"))
     if parallel.is_first():
-        print(report.table(run.evaluate()))
+        print(tables.of_run(run.evaluate()))
     parallel.wait_for_all()
 
 

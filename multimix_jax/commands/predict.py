@@ -29,7 +29,7 @@ from multimix_jax.errors import UsageError
 from multimix_jax.evaluation import geometry
 from multimix_jax.inference.predictor import SALIENCY, Predict, make_predictor
 from multimix_jax.inference.trained_model import TrainedModel, add_which, read_model
-from multimix_jax.reporting import figures
+from multimix_jax.reporting import pictures as figures
 from multimix_jax.runs import workdir
 from multimix_jax.training import parallel
 

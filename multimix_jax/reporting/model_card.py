@@ -5,8 +5,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from multimix_jax import __version__
-from multimix_jax.names import BASELINE, Checkpoint
-from multimix_jax.runs.record import by_way
+from multimix_jax.names import Checkpoint
+from multimix_jax.reporting import tables
 
 SHOWN = ("dice", "hd95", "hd95_mm", "accuracy", "auroc", "ece", "ece_calibrated")
 TASKS = {"decoder": "image-segmentation", "classifier": "image-classification"}
@@ -27,8 +27,6 @@ multimix-export THIS_FOLDER OUT
 
 ## Data
 
-| images | number |
-|---|---|
 {data}
 
 ## Results
@@ -36,8 +34,6 @@ multimix-export THIS_FOLDER OUT
 Means over images, with 95 % intervals over test images. `best` weights were best on validation,
 `baseline` is the answer that looks at no image.
 
-| weights | images | |
-|---|---|---|
 {results}
 
 {calibration}
@@ -81,33 +77,34 @@ def model_card(
         steps=run["steps"],
         minutes=run["seconds"] / 60,
         version=__version__,
-        data="\n".join(
-            f"| {purpose}, {name} | {len(held)} |"
-            for purpose, sets in ids.items()
-            for name, held in sets.items()
-        ),
-        results="\n".join(_results(results)),
+        data=_data(ids),
+        results=_results(results),
         calibration="\n".join(_calibration(run, run["class_names"])),
     )
 
 
-def _results(results: Mapping[str, Any]) -> Iterator[str]:
-    for which in (Checkpoint.BEST, Checkpoint.LAST, BASELINE):
-        for data_set, summary in results.get(which, {}).items():
-            for way, part in by_way(summary).items():
-                said = "; ".join(_entry(name, part[name]) for name in SHOWN if name in part)
-                yield f"| {which} | {data_set}{f', {way}' if way else ''} | {said} |"
+def _data(ids: Mapping[str, Any]) -> str:
+    counts = [
+        [f"{purpose}, {name}", str(len(names))]
+        for purpose, sets in ids.items()
+        for name, names in sets.items()
+    ]
+    return tables.Table(["images", "number"], counts).markdown()
 
 
-def _entry(name: str, entry: Mapping[str, Any]) -> str:
-    low, high = entry["ci95"]
-    return f"{name} {entry['mean']:.3f} [{low:.3f}, {high:.3f}]"
+def _results(results: Mapping[str, Any]) -> str:
+    rows = []
+    for which, data_set, head, part in tables.summaries(results):
+        shown = [name for name in SHOWN if name in part]
+        figures = [" ".join((name, *(tables.estimate(part[name]) or "–"))) for name in shown]
+        rows.append([which, tables.with_head(data_set, head), "; ".join(figures)])
+    return tables.Table(["weights", "images", ""], rows).markdown()
 
 
 def _calibration(run: Mapping[str, Any], class_names: Sequence[str]) -> Iterator[str]:
     if class_names:
         yield f"Classes, in the order of their probabilities: {', '.join(class_names)}."
-    for which in (Checkpoint.BEST, Checkpoint.LAST):
+    for which in Checkpoint:
         chosen = run.get(which, {})
         if "temperature" in chosen:
             threshold = chosen["threshold"]
