@@ -19,7 +19,12 @@ from multimix_jax.reporting.pictures import plain
 PALETTE = ("#0b57a4", "#b34400", "#1a7a35", "#7a3fc4", "#a3195b", "#5c5c5c")
 AXIS, GRID = "#505a66", "#c9ced6"
 DASHES = ((), (6, 2), (2, 2), (8, 2, 2, 2), (4, 4), (1, 3))  # points drawn and left out, in turns
+IN_PAGES = {color: f"var(--c{index})" for index, color in enumerate(PALETTE)}
+IN_PAGES |= {AXIS: "var(--quiet)", GRID: "var(--edge)"}
+COLOR = re.compile("|".join(IN_PAGES))
 SVG, XLINK = "{http://www.w3.org/2000/svg}", "{http://www.w3.org/1999/xlink}"
+NOT_IN_PAGES = (f"{SVG}metadata", f"{SVG}style")
+NAME_OF_PART = re.compile(r"[\w.]+_\d+")  # such as axes_1; clip paths and marks have other names
 
 
 class Curve(NamedTuple):
@@ -159,24 +164,15 @@ def svg(figure: Figure, label: str) -> str:
     settings["font.sans-serif"] = ["DejaVu Sans"]
     with matplotlib.rc_context(settings):
         figure.savefig(file, format="svg", transparent=True, metadata={"Date": None})
-    text = file.getvalue()
-    for index, color in enumerate(PALETTE):
-        text = text.replace(color, f"var(--c{index})")
-    text = text.replace(AXIS, "var(--quiet)").replace(GRID, "var(--edge)")
-    root = ElementTree.fromstring(text)
-    used = set(re.findall(r"#(\w+)", text))
-    for parent in root.iter():
-        for child in list(parent):
-            if child.tag in (f"{SVG}metadata", f"{SVG}style"):
-                parent.remove(child)
-    for element in root.iter():
+    root = ElementTree.fromstring(file.getvalue())
+    for element in list(root.iter()):
+        element[:] = [child for child in element if child.tag not in NOT_IN_PAGES]
         element.tag = element.tag.removeprefix(SVG)
-        if element.get("id") not in used:
-            element.attrib.pop("id", None)
-        target = element.attrib.pop(f"{XLINK}href", None)
-        if target is not None:
-            element.set("href", target)
-    for name in ("width", "height", "version"):
-        root.attrib.pop(name)
-    root.attrib |= {"role": "img", "aria-label": label}
+        # Names of parts, which nothing refers to, would be the same in every chart of a page.
+        element.attrib = {
+            key.removeprefix(XLINK): COLOR.sub(lambda color: IN_PAGES[color[0]], value)
+            for key, value in element.items()
+            if not (key == "id" and NAME_OF_PART.fullmatch(value))
+        }
+    root.attrib = {"viewBox": root.attrib["viewBox"], "role": "img", "aria-label": label}
     return ElementTree.tostring(root, encoding="unicode", short_empty_elements=False)

@@ -19,7 +19,6 @@ from PIL import Image
 from multimix_jax import atomic
 from multimix_jax.errors import UsageError
 from multimix_jax.evaluation import metrics
-from multimix_jax.evaluation.calibration import Calibration
 from multimix_jax.names import Checkpoint, Task
 from multimix_jax.reporting import charts, pictures, selection, tables
 from multimix_jax.reporting.charts import Curve
@@ -50,6 +49,11 @@ def write(run: FinishedRun, path: pathlib.Path) -> None:
     """
     folder = pathlib.Path(__file__).parent
     read = lambda name: (folder / name).read_text(encoding="utf-8")
+    labels, masks = run.budget
+    budget = [] if labels is None else [f"{labels} class labels"]
+    if masks:
+        budget.append(f"{masks} masks")
+    shown = [which for which in Checkpoint if which in run.results["run"]]
     environment = jinja2.Environment(
         autoescape=True, trim_blocks=True, undefined=jinja2.StrictUndefined
     )
@@ -58,7 +62,9 @@ def write(run: FinishedRun, path: pathlib.Path) -> None:
         style=markupsafe.Markup(read("page.css")),
         script=markupsafe.Markup(read("page.js")),
         name=run.path.resolve().name,
-        summary=_summary(run),
+        run=run,
+        budget=budget,
+        checkpoints={which: run.calibration(which) for which in shown},
         results=list(_results(run)),
         curves=list(_class_curves(run)),
         **_gallery(run),
@@ -66,35 +72,6 @@ def write(run: FinishedRun, path: pathlib.Path) -> None:
         fields=list(_flat(run.config)),
     )
     atomic.write_text(path, page.lstrip() + "\n")
-
-
-def _summary(run: FinishedRun) -> str:
-    labels, masks = run.budget
-    budget = []
-    if labels is not None:
-        budget.append(f"{labels} class labels")
-    if masks:
-        budget.append(f"{masks} masks")
-    minutes = run.results["run"]["seconds"] / 60
-    checkpoints = [
-        f"{which} checkpoint of step {run.results['run'][which]['step']}"
-        + _chosen(run.calibration(which))
-        for which in Checkpoint
-        if which in run.results["run"]
-    ]
-    return (
-        f"{run.config['system']}, {' and '.join(budget)}, seed {run.config['seed']}: "
-        f"{run.config['steps']} steps in {minutes:.0f} minutes; {'; '.join(checkpoints)}."
-    )
-
-
-def _chosen(calibration: Calibration | None) -> str:
-    if calibration is None:
-        return ""
-    chosen = f"temperature {calibration.temperature:.2f}"
-    if calibration.threshold is not None:
-        chosen += f", threshold {calibration.threshold:.2f}"
-    return f" ({chosen})"
 
 
 def _results(run: FinishedRun) -> Iterator[tuple[str, str, list[str], list[list[Any]]]]:
@@ -282,7 +259,7 @@ def _card(data_set: str, picture: Picture, images: Images) -> dict[str, Any]:
                 "width": panel.shape[1],
                 "height": len(panel),
             }
-            for title, panel in pictures.panels_of(picture).items()
+            for title, panel in pictures.panels(picture).items()
         ],
         "facts": facts,
     }

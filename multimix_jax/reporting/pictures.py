@@ -2,8 +2,7 @@
 
 import functools
 import pathlib
-from collections.abc import Iterable, Mapping, Sequence
-from types import MappingProxyType
+from collections.abc import Iterable, Sequence
 
 import matplotlib
 import numpy as np
@@ -24,53 +23,29 @@ def title(head: Head) -> str:
     return f"prediction, {head.short}" if head.short else "prediction"
 
 
-def panels(
-    image: np.ndarray,
-    *,
-    truth: np.ndarray | None = None,
-    masks: Mapping[Head, np.ndarray] = MappingProxyType({}),
-    distance: np.ndarray | None = None,
-    saliency: np.ndarray | None = None,
-) -> dict[str, np.ndarray]:
-    """All pictures of one image or slice, by title, in the order in which they are shown.
-
-    Args:
-      image: uint8 [H,W,C].
-      truth: bool [H,W,C'].
-      masks: predicted ones, bool [H,W,C'].
-      distance: signed, [H,W,1] in [-1,1].
-      saliency: [H,W,1].
+def panels(picture: Picture) -> dict[str, np.ndarray]:
+    """All there is to show of an image or a slice, by title, in the order of the heads.
 
     Returns:
       uint8 [H,W,3] each.
     """
+    image, truth = picture.image, picture.truth
     shown = {"image": overlay(image)}
     if truth is not None:
         shown["truth"] = overlay(image, truth=truth)
     for head in Head:
-        if head in masks:
-            shown[title(head)] = overlay(image, truth=truth, mask=masks[head])
-    if distance is not None:
-        shown["distance"] = signed(distance)
-    if saliency is not None:
-        shown["saliency"] = heat(saliency)
+        if head in picture.masks:
+            shown[title(head)] = overlay(image, truth=truth, mask=picture.masks[head])
+    if picture.distance is not None:
+        shown["distance"] = signed(picture.distance)
+    if picture.saliency is not None:
+        shown["saliency"] = heat(picture.saliency)
     return shown
-
-
-def panels_of(picture: Picture) -> dict[str, np.ndarray]:
-    """See `panels`."""
-    return panels(
-        picture.image,
-        truth=picture.truth,
-        masks=picture.masks,
-        distance=picture.distance,
-        saliency=picture.saliency,
-    )
 
 
 def table(pictures: Iterable[Picture]) -> tuple[list[str], list[list[np.ndarray]]]:
     """Titles, and a row of panels for each picture; one without a truth has the image there."""
-    rows = [panels_of(picture) for picture in pictures]
+    rows = [panels(picture) for picture in pictures]
     titles = max((list(row) for row in rows), key=len)
     return titles, [[row.get(title, row["image"]) for title in titles] for row in rows]
 

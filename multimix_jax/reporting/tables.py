@@ -139,12 +139,11 @@ def by_data_set(rows: Sequence[Row]) -> str:
                 for row in rows
                 if (row["checkpoint"], row["data_set"]) == (at, data_set)
             ]
-            last, metrics = here[-1], list(dict.fromkeys(row["metric"] for row in here))
+            last, columns = here[-1], dict.fromkeys((data_set, row["metric"]) for row in here)
+            metrics = [metric for _, metric in columns]
             lines = []
-            for system, cells in _by_system(here, lambda row: row["metric"]).items():
-                shown = [_with_interval(cells[name]) if name in cells else "" for name in metrics]
-                lines.append([*_described(system, cells), *shown])
-                lines += _published(system, data_set, metrics)
+            for system, line in _lines(here, columns, _with_interval).items():
+                lines += [line, *_published(system, data_set, metrics)]
             place = domain(last["in_domain"])
             title = f"{data_set}, {checkpoint} checkpoint ({last['n']} images, {place})"
             tables.append(Table([*_SYSTEM_TITLES, *metrics], lines, title).markdown())
@@ -166,20 +165,17 @@ def overview(rows: Sequence[Row]) -> str:
         here = [row for row in rows if row["checkpoint"] in (BASELINE, checkpoint)]
         if not any(row["checkpoint"] == checkpoint for row in here):
             continue
-        columns = sorted(
-            {(row["data_set"], row["metric"]): row["in_domain"] for row in here}.items(),
-            key=lambda item: (OVERVIEW.index(item[0][1]) > 0, not item[1], item[0][0]),
-        )
-        lines = [
-            [
-                *_described(system, cells),
-                *(_with_spread(cells[key]) if key in cells else "" for key, _ in columns),
-            ]
-            for system, cells in _by_system(here, _set_and_metric).items()
+        in_domain = {(row["data_set"], row["metric"]): row["in_domain"] for row in here}
+        columns = [
+            (data_set, metric)
+            for (data_set, metric), _ in sorted(
+                in_domain.items(),
+                key=lambda item: (item[0][1] != OVERVIEW[0], not item[1], item[0][0]),
+            )
         ]
-        titles = [f"{data_set} {metric}" for (data_set, metric), _ in columns]
-        title = f"Overview, {checkpoint} checkpoint"
-        tables.append(Table([*_SYSTEM_TITLES, *titles], lines, title).markdown())
+        titles = [*_SYSTEM_TITLES, *(f"{data_set} {metric}" for data_set, metric in columns)]
+        lines = list(_lines(here, columns, _with_spread).values())
+        tables.append(Table(titles, lines, f"Overview, {checkpoint} checkpoint").markdown())
     return _joined(tables)
 
 
@@ -237,7 +233,7 @@ def latex(rows: Sequence[Row], checkpoint: str) -> str:
     sign = r" {\pm} "
     several = len({(row["size"], row["steps"]) for row in here}) > 1
     lines = []
-    for (system, size, steps, labels, masks), cells in _by_system(here, _set_and_metric).items():
+    for (system, size, steps, labels, masks), cells in _by_system(here).items():
         name = system.replace("_", r"\_") + (f" ({size}, {steps} steps)" if several else "")
         line = [name, _budget(labels, masks).replace("–", "--")]
         for in_domain, metric, _ in columns:
@@ -273,23 +269,26 @@ def _of_head(row: Row) -> Row:
     return {**row, "system": system, "metric": next(iter(named))}
 
 
-def _by_system(rows: Sequence[Row], column: Callable[[Row], Any]) -> dict[Any, dict[Any, Row]]:
-    """Rows by column, for each (system, size, steps, labels, masks)."""
-    systems: dict[Any, dict[Any, Row]] = {}
+def _by_system(rows: Sequence[Row]) -> dict[tuple[Any, ...], dict[tuple[str, str], Row]]:
+    """Rows by (data set, metric), for each (system, size, steps, labels, masks)."""
+    systems: dict[tuple[Any, ...], dict[tuple[str, str], Row]] = {}
     for row in rows:
-        systems.setdefault(tuple(row[name] for name in _SYSTEM), {})[column(row)] = row
+        cells = systems.setdefault(tuple(row[name] for name in _SYSTEM), {})
+        cells[row["data_set"], row["metric"]] = row
     return systems
 
 
-def _set_and_metric(row: Row) -> tuple[str, str]:
-    return row["data_set"], row["metric"]
-
-
-def _described(system: tuple[Any, ...], cells: Mapping[Any, Row]) -> list[str]:
-    """The cells under _SYSTEM_TITLES."""
-    name, size, steps, labels, masks = system
-    seeds = next(iter(cells.values()))["seeds"]
-    return [name, str(size), str(steps), _budget(labels, masks), ", ".join(map(str, seeds))]
+def _lines(
+    rows: Sequence[Row], columns: Iterable[tuple[str, str]], text: Callable[[Row], str]
+) -> dict[tuple[Any, ...], list[str]]:
+    """By system, the cells under _SYSTEM_TITLES and those of each (data set, metric)."""
+    lines = {}
+    for system, cells in _by_system(rows).items():
+        name, size, steps, labels, masks = system
+        seeds = ", ".join(map(str, next(iter(cells.values()))["seeds"]))
+        shown = [text(cells[key]) if key in cells else "" for key in columns]
+        lines[system] = [name, str(size), str(steps), _budget(labels, masks), seeds, *shown]
+    return lines
 
 
 def _published(system: tuple[Any, ...], data_set: str, metrics: Sequence[str]) -> list[list[str]]:

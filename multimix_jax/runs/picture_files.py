@@ -36,12 +36,7 @@ class Picture:
 
 @dataclasses.dataclass(frozen=True)
 class Gallery:
-    """Pictures of each test set, from the worst image to the best.
-
-    Attributes:
-      checkpoint: of the weights that predicted.
-      sets: pictures by data set; images and saliency are uint8 [H,W,1].
-    """
+    """Pictures of each test set, from the worst image to the best, under one checkpoint."""
 
     checkpoint: Checkpoint
     sets: Mapping[str, Sequence[Picture]]
@@ -54,73 +49,68 @@ def write_examples(
 ) -> None:
     """Writes `examples.npz` into the folder of a run.
 
-    SET/id, SET/slice, SET/image and SET/truth are the same for every checkpoint; SET/best/mask,
-    SET/last/distance and so on are what was predicted.
-
     Args:
       path: the folder.
-      examples: by (checkpoint, data set); all have a truth.
-      histograms: by data set, see `histogram`.
+      examples: by (checkpoint, data set), written as SET/CHECKPOINT/id, .../slice, .../image and
+        so on, see `to_arrays`.
+      histograms: int64 [256] by data set, written as SET/histogram.
     """
     arrays = {f"{data_set}/histogram": counts for data_set, counts in histograms.items()}
     for (which, data_set), pictures in examples.items():
-        for kind, values in _stacked(pictures).items():
-            predicted = kind in frozenset(Head)
-            arrays[f"{data_set}/{which}/{kind}" if predicted else f"{data_set}/{kind}"] = values
+        arrays |= to_arrays(f"{data_set}/{which}", pictures)
     atomic.write_arrays(path / workdir.EXAMPLES, arrays)
 
 
 def write_gallery(path: pathlib.Path, gallery: Gallery) -> None:
-    """Writes `gallery.npz` into the folder of a run.
-
-    `checkpoint`, and of each data set SET/id, SET/slice, SET/image, and where there are any
-    SET/truth, SET/mask and other masks, SET/saliency.
-    """
+    """Writes `gallery.npz` into the folder of a run: `checkpoint`, SET/id, SET/slice, ..."""
     arrays = {"checkpoint": np.array(str(gallery.checkpoint))}
     for data_set, pictures in gallery.sets.items():
-        arrays |= {f"{data_set}/{kind}": values for kind, values in _stacked(pictures).items()}
+        arrays |= to_arrays(data_set, pictures)
     atomic.write_arrays(path / workdir.GALLERY, arrays)
 
 
-def read_examples(arrays: Mapping[str, np.ndarray]) -> dict[tuple[str, str], list[Picture]]:
-    """The pictures of `examples.npz`, by (checkpoint, data set).
-
-    Raises:
-      IndexError, KeyError, TypeError, ValueError: the arrays do not belong together.
-    """
-    examples = {}
-    for data_set, kinds in by_data_set(arrays).items():
-        common = {kind: values for kind, values in kinds.items() if "/" not in kind}
-        for which in Checkpoint:
-            predicted = {
-                kind.removeprefix(f"{which}/"): values
-                for kind, values in kinds.items()
-                if kind.startswith(f"{which}/")
-            }
-            if predicted:
-                examples[str(which), data_set] = _unstacked(common | predicted)
-    return examples
+def to_arrays(prefix: str, pictures: Sequence[Picture]) -> dict[str, np.ndarray]:
+    """PREFIX/id, PREFIX/slice int32 [n], PREFIX/image uint8 [n,H,W,C], and what else there is of
+    truth, mask, mask_sdf, mask_average, distance and saliency; small pictures are filled up."""
+    kinds: dict[str, list[np.ndarray]] = {}
+    for picture in pictures:
+        known: dict[str, np.ndarray | None] = {"image": picture.image, "truth": picture.truth}
+        known |= {str(head): mask for head, mask in picture.masks.items()}
+        known |= {str(Head.DISTANCE): picture.distance, "saliency": picture.saliency}
+        for kind, values in known.items():
+            if values is not None:
+                kinds.setdefault(kind, []).append(values)
+    return {
+        f"{prefix}/id": np.array([picture.id for picture in pictures]),
+        f"{prefix}/slice": np.array([picture.slice for picture in pictures], np.int32),
+        **{f"{prefix}/{kind}": stack(values) for kind, values in kinds.items()},
+    }
 
 
-def read_gallery(arrays: Mapping[str, np.ndarray]) -> Gallery:
-    """The pictures of `gallery.npz`.
-
-    Raises:
-      IndexError, KeyError, TypeError, ValueError: the arrays do not belong together.
-    """
-    sets = by_data_set(arrays)
-    checkpoint = Checkpoint(str(sets.pop("checkpoint")[""]))
-    return Gallery(checkpoint, {name: _unstacked(kinds) for name, kinds in sets.items()})
-
-
-def shrink_pictures(pictures: Sequence[Picture], side: int) -> list[Picture]:
-    """Pictures of one size, of at most `side` pixels a side."""
-    return _unstacked(
-        {
-            kind: values if values.ndim == 1 else shrink(values, side)
-            for kind, values in _stacked(pictures).items()
-        }
-    )
+def from_arrays(arrays: Mapping[str, np.ndarray]) -> dict[str, list[Picture]]:
+    """The inverse of `to_arrays`: pictures by prefix."""
+    sets: dict[str, dict[str, np.ndarray]] = {}
+    for key, values in arrays.items():
+        prefix, _, kind = key.rpartition("/")
+        sets.setdefault(prefix, {})[kind] = values
+    return {
+        prefix: [
+            Picture(
+                id=kinds["id"][n].item(),
+                slice=int(kinds["slice"][n]),
+                image=kinds["image"][n],
+                masks={head: kinds[head][n] for head in Head if head.is_mask and head in kinds},
+                **{
+                    kind: kinds[kind][n]
+                    for kind in ("truth", "distance", "saliency")
+                    if kind in kinds
+                },
+            )
+            for n in range(len(kinds["id"]))
+        ]
+        for prefix, kinds in sets.items()
+        if "id" in kinds or "image" in kinds
+    }
 
 
 def stack(pictures: Sequence[np.ndarray]) -> np.ndarray:
@@ -143,42 +133,8 @@ def shrink(pictures: np.ndarray, side: int) -> np.ndarray:
     return blocks.mean(axis=(2, 4)).round().astype(pictures.dtype)
 
 
-def _stacked(pictures: Sequence[Picture]) -> dict[str, np.ndarray]:
-    """The arrays of pictures by kind, n entries each; the inverse of `_unstacked`."""
-    kinds: dict[str, list[np.ndarray]] = {}
-    for picture in pictures:
-        known: dict[str, np.ndarray | None] = {"image": picture.image, "truth": picture.truth}
-        known |= {str(head): mask for head, mask in picture.masks.items()}
-        known |= {str(Head.DISTANCE): picture.distance, "saliency": picture.saliency}
-        for kind, values in known.items():
-            if values is not None:
-                kinds.setdefault(kind, []).append(values)
-    return {
-        "id": np.array([picture.id for picture in pictures]),
-        "slice": np.array([picture.slice for picture in pictures], np.int32),
-        **{kind: stack(values) for kind, values in kinds.items()},
-    }
-
-
-def _unstacked(kinds: Mapping[str, np.ndarray]) -> list[Picture]:
-    return [
-        Picture(
-            id=kinds["id"][n].item(),
-            slice=int(kinds["slice"][n]),
-            image=kinds["image"][n],
-            truth=kinds["truth"][n] if "truth" in kinds else None,
-            masks={head: kinds[head][n] for head in Head if head.is_mask and head in kinds},
-            distance=kinds[Head.DISTANCE][n] if Head.DISTANCE in kinds else None,
-            saliency=kinds["saliency"][n] if "saliency" in kinds else None,
-        )
-        for n in range(len(kinds["id"]))
-    ]
-
-
-def by_data_set(arrays: Mapping[str, np.ndarray]) -> dict[str, dict[str, np.ndarray]]:
-    """Arrays called SET/KIND, by set and kind."""
-    sets: dict[str, dict[str, np.ndarray]] = {}
-    for key, values in arrays.items():
-        data_set, _, kind = key.partition("/")
-        sets.setdefault(data_set, {})[kind] = values
-    return sets
+def shrink_pictures(pictures: Sequence[Picture], side: int) -> list[Picture]:
+    """Pictures of one size, of at most `side` pixels a side."""
+    arrays = to_arrays("", pictures)
+    shrunk = {key: v if v.ndim == 1 else shrink(v, side) for key, v in arrays.items()}
+    return from_arrays(shrunk)[""]

@@ -127,8 +127,9 @@ class FinishedRun:
     @functools.cached_property
     def histograms(self) -> dict[str, np.ndarray]:
         """How many pixels of each test set have each intensity, int64 [256]; {} of volumes."""
-        sets = picture_files.by_data_set(self._read_arrays(workdir.EXAMPLES))
-        return {name: kinds["histogram"] for name, kinds in sets.items() if "histogram" in kinds}
+        suffix = "/histogram"
+        arrays = self._examples
+        return {k.removesuffix(suffix): arrays[k] for k in arrays if k.endswith(suffix)}
 
     @functools.cached_property
     def examples(self) -> dict[tuple[str, str], list[Picture]]:
@@ -136,16 +137,22 @@ class FinishedRun:
 
         They show the same images for every system that predicts masks.
         """
-        arrays = self._read_arrays(workdir.EXAMPLES)
         with self._damage(workdir.EXAMPLES):
-            return picture_files.read_examples(arrays)
+            sets = picture_files.from_arrays(self._examples)
+        split = {prefix: prefix.rpartition("/") for prefix in sets}
+        return {(which, name): sets[prefix] for prefix, (name, _, which) in split.items()}
 
     @functools.cached_property
     def gallery(self) -> Gallery:
         """What there is to look through."""
         arrays = self._read_arrays(workdir.GALLERY)
         with self._damage(workdir.GALLERY):
-            return picture_files.read_gallery(arrays)
+            checkpoint = Checkpoint(str(arrays["checkpoint"]))
+            return Gallery(checkpoint, picture_files.from_arrays(arrays))
+
+    @functools.cached_property
+    def _examples(self) -> dict[str, np.ndarray]:
+        return self._read_arrays(workdir.EXAMPLES)
 
     def _read_arrays(self, name: str) -> dict[str, np.ndarray]:
         path = self.path / name

@@ -164,13 +164,16 @@ def test_grid_writes_a_picture(tmp_path, titles):
 
 def test_panels_stand_in_the_order_of_the_heads():
     image, mask = np.full((8, 8, 1), 50, np.uint8), filled(1, 1, 4, 4)
-    shown = pictures.panels(
+    picture = Picture(
+        "a",
+        -1,
         image,
         truth=mask,
         masks={Head.MASK_AVERAGE: mask, Head.MASK: filled(2, 2, 5, 5)},
         distance=np.full((8, 8, 1), 0.5),
         saliency=np.linspace(0, 1, 64).reshape(8, 8, 1),
     )
+    shown = pictures.panels(picture)
     titles = ["image", "truth", "prediction", "prediction, average", "distance", "saliency"]
     assert list(shown) == titles
     assert all((one.shape, one.dtype) == ((8, 8, 3), np.uint8) for one in shown.values())

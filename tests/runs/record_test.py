@@ -73,8 +73,8 @@ def test_examples_of_both_checkpoints(tmp_path):
     assert_equal(run.examples["last", "la"], last)
     assert list(run.histograms) == ["chex"]
     with np.load(tmp_path / "examples.npz") as file:
-        assert file["la/slice"].tolist() == [0, 5, 10, 15]
-        assert file["la/id"].tolist() == ["i0", "i0", "i0", "i1"]
+        assert file["la/best/slice"].tolist() == [0, 5, 10, 15]
+        assert file["la/best/id"].tolist() == ["i0", "i0", "i0", "i1"]
 
 
 def test_gallery(tmp_path):
