@@ -25,7 +25,7 @@ from multimix_jax.inference.trained_model import read_model
 from multimix_jax.names import Checkpoint
 from multimix_jax.objectives import make_objective
 from multimix_jax.runs import workdir
-from multimix_jax.runs.record import FinishedRun, Images
+from multimix_jax.runs.record import FinishedRun
 from multimix_jax.state import TrainState
 from multimix_jax.training.checkpoint import Checkpoints
 from multimix_jax.training.programs import Programs
@@ -223,13 +223,9 @@ def test_the_dtype_is_that_of_the_training_or_another(tmp_path):
 
 
 def test_names_and_calibration_come_from_the_evaluation(run):
-    of = lambda **columns: Images(("a",), {name: np.ones(1) for name in columns})
-    images = {
-        ("best", "seg"): of(dice=1, dice_lung=1, dice_heart=1),
-        ("best", "cls"): of(label=0, probability_well=1, probability_ill=0),
-    }
+    names = {"class_names": ["well", "ill"], "mask_names": ["lung", "heart"]}
     chosen = {"step": -1, "temperature": 3.0, "threshold": 0.25}
-    evaluated = FinishedRun(run.path, {}, {"run": {Checkpoint.BEST: chosen}}, images)
+    evaluated = FinishedRun(run.path, {}, {"run": {Checkpoint.BEST: chosen, **names}}, {})
     with mock.patch.object(trained_model, "read_run", return_value=evaluated):
         model = read_model(run.path, Checkpoint.BEST)
         assert (model.class_names, model.mask_names) == (["well", "ill"], ["lung", "heart"])
