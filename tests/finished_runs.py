@@ -72,7 +72,7 @@ def write_run(
                 }
                 for n, p in enumerate(ill)
             ]
-            found = {
+            means = {
                 "accuracy": accuracy_score(LABELS, ill >= 0.5),
                 "auroc": roc_auc_score(LABELS, ill),
                 "ece": 0.2,
@@ -80,7 +80,7 @@ def write_run(
             }
             results[which]["chex"] = {
                 name: {"mean": mean, "ci95": [0.4, 1.0], "n": CHESTS}
-                for name, mean in found.items()
+                for name, mean in means.items()
             }
     record.write_per_image(path, rows)
     (path / "config.json").write_text(json.dumps(c.to_dict()))
@@ -93,8 +93,8 @@ def write_run(
         }
         for step in range(1, STEPS + 1)
     ]
-    found = {"jsrt/dice": dice} if c.model.use_decoder else {"chex/auroc": 0.9}
-    lines += [{"step": step, "split": "validation", **found} for step in (20, STEPS)]
+    score = {"jsrt/dice": dice} if c.model.use_decoder else {"chex/auroc": 0.9}
+    lines += [{"step": step, "split": "validation", **score} for step in (20, STEPS)]
     (path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     _write_pictures(path, masks=c.model.use_decoder, classes=c.model.use_classifier)
     return path

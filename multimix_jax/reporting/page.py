@@ -12,7 +12,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jinja2
-import markupsafe
 import numpy as np
 from PIL import Image
 
@@ -37,7 +36,7 @@ class Chart(NamedTuple):
     """A chart: its title, the SVG element, and of several lines their names and how they look."""
 
     title: str
-    svg: markupsafe.Markup
+    svg: str
     legend: list[tuple[str, str]]
 
 
@@ -59,8 +58,8 @@ def write(run: FinishedRun, path: pathlib.Path) -> None:
     )
     page = environment.from_string(read("page.html")).render(
         policy=POLICY,
-        style=markupsafe.Markup(read("page.css")),
-        script=markupsafe.Markup(read("page.js")),
+        style=read("page.css"),
+        script=read("page.js"),
         name=run.path.resolve().name,
         run=run,
         budget=budget,
@@ -184,7 +183,7 @@ def _history(lines: Sequence[Mapping[str, Any]], name: str) -> Curve:
 def _chart(title: str, curves: Sequence[Curve], **options: Any) -> Chart:
     svg = charts.svg(charts.chart(curves, **options), charts.in_words(title, curves))
     legend = [(curve.label, charts.css_of_line(index)) for index, curve in enumerate(curves)]
-    return Chart(title, markupsafe.Markup(svg), legend if len(legend) > 1 else [])
+    return Chart(title, svg, legend if len(legend) > 1 else [])
 
 
 def _flat(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:

@@ -11,7 +11,7 @@ NOTES = (
     "bridge helps; pseudo-labels do.",
     "Published accuracy on the external test set below .658 is below that of always answering "
     "normal.",
-    "Published distances are of 256 x 256 images; which Hausdorff distance they are is not said. "
+    "Published distances are of 256 x 256 images; which Hausdorff distance they are is not stated. "
     "Values below one pixel cannot be the greatest distance, so they stand beside the average one.",
     "The published external test sets, 4,185 images of NIH ChestX-ray14 and 35 of MCU, were chosen "
     "in a way that is not published, and are not the images of our tables.",

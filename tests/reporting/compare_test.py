@@ -177,12 +177,14 @@ def test_images_without_a_mask_or_a_label_do_not_count(tmp_path):
             blank(path, "l3", ["dice"])
             blank(path, "c5", ["label", "probability_well", "probability_ill"])
     grouped = groups_of(tmp_path)
-    found = {row["metric"]: row for row in compare.compare(grouped) if row["checkpoint"] == "last"}
-    assert {name: row["n"] for name, row in found.items()} == {
+    by_metric = {
+        row["metric"]: row for row in compare.compare(grouped) if row["checkpoint"] == "last"
+    }
+    assert {name: row["n"] for name, row in by_metric.items()} == {
         **{"dice": LUNGS - 1, "accuracy": CHESTS - 1, "auroc": CHESTS - 1},
     }
-    values = [row["difference"] for row in found.values()]
-    assert np.isfinite([*values, *found["dice"]["ci95"], found["dice"]["p"]]).all()
+    values = [row["difference"] for row in by_metric.values()]
+    assert np.isfinite([*values, *by_metric["dice"]["ci95"], by_metric["dice"]["p"]]).all()
     assert np.isfinite([row["mean"] for row in compare.summarize(grouped)]).all()
 
 
@@ -200,8 +202,8 @@ def test_systems_are_compared_where_one_part_differs(tmp_path):
     for method in ("unet", "enc", "umtl", "umtl_s", "umtl_ssl", "multimix"):
         write_run(tmp_path, method, 0)
     rows = compare.compare(groups_of(tmp_path))
-    found = {(row["adds"], row["system"], row["to"], row["metric"]) for row in rows}
-    assert found == {
+    pairs = {(row["adds"], row["system"], row["to"], row["metric"]) for row in rows}
+    assert pairs == {
         ("classifier", "umtl", "unet", "dice"),
         ("decoder", "umtl", "enc", "accuracy"),
         ("decoder", "umtl", "enc", "auroc"),
@@ -274,11 +276,11 @@ def test_runs_on_other_own_files_are_not_averaged(tmp_path):
 
 
 def test_systems_are_compared_on_the_same_own_files_as_far_as_they_have_them(tmp_path):
-    held = {"own_files.images": "abc", "own_files.masks": "def"}
-    write_run(tmp_path, "unet", 0, **held)
-    write_run(tmp_path, "umtl", 0, **held, **{"own_files.labels": "ghi"})
+    files = {"own_files.images": "abc", "own_files.masks": "def"}
+    write_run(tmp_path, "unet", 0, **files)
+    write_run(tmp_path, "umtl", 0, **files, **{"own_files.labels": "ghi"})
     assert groups.comparable(*groups_of(tmp_path))
-    write_run(tmp_path, "enc", 0, **held | {"own_files.masks": "other"})
+    write_run(tmp_path, "enc", 0, **files | {"own_files.masks": "other"})
     systems = {group.system: group for group in groups_of(tmp_path)}
     assert not groups.comparable(systems["enc"], systems["umtl"])
 

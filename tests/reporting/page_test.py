@@ -27,17 +27,17 @@ class Elements(html.parser.HTMLParser):
 
     def __init__(self, text):
         super().__init__()
-        self.found, self.text = [], []
+        self.tags, self.text = [], []
         self.feed(text)
 
     def handle_starttag(self, tag, attrs):
-        self.found.append((tag, dict(attrs)))
+        self.tags.append((tag, dict(attrs)))
 
     def handle_data(self, data):
         self.text.append(data)
 
     def all(self, tag):
-        return [attributes for name, attributes in self.found if name == tag]
+        return [attributes for name, attributes in self.tags if name == tag]
 
 
 def write_page(run):
@@ -56,7 +56,7 @@ def test_it_needs_nothing_but_itself(written):
     policy = next(a["content"] for a in elements.all("meta") if "http-equiv" in a)
     assert policy.startswith("default-src 'none'")
     sources = [
-        value for _, a in elements.found for key, value in a.items() if key in ("src", "srcset")
+        value for _, a in elements.tags for key, value in a.items() if key in ("src", "srcset")
     ]
     assert len(sources) == 2 * 3 + 3 * 2  # image, truth, prediction; image, saliency
     assert all(source.startswith("data:image/webp;base64,") for source in sources)
@@ -74,7 +74,7 @@ def test_what_it_tells(written):
     for name in ("optimizer.name", "accepted, of all", "chex: ROC", "training: loss"):
         assert name in text, name
     anchors = [a["href"][1:] for a in elements.all("a")]
-    assert set(anchors) <= {a["id"] for _, a in elements.found if "id" in a}
+    assert set(anchors) <= {a["id"] for _, a in elements.tags if "id" in a}
 
 
 @pytest.mark.parametrize(("system", "missing"), [("unet", "ROC"), ("enc", "Dice")])
@@ -101,7 +101,7 @@ def test_names_do_not_become_markup(tmp_path):
     assert f"image of {evil}" in [a["alt"] for a in elements.all("img")]
     assert any(evil in a["aria-label"] for a in elements.all("svg") if "aria-label" in a)
     assert len(elements.all("img")) == 2 * 3 + 3 * 2 and len(elements.all("script")) == 1
-    assert not [a for _, a in elements.found if "onerror" in a]
+    assert not [a for _, a in elements.tags if "onerror" in a]
 
 
 def test_charts_are_read_out_and_fetch_nothing(written):
@@ -111,9 +111,9 @@ def test_charts_are_read_out_and_fetch_nothing(written):
     assert len(charts) == 2 + 2 + 1 and {a["role"] for a in charts} == {"img"}
     assert any(a["aria-label"].startswith("training: loss: loss from 1 to ") for a in charts)
     assert len({a["aria-label"] for a in charts}) == len(charts)
-    links = [v for _, a in elements.found for k, v in a.items() if k.endswith("href")]
+    links = [v for _, a in elements.tags for k, v in a.items() if k.endswith("href")]
     assert all(link.startswith("#") for link in links)
-    ids = [a["id"] for _, a in elements.found if "id" in a]
+    ids = [a["id"] for _, a in elements.tags if "id" in a]
     assert len(ids) == len(set(ids))
 
 

@@ -92,7 +92,7 @@ def test_budgets_have_figures_of_their_own(tmp_path):
     write_run(tmp_path, "umtl", 0)
     write_run(tmp_path, "umtl", 1, seg_labels="all", cls_labels="all")
     write_run(tmp_path, "unet", 0)
-    found = groups.group_runs(record.find_runs([tmp_path]))
-    by_budget = plots.by_budget(found, groups.comparable)
+    grouped = groups.group_runs(record.find_runs([tmp_path]))
+    by_budget = plots.by_budget(grouped, groups.comparable)
     names = {name: [g.system for g in groups] for name, groups in by_budget.items()}
     assert names == {"32_100_10": ["unet", "umtl"], "32_all_all": ["umtl"]}
