@@ -245,10 +245,9 @@ def read_run(path: pathlib.Path) -> FinishedRun:
         )
         images = _read_images(path / workdir.PER_IMAGE)
         run = FinishedRun(path, config, results, images)
-        if not all(isinstance(name, str) for name in (*run.parts, *run.labels.class_names)):
+        if not all(isinstance(name, str) for name in run.parts):
             raise ValueError("its parts have no names")
-        for which in Checkpoint:
-            run.calibration(which)
+        _ = run.labels, *map(run.calibration, Checkpoint)  # which fail where they are damaged
         if workdir.finished(path, config["steps"]) is None:
             raise UsageError(f"{path} is not trained to its end; finish it with launch.py first")
     except OSError as error:
