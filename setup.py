@@ -33,7 +33,10 @@ setup(
     python_requires=">=3.11",
     packages=find_packages(include=["multimix_jax*", "data_pipelines*", "configs*"]),
     package_data={
-        "multimix_jax": ["__init__.pyi", "reporting/page.css", "reporting/page.js", "py.typed"],
+        "multimix_jax": [
+            *("__init__.pyi", "py.typed", "reporting/published.csv"),
+            *("reporting/page.css", "reporting/page.html", "reporting/page.js"),
+        ],
         "data_pipelines": ["py.typed"],
     },
     py_modules=["launch"],
@@ -56,6 +59,7 @@ setup(
         "flax>=0.12.0",
         "h5py>=3.12",
         "jax>=0.8.0",
+        "jinja2>=3.1",
         "lazy-loader>=0.4",
         "matplotlib>=3.9",
         "ml-collections>=1.0.0",
@@ -67,6 +71,7 @@ setup(
         "pydicom>=3.0",
         "scikit-image>=0.25",
         "scipy>=1.15",
+        "tabulate>=0.9",
         "tensorboardX>=2.6.2",
         "tensorflow-datasets>=4.9.9",
         "tqdm>=4.66",

@@ -7,8 +7,10 @@ import numpy as np
 from sklearn.metrics import accuracy_score, roc_auc_score
 
 from configs import multimix
-from multimix_jax.commands import report
+from multimix_jax.names import BASELINE, Checkpoint, Head
 from multimix_jax.objectives import make_objective
+from multimix_jax.runs import record
+from multimix_jax.runs.picture_files import Gallery, Picture, write_examples, write_gallery
 
 LUNGS, CHESTS = 30, 40
 LABELS = np.arange(CHESTS) % 2
@@ -45,13 +47,15 @@ def write_run(
     results: dict = {"run": {"seconds": 12.5, "steps": c.steps, "tests": ["jsrt", "chex"]}}
     objective = make_objective(c.method, model=c.model, dtype=c.dtype, terms=c.objective)
     results["run"]["parts"] = objective.parts
+    results["run"]["class_names"] = ["well", "ill"] if c.model.use_classifier else []
+    results["run"]["mask_names"] = []
     rows = []
-    for which in ("best", "last", "baseline"):
+    for which in (*Checkpoint, BASELINE):
         results[which] = {}
         results["run"][which] = {"step": c.steps, "temperature": 2.0, "threshold": 0.4}
         if c.model.use_decoder:
             scores = (dice + rng.normal(0, 0.02, LUNGS)).clip(0, 1)
-            scores = np.full(LUNGS, 0.5) if which == "baseline" else scores
+            scores = np.full(LUNGS, 0.5) if which == BASELINE else scores
             rows += [
                 {"checkpoint": which, "data_set": "jsrt", "id": f"l{n}", "dice": score}
                 for n, score in enumerate(scores)
@@ -60,7 +64,7 @@ def write_run(
             results[which]["jsrt"] = {"dice": dices}
         if c.model.use_classifier:
             ill = (0.3 + 0.4 * LABELS + rng.normal(0, noise, CHESTS)).clip(0, 1)
-            ill = np.full(CHESTS, 0.7) if which == "baseline" else ill
+            ill = np.full(CHESTS, 0.7) if which == BASELINE else ill
             rows += [
                 {
                     **{"checkpoint": which, "data_set": "chex", "id": f"c{n}"},
@@ -68,7 +72,7 @@ def write_run(
                 }
                 for n, p in enumerate(ill)
             ]
-            found = {
+            means = {
                 "accuracy": accuracy_score(LABELS, ill >= 0.5),
                 "auroc": roc_auc_score(LABELS, ill),
                 "ece": 0.2,
@@ -76,11 +80,11 @@ def write_run(
             }
             results[which]["chex"] = {
                 name: {"mean": mean, "ci95": [0.4, 1.0], "n": CHESTS}
-                for name, mean in found.items()
+                for name, mean in means.items()
             }
-    report.write_per_image(path / "per_image.csv", rows)
+    record.write_per_image(path, rows)
     (path / "config.json").write_text(json.dumps(c.to_dict()))
-    (path / "results.json").write_text(json.dumps(results))
+    record.write_results(path, results)
     share = 0.8 if c.model.use_decoder else 1.0  # lines of two systems lie apart
     lines = [
         {
@@ -89,25 +93,27 @@ def write_run(
         }
         for step in range(1, STEPS + 1)
     ]
-    found = {"jsrt/dice": dice} if c.model.use_decoder else {"chex/auroc": 0.9}
-    lines += [{"step": step, "split": "validation", **found} for step in (20, STEPS)]
+    score = {"jsrt/dice": dice} if c.model.use_decoder else {"chex/auroc": 0.9}
+    lines += [{"step": step, "split": "validation", **score} for step in (20, STEPS)]
     (path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    square = np.zeros((2, 16, 16, 1), bool)
-    square[:, 4:12, 4:12] = True
-    masks = {"truth": square, "best": square, "last": np.roll(square, 2, axis=1)}
-    image = {"id": ["l0", "l5"], "image": np.full((2, 16, 16, 1), 90, np.uint8)}
-    kept = {f"jsrt/{name}": value for name, value in {**image, **masks}.items()}
-    if not c.model.use_decoder:
-        kept = {}
-    histograms = {f"{name}/histogram": np.arange(256) for name in ("jsrt", "chex")}
-    np.savez(path / "examples.npz", **kept, **histograms)
-    gallery = {"checkpoint": "best"}
-    if c.model.use_decoder:
-        gallery |= {f"jsrt/{name}": value for name, value in {**image, "truth": square}.items()}
-        gallery["jsrt/mask"] = square
-    if c.model.use_classifier:
-        grey = np.full((3, 16, 16, 1), 90, np.uint8)
-        seen = {"id": ["c0", "c1", "c2"], "image": grey, "saliency": grey}
-        gallery |= {f"chex/{name}": value for name, value in seen.items()}
-    np.savez(path / "gallery.npz", **gallery)
+    _write_pictures(path, masks=c.model.use_decoder, classes=c.model.use_classifier)
     return path
+
+
+def _write_pictures(path: pathlib.Path, *, masks: bool, classes: bool) -> None:
+    """Two lungs with masks, and three chests with saliency."""
+    gray = np.full((16, 16, 1), 90, np.uint8)
+    square = np.zeros((16, 16, 1), bool)
+    square[4:12, 4:12] = True
+    predicted = {Checkpoint.BEST: square, Checkpoint.LAST: np.roll(square, 2, axis=0)}
+    lungs = {
+        which: [Picture(id_, -1, gray, square, {Head.MASK: mask}) for id_ in ("l0", "l5")]
+        for which, mask in predicted.items()
+    }
+    examples = {(which, "jsrt"): shown for which, shown in lungs.items()}
+    counts = {name: np.arange(256) for name in ("jsrt", "chex")}
+    write_examples(path, examples if masks else {}, counts)
+    sets = {"jsrt": lungs[Checkpoint.BEST]} if masks else {}
+    if classes:
+        sets["chex"] = [Picture(id_, -1, gray, saliency=gray) for id_ in ("c0", "c1", "c2")]
+    write_gallery(path, Gallery(Checkpoint.BEST, sets))

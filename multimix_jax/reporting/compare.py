@@ -1,104 +1,28 @@
-"""Systems compared: runs of several seeds together, and one system against another."""
+"""Systems compared: means over seeds, and one system against another."""
 
-import dataclasses
 import functools
 import itertools
-import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from multimix_jax.errors import UsageError
-from multimix_jax.evaluation import classification, intervals
+from multimix_jax.evaluation import metrics
 from multimix_jax.names import BASELINE, Checkpoint
-from multimix_jax.runs.record import SWITCHES, FinishedRun, Images
-from multimix_jax.runs.spec import differences, free_fields
+from multimix_jax.reporting.groups import (
+    Group,
+    alike,
+    check_same_images,
+    comparable,
+    same_length,
+)
+from multimix_jax.runs.record import FinishedRun, Images
 
 RESAMPLES = 10_000
-DICE = ("dice", "sdf/dice", "average/dice")  # by each way to the mask
-# What may differ between runs that are averaged; budgets that matter are compared beforehand.
-_FREE = ("seed", "seg_labels", "cls_labels", *free_fields())
-
-
-@dataclasses.dataclass(frozen=True)
-class Group:
-    """Runs of one system and budget that differ in their seed alone."""
-
-    runs: Sequence[FinishedRun]
-
-    @property
-    def system(self) -> str:
-        return self.runs[0].config["system"]
-
-    @property
-    def budget(self) -> tuple[str | None, str | None]:
-        """Class labels and masks, None for a task that the system lacks."""
-        return self.runs[0].budget
-
-    def tested(self, checkpoint: str, data_set: str) -> list[tuple[FinishedRun, Images]]:
-        """The runs of which there are figures, and these.
-
-        Raises:
-          UsageError: the runs were tested on different images.
-        """
-        key = checkpoint, data_set
-        found = [(run, run.images[key]) for run in self.runs if key in run.images]
-        for other in found[1:]:
-            _check_ids(data_set, *found[0], *other)
-        return found
-
-    @property
-    def tests(self) -> list[tuple[str, str]]:
-        """Every (checkpoint, data set) of which a run has figures."""
-        return list(dict.fromkeys(key for run in self.runs for key in run.images))
-
-    @property
-    def described(self) -> dict[str, Any]:
-        """What identifies the group in a table."""
-        labels, masks = self.budget
-        config = self.runs[0].config
-        patch = config["window"]["patch"]
-        return {
-            "system": self.system,
-            "size": "x".join(map(str, patch)) if patch else config["size"],
-            "steps": config["steps"],
-            "seg_labels": masks,
-            "cls_labels": labels,
-        }
-
-
-def group_runs(runs: Iterable[FinishedRun]) -> list[Group]:
-    """Runs of one system, size and budget together; systems of few parts, then few labels, first.
-
-    Raises:
-      UsageError: two of a group differ in more than their seed.
-    """
-    groups: dict[tuple[Any, ...], list[FinishedRun]] = {}
-    for run in runs:
-        key = (run.config["system"], run.config["size"], run.config["steps"], run.budget)
-        groups.setdefault(key, []).append(run)
-    for members in groups.values():
-        first = members[0]
-        for run in members[1:]:
-            differing = [
-                name
-                for name, _, _ in differences(first.config, run.config)
-                if name.partition(".")[0] not in _FREE
-            ]
-            if differing or run.config["seed"] == first.config["seed"]:
-                raise UsageError(
-                    f"{first.path} and {run.path} are both {first.config['system']} on the same "
-                    f"budget, but differ in {', '.join(differing) or 'nothing'}; report them "
-                    "apart, or give one a name of its own (config.system)"
-                )
-    found = [Group(sorted(runs, key=lambda run: run.config["seed"])) for runs in groups.values()]
-
-    def order(group: Group) -> tuple[Any, ...]:
-        budget = [math.inf if part == "all" else int(part or 0) for part in group.budget]
-        return len(group.runs[0].parts), group.system, budget
-
-    return sorted(found, key=order)
+DICE = ("dice", "sdf/dice", "average/dice")  # of each head that predicts a mask
+# What tells baselines apart.
+_IDENTIFYING = ("size", "steps", "seg_labels", "cls_labels", "data_set", "metric")
 
 
 def summarize(groups: Sequence[Group]) -> list[dict[str, Any]]:
@@ -123,7 +47,7 @@ def summarize(groups: Sequence[Group]) -> list[dict[str, Any]]:
             if not tested:
                 continue
             first, samples = tested[0], _resampled(tested, checkpoint)
-            # Runs of before a metric was there, or that were not calibrated, lack some.
+            # Some lack a metric: AUROC where there is one class alone, say.
             for metric, entry in first[2].items():
                 if any(metric not in summary for *_, summary in tested):
                     continue
@@ -139,7 +63,7 @@ def summarize(groups: Sequence[Group]) -> list[dict[str, Any]]:
                     "n": entry["n"],
                     "mean": float(values.mean()),
                     "std": float(values.std(ddof=1)) if len(values) > 1 else None,
-                    "ci95": intervals.percentile_interval(samples[metric]),
+                    "ci95": metrics.percentile_interval(samples[metric]),
                     "values": values.tolist(),
                 }
                 if checkpoint != BASELINE:
@@ -154,9 +78,6 @@ def summarize(groups: Sequence[Group]) -> list[dict[str, Any]]:
     return [*rows, *baseline.values()]
 
 
-_IDENTIFYING = ("size", "steps", "seg_labels", "cls_labels", "data_set", "metric")
-
-
 def _resampled(
     tested: Sequence[tuple[FinishedRun, Images, Mapping[str, Any]]], checkpoint: str
 ) -> dict[str, np.ndarray]:
@@ -164,13 +85,13 @@ def _resampled(
     drawn: dict[str, list[np.ndarray]] = {}
     for run, images, _ in tested:
         resampled = {
-            name: intervals.mean_resamples(values[~np.isnan(values)])
+            name: metrics.mean_resamples(values[~np.isnan(values)])
             for name, values in images.columns.items()
             if name != "label" and not name.startswith(("label_", "probability_"))
         }
         if images.class_names:
             at = functools.partial(
-                classification.classification_resamples,
+                metrics.classification_resamples,
                 labels=images.labels,
                 class_names=images.class_names,
             )
@@ -249,43 +170,13 @@ def _against(groups: Sequence[Group], system: str) -> Iterator[tuple[Group, Grou
         if other.system != system and alike(one, other):
             yield one, other, "", other.system
     for one, more in itertools.combinations(ours, 2):
-        if _as_long(one, more):
+        if same_length(one, more):
             masks, labels = (more.described[name] for name in ("seg_labels", "cls_labels"))
             yield one, more, "", f"{labels or '–'}/{masks or '–'}"
 
 
 def _column(name: str) -> Callable[[Images], np.ndarray | None]:
     return lambda images: images.columns.get(name)
-
-
-def comparable(one: Group, other: Group) -> bool:
-    """Whether two systems differ in their parts alone, on the same budgets of common tasks."""
-    return _same_budget(one, other) and not differences(_settings(one), _settings(other))
-
-
-def alike(one: Group, other: Group) -> bool:
-    """Whether two systems, whatever they differ in, had the same budgets, size and steps."""
-    return _same_budget(one, other) and _as_long(one, other)
-
-
-def _as_long(one: Group, other: Group) -> bool:
-    return all(one.described[name] == other.described[name] for name in ("size", "steps"))
-
-
-def _same_budget(one: Group, other: Group) -> bool:
-    """Whether two systems had as many labels for the tasks that both have."""
-    budgets = zip(one.budget, other.budget)
-    return all(a is None or b is None or a == b for a, b in budgets)
-
-
-def _settings(group: Group) -> dict[str, Any]:
-    """The config but for what may differ between seeds and systems."""
-    c = dict(group.runs[0].config)
-    for section in filter(None, SWITCHES):
-        switches = SWITCHES[section]
-        c[section] = {name: value for name, value in c[section].items() if name not in switches}
-    left_out = (*_FREE, *SWITCHES[""], "system")
-    return {name: value for name, value in c.items() if name not in left_out}
 
 
 def _pairs(
@@ -299,19 +190,9 @@ def _pairs(
     pairs = {}
     for seed in sorted(set(ours) & set(theirs)):
         (run, images), (other_run, other_images) = ours[seed], theirs[seed]
-        _check_ids(data_set, run, images, other_run, other_images)
+        check_same_images(data_set, run, images, other_run, other_images)
         pairs[seed] = images, other_images
     return pairs
-
-
-def _check_ids(
-    data_set: str, run: FinishedRun, images: Images, other_run: FinishedRun, other_images: Images
-) -> None:
-    if images.ids != other_images.ids:
-        raise UsageError(
-            f"{other_run.path} was tested on other images of {data_set} than {run.path}; give both "
-            "the same data, the same config.test_data and the same config.split_seed"
-        )
 
 
 def _difference(
@@ -343,7 +224,7 @@ def _difference(
         p = float(test.pvalue)
     return {
         "difference": float(mean.mean()),
-        "ci95": intervals.percentile_interval(intervals.mean_resamples(mean)),
+        "ci95": metrics.percentile_interval(metrics.mean_resamples(mean)),
         "by_seed": {seed: float(values.mean()) for seed, values in differences.items()},
         "n": len(mean),
         "p": p,
@@ -364,7 +245,7 @@ def _auroc_difference(pairs: Mapping[int, tuple[Images, Images]]) -> dict[str, A
         return None
     return {
         "difference": float(np.mean(list(by_seed.values()))),
-        "ci95": intervals.percentile_interval(np.mean(samples, axis=0)),
+        "ci95": metrics.percentile_interval(np.mean(samples, axis=0)),
         "by_seed": by_seed,
         "n": len(both[0].labels),
         "p": None,
@@ -375,8 +256,8 @@ def _auroc_difference(pairs: Mapping[int, tuple[Images, Images]]) -> dict[str, A
 def _auroc(images: Images) -> tuple[float, np.ndarray]:
     """AUROC, and on sets of images drawn anew [R]."""
     of_images, names = (images.probabilities, images.labels), images.class_names
-    whole = classification.classification_metrics(*of_images, class_names=names)
-    drawn = classification.classification_resamples(*of_images, class_names=names)
+    whole = metrics.classification_metrics(*of_images, class_names=names)
+    drawn = metrics.classification_resamples(*of_images, class_names=names)
     return whole["auroc"], drawn["auroc"]
 
 

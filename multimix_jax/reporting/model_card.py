@@ -5,16 +5,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from multimix_jax import __version__
-from multimix_jax.names import BASELINE, Checkpoint, Component
-from multimix_jax.runs.data import RunData
-from multimix_jax.runs.record import by_way
-from multimix_jax.runs.spec import RunSpec
+from multimix_jax.names import Checkpoint
+from multimix_jax.reporting import tables
 
 SHOWN = ("dice", "hd95", "hd95_mm", "accuracy", "auroc", "ece", "ece_calibrated")
-TASKS = {
-    Component.DECODER: "image-segmentation",
-    Component.CLASSIFIER: "image-classification",
-}
+TASKS = {"decoder": "image-segmentation", "classifier": "image-classification"}
 CARD = """\
 ---
 {front}
@@ -32,8 +27,6 @@ multimix-export THIS_FOLDER OUT
 
 ## Data
 
-| images | number |
-|---|---|
 {data}
 
 ## Results
@@ -41,8 +34,6 @@ multimix-export THIS_FOLDER OUT
 Means over images, with 95 % intervals over test images. `best` weights were best on validation,
 `baseline` is the answer that looks at no image.
 
-| weights | images | |
-|---|---|---|
 {results}
 
 {calibration}
@@ -57,58 +48,63 @@ Means over images, with 95 % intervals over test images. `best` weights were bes
 """
 
 
-def model_card(spec: RunSpec, results: Mapping[str, Any], data: RunData) -> str:
+def model_card(
+    config: Mapping[str, Any],
+    results: Mapping[str, Any],
+    ids: Mapping[str, Any],
+) -> str:
     """The card of a run (Mitchell et al. 2019) as Markdown, with what model hubs read before it.
 
     Args:
-      spec: of the run.
+      config: of the run, as JSON values.
       results: of `Run.evaluate`.
-      data: of the run.
+      ids: of the images used, by purpose and by set.
     """
-    run = results["run"]
-    tags = ["jax", "flax", "medical-imaging", "semi-supervised", spec.system]
-    tags += [task for component, task in TASKS.items() if component in run["components"]]
+    run, system = results["run"], config["system"]
+    tags = ["jax", "flax", "medical-imaging", "semi-supervised", system]
+    tags += [task for part, task in TASKS.items() if part in run["parts"]]
     front = {"library_name": "multimix_jax", "tags": tags}
-    budget = {
-        Component.CLASSIFIER: f"{spec.data.cls_labels} class labels, ",
-        Component.DECODER: f"{spec.data.seg_labels} masks, ",
-    }
+    budget = {"classifier": "cls_labels", "decoder": "seg_labels"}
+    labels = {"classifier": "class labels", "decoder": "masks"}
     return CARD.format(
         front="\n".join(f"{key}: {json.dumps(value)}" for key, value in front.items()),
-        system=spec.system,
-        labels="".join(text for part, text in budget.items() if part in run["components"]),
-        seed=spec.seed,
-        parts=", ".join(run["components"]),
+        system=system,
+        labels="".join(
+            f"{config[budget[part]]} {labels[part]}, " for part in budget if part in run["parts"]
+        ),
+        seed=config["seed"],
+        parts=", ".join(run["parts"]),
         steps=run["steps"],
         minutes=run["seconds"] / 60,
         version=__version__,
-        data="\n".join(
-            f"| {purpose}, {name} | {len(ids)} |"
-            for purpose, sets in data.ids.items()
-            for name, ids in sets.items()
-        ),
-        results="\n".join(_results(results)),
-        calibration="\n".join(_calibration(run, data.label_spec.class_names)),
+        data=_data(ids),
+        results=_results(results),
+        calibration="\n".join(_calibration(run, run["class_names"])),
     )
 
 
-def _results(results: Mapping[str, Any]) -> Iterator[str]:
-    for which in (Checkpoint.BEST, Checkpoint.LAST, BASELINE):
-        for data_set, summary in results.get(which, {}).items():
-            for way, part in by_way(summary).items():
-                said = "; ".join(_entry(name, part[name]) for name in SHOWN if name in part)
-                yield f"| {which} | {data_set}{f', {way}' if way else ''} | {said} |"
+def _data(ids: Mapping[str, Any]) -> str:
+    counts = [
+        [f"{purpose}, {name}", str(len(names))]
+        for purpose, sets in ids.items()
+        for name, names in sets.items()
+    ]
+    return tables.Table(["images", "number"], counts).markdown()
 
 
-def _entry(name: str, entry: Mapping[str, Any]) -> str:
-    low, high = entry["ci95"]
-    return f"{name} {entry['mean']:.3f} [{low:.3f}, {high:.3f}]"
+def _results(results: Mapping[str, Any]) -> str:
+    rows = []
+    for which, data_set, head, part in tables.summaries(results):
+        shown = [name for name in SHOWN if name in part]
+        figures = [" ".join((name, *(tables.estimate(part[name]) or "–"))) for name in shown]
+        rows.append([which, tables.with_head(data_set, head), "; ".join(figures)])
+    return tables.Table(["weights", "images", ""], rows).markdown()
 
 
 def _calibration(run: Mapping[str, Any], class_names: Sequence[str]) -> Iterator[str]:
     if class_names:
         yield f"Classes, in the order of their probabilities: {', '.join(class_names)}."
-    for which in (Checkpoint.BEST, Checkpoint.LAST):
+    for which in Checkpoint:
         chosen = run.get(which, {})
         if "temperature" in chosen:
             threshold = chosen["threshold"]

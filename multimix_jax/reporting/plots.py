@@ -1,19 +1,25 @@
-"""Plots that set systems beside each other."""
+"""Figures that set systems beside each other."""
 
 import pathlib
 from collections.abc import Callable, Sequence
+from typing import Any
 
-import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 
-from multimix_jax.evaluation.curves import reliability_curve, roc_curve
-from multimix_jax.reporting import figures
-from multimix_jax.reporting.compare import Group, comparable
-from multimix_jax.runs.record import FinishedRun, Images, image_of
+from multimix_jax.evaluation import metrics
+from multimix_jax.names import Checkpoint, Head, Task
+from multimix_jax.reporting import pictures, tables
+from multimix_jax.reporting.charts import Curve, add_legend, color_of, draw_curves, panels, save
+from multimix_jax.reporting.groups import Group, comparable
+from multimix_jax.runs.record import FinishedRun, Images
 
-Tested = tuple[FinishedRun, Images]  # what a run says of a data set
+Tested = tuple[FinishedRun, Images]  # a run, and its figures of each image of a data set
+DICE = {Head.MASK: "dice", Head.MASK_SDF: "sdf/dice", Head.MASK_AVERAGE: "average/dice"}
+# What stands at the axes.
+ROC = ("false positive rate", "true positive rate")
+CALIBRATION = ("predicted probability of class 1", "share of class 1")
+INTENSITIES = ("intensity of a pixel", "share of pixels, in steps of 4")
 
 
 def draw_all(
@@ -28,129 +34,127 @@ def draw_all(
     """
     folder.mkdir(parents=True, exist_ok=True)
     _intensities(groups, folder / "intensities.png")
-    for budget, members in _budgets(groups, together).items():
+    for budget, members in by_budget(groups, together).items():
         _learning_curves(members, folder / f"learning_curves_{budget}.png")
         _pseudo_labels(members, folder / f"pseudo_labels_{budget}.png")
-        for checkpoint in ("best", "last"):
+        for checkpoint in Checkpoint:
             name = f"{budget}_{checkpoint}.png"
             _boundaries(members, checkpoint, folder, name)
-            _two_tasks(members, checkpoint, folder, name)
+            _heads(members, checkpoint, folder, name)
             _dice(members, checkpoint, folder / f"dice_{name}")
-            _over_class_sets(members, checkpoint, folder / f"roc_{name}", _roc)
-            _over_class_sets(members, checkpoint, folder / f"calibration_{name}", _calibration)
+            _of_classes(members, checkpoint, folder / f"roc_{name}", _roc, ROC, 1.2)
+            path = folder / f"calibration_{name}"
+            _of_classes(members, checkpoint, path, _calibration, CALIBRATION)
 
 
-def _budgets(
+def by_budget(
     groups: Sequence[Group], together: Callable[[Group, Group], bool]
 ) -> dict[str, list[Group]]:
     """Groups that go together, by size and budget of those with most tasks: '64_100_10'."""
     tasks = lambda group: sum(part is not None for part in group.budget)
-    found: dict[str, list[Group]] = {}
+    budgets: dict[str, list[Group]] = {}
     for leader in sorted(groups, key=tasks, reverse=True):
-        if any(leader in members for members in found.values()):
+        if any(leader in members for members in budgets.values()):
             continue
         parts = [str(leader.described["size"]), *(part for part in leader.budget if part)]
         name = "_".join(parts)
-        while name in found:  # of other steps, say
+        while name in budgets:  # of other steps, say
             name += "_other"
-        found[name] = [group for group in groups if together(leader, group)]
-    return found
+        budgets[name] = [group for group in groups if together(leader, group)]
+    return budgets
+
+
+def history(group: Group, split: str, name: str, smooth: int = 1) -> tuple[np.ndarray, np.ndarray]:
+    """Steps that all seeds logged, and the mean of a metric there; `smooth` of them together."""
+    columns = [
+        {line["step"]: line[name] for line in run.history if line["split"] == split}
+        for run in group.runs
+    ]
+    steps = sorted(set.intersection(*map(set, columns)))
+    values = np.mean([[column[step] for step in steps] for column in columns], axis=0)
+    window = np.ones(min(smooth, len(steps))) / min(smooth, len(steps))
+    return np.convolve(steps, window, "valid"), np.convolve(values, window, "valid")
 
 
 def _data_sets(groups: Sequence[Group], checkpoint: str, column: str) -> list[str]:
     """Test sets of which some system has a column, those trained on first."""
-    task = "cls" if column == "label" else "seg"
-    found = {
+    task = Task.CLS if column == "label" else Task.SEG
+    trained_on = {
         name: run.trained_on(name, task)
         for group in groups
         for run in group.runs
         for (at, name), images in run.images.items()
         if at == checkpoint and column in images.columns
     }
-    return sorted(found, key=lambda name: not found[name])
+    return sorted(trained_on, key=lambda name: not trained_on[name])
 
 
-def _panels(count: int, *, width: float = 4.2, height: float = 3.6) -> tuple[Figure, list[Axes]]:
-    figure = Figure(figsize=(width * count, height), layout="constrained")
-    return figure, list(figure.subplots(1, count, squeeze=False)[0])
-
-
-def _color(index: int) -> tuple[float, ...]:
-    return matplotlib.colormaps["tab10"](index % 10)
-
-
-def _where(group: Group, data_set: str, task: str) -> str:
-    place = "trained on" if group.runs[0].trained_on(data_set, task) else "another hospital"
-    return f"{data_set} ({place})"
+def _title(group: Group, data_set: str, task: Task) -> str:
+    return f"{data_set} ({tables.domain(group.runs[0].trained_on(data_set, task))})"
 
 
 def _boundaries(groups: Sequence[Group], checkpoint: str, folder: pathlib.Path, name: str) -> None:
     """True and predicted outlines by system, Dice in the corner; a figure for each data set."""
     for data_set in _data_sets(groups, checkpoint, "dice"):
+        key = checkpoint, data_set
         shown = {
-            group.system: (example, run.images[checkpoint, data_set])
+            group.system: (group.runs[0].examples[key], group.runs[0].images[key])
             for group in groups
-            for run in group.runs[:1]
-            if (example := run.examples.get(data_set)) and checkpoint in example.found
+            if key in group.runs[0].examples
         }
         if not shown:
             continue
+        ids = lambda examples: [(one.id, one.slice) for one in examples]
         first, _ = next(iter(shown.values()))
-        shown = {system: both for system, both in shown.items() if both[0].ids == first.ids}
-        figures.grid(
+        shown = {system: both for system, both in shown.items() if ids(both[0]) == ids(first)}
+        pictures.grid(
             [
                 [
-                    figures.overlay(
-                        image, truth=example.truths[row], mask=example.found[checkpoint][row]
+                    pictures.overlay(
+                        one.image,
+                        truth=examples[row].truth,
+                        mask=examples[row].masks[Head.MASK],
                     )
-                    for example, _ in shown.values()
+                    for examples, _ in shown.values()
                 ]
-                for row, image in enumerate(first.images)
+                for row, one in enumerate(first)
             ],
             folder / f"boundaries_{data_set}_{name}",
             columns=list(shown),
-            rows=[id_.rpartition("/")[2] for id_ in first.ids],
+            rows=[pictures.name_of(one) for one in first],
             corners=[
-                [
-                    f"{images.columns['dice'][images.ids.index(image_of(id_))]:.3f}"
-                    for _, images in shown.values()
-                ]
-                for id_ in first.ids
+                [f"{_figure(images, 'dice', one.id):.3f}" for _, images in shown.values()]
+                for one in first
             ],
         )
 
 
-def _two_tasks(groups: Sequence[Group], checkpoint: str, folder: pathlib.Path, name: str) -> None:
-    """Of each system that finds distance maps: image, truth, the mask by each way, the map."""
+def _figure(images: Images, column: str, id_: str) -> float:
+    return images.columns[column][images.ids.index(id_)]
+
+
+def _heads(groups: Sequence[Group], checkpoint: str, folder: pathlib.Path, name: str) -> None:
+    """Of each system that predicts distance maps: image, truth, the mask of each head, the map."""
     for data_set in _data_sets(groups, checkpoint, "dice"):
         for group in groups:
-            example = group.runs[0].examples.get(data_set)
-            if example is None or f"{checkpoint}_distance" not in example.found:
+            examples = group.runs[0].examples.get((checkpoint, data_set), [])
+            if not examples or examples[0].distance is None:
                 continue
             images = group.runs[0].images[checkpoint, data_set]
-            ways = {"by seg": ("", "dice"), "by sdf": ("_sdf", "sdf/dice")}
-            ways["by their average"] = ("_average", "average/dice")
-            pictures, corners = [], []
-            for row, image in enumerate(example.images):
-                truth = example.truths[row]
-                index = images.ids.index(image_of(example.ids[row]))
-                masks = [example.found[f"{checkpoint}{way}"][row] for way, _ in ways.values()]
-                pictures.append(
-                    [
-                        figures.overlay(image),
-                        figures.overlay(image, truth=truth),
-                        *(figures.overlay(image, truth=truth, mask=mask) for mask in masks),
-                        figures.signed(example.found[f"{checkpoint}_distance"][row]),
-                    ]
-                )
-                scores = [f"{images.columns[column][index]:.3f}" for _, column in ways.values()]
-                corners.append(["", "", *scores, ""])
-            figures.grid(
-                pictures,
+            titles, rows = pictures.table(examples)
+            dice = {pictures.title(head): column for head, column in DICE.items()}
+            pictures.grid(
+                rows,
                 folder / f"two_tasks_{data_set}_{group.system}_{name}",
-                columns=["image", "truth", *ways, "distance map"],
-                rows=[id_.rpartition("/")[2] for id_ in example.ids],
-                corners=corners,
+                columns=titles,
+                rows=[pictures.name_of(one) for one in examples],
+                corners=[
+                    [
+                        f"{_figure(images, dice[title], one.id):.3f}" if title in dice else ""
+                        for title in titles
+                    ]
+                    for one in examples
+                ],
             )
 
 
@@ -159,86 +163,81 @@ def _dice(groups: Sequence[Group], checkpoint: str, path: pathlib.Path) -> None:
     sets = _data_sets(groups, checkpoint, "dice")
     if not sets:
         return
-    figure, panels = _panels(len(sets), width=5.0)
-    for panel, data_set in zip(panels, sets):
+    figure, axes = panels(len(sets), width=5.0)
+    for panel, data_set in zip(axes, sets):
         boxes = {}
         for group in groups:
             tested = [images for _, images in group.tested(checkpoint, data_set)]
             values = [one.columns["dice"] for one in tested if "dice" in one.columns]
             if values:
                 pooled = np.concatenate(values)
-                boxes[group.system] = pooled[~np.isnan(pooled)]
+                boxes[pictures.plain(group.system)] = pooled[~np.isnan(pooled)]
         panel.boxplot(list(boxes.values()), showmeans=True)
         panel.set_xticks(
             panel.get_xticks(), list(boxes), rotation=35, ha="right", rotation_mode="anchor"
         )
-        panel.set_title(_where(groups[0], data_set, "seg"))
+        panel.set_title(pictures.plain(_title(groups[0], data_set, Task.SEG)))
         panel.set_ylabel("Dice of each image")
         panel.grid(axis="y", alpha=0.3)
-    figure.savefig(path, dpi=110)
+    save(figure, path)
 
 
-def _over_class_sets(
+def _of_classes(
     groups: Sequence[Group],
     checkpoint: str,
     path: pathlib.Path,
-    draw: Callable[[Axes, Sequence[Tested], str, tuple[float, ...], str], None],
+    curves_of: Callable[[str, Any, Sequence[Tested], str], list[Curve]],
+    axis_labels: tuple[str, str],
+    width: float | None = None,
 ) -> None:
     """A panel per data set with two classes, a line per system."""
     sets = _data_sets(groups, checkpoint, "label")
     if not sets:
         return
-    figure, panels = _panels(len(sets))
-    for panel, data_set in zip(panels, sets):
+    figure, axes = panels(len(sets))
+    for panel, data_set in zip(axes, sets):
+        curves = []
         for index, group in enumerate(groups):
             tested = group.tested(checkpoint, data_set)
-            known = [(run, images) for run, images in tested if len(images.class_names) == 2]
-            if known:
-                draw(panel, known, group.system, _color(index), checkpoint)
-        panel.plot([0, 1], [0, 1], color="grey", linewidth=0.8, linestyle=":")
-        panel.set_title(_where(groups[0], data_set, "cls"))
-        panel.legend(fontsize=7)
-    figure.savefig(path, dpi=110)
+            of_two = [(run, images) for run, images in tested if len(images.class_names) == 2]
+            if of_two:
+                curves += curves_of(group.system, color_of(index), of_two, checkpoint)
+        title = _title(groups[0], data_set, Task.CLS)
+        x, y = axis_labels
+        handles = draw_curves(panel, curves, x=x, y=y, title=title, diagonal=True, width=width)
+        add_legend(panel, curves, handles)
+    save(figure, path)
 
 
-def _roc(
-    panel: Axes, tested: Sequence[Tested], system: str, color: tuple[float, ...], checkpoint: str
-) -> None:
+def _roc(system: str, color: Any, tested: Sequence[Tested], checkpoint: str) -> list[Curve]:
     """Sensitivity against false alarms, the mean over seeds at each rate of false alarms."""
     at = np.linspace(0, 1, 201)
-    curves = []
-    for _, one in tested:
-        curves.append(np.interp(at, *roc_curve(one.probabilities[:, 1], one.labels > 0)))
-    panel.plot(at, np.mean(curves, axis=0), color=color, label=system, linewidth=1.2)
-    panel.set_xlabel("false positive rate")
-    panel.set_ylabel("true positive rate")
+    of_seeds = [
+        np.interp(at, *metrics.roc_curve(images.probabilities[:, 1], images.labels > 0))
+        for _, images in tested
+    ]
+    return [Curve(system, at, np.mean(of_seeds, axis=0), color)]
 
 
-def _calibration(
-    panel: Axes,
-    tested: Sequence[Tested],
-    system: str,
-    color: tuple[float, ...],
-    checkpoint: str,
-) -> None:
+def _calibration(system: str, color: Any, tested: Sequence[Tested], checkpoint: str) -> list[Curve]:
     """How often class 1 is true, against its probability, in ten bins, all seeds together.
 
     Dashed: after calibration.
     """
     truth = np.concatenate([images.labels > 0 for _, images in tested])
     chosen = [run.calibration(checkpoint) for run, _ in tested]
-    ways = [("-", system, [images.probabilities for _, images in tested])]
+    shown = [(system, "-", [images.probabilities for _, images in tested])]
     if all(one is not None and one.temperature != 1 for one in chosen):
         calibrated = [
             np.asarray(one(images.probabilities)) for one, (_, images) in zip(chosen, tested) if one
         ]
-        ways.append(("--", f"{system}, calibrated", calibrated))
-    for style, label, found in ways:
-        probability = np.concatenate([one[:, 1] for one in found])
-        curve = reliability_curve(probability, truth)
-        panel.plot(*curve, style, color=color, label=label, marker="o", markersize=3)
-    panel.set_xlabel("predicted probability of class 1")
-    panel.set_ylabel("share of class 1")
+        shown.append((f"{system}, calibrated", "--", calibrated))
+    curves = []
+    for label, style, probabilities in shown:
+        of_class_1 = np.concatenate([one[:, 1] for one in probabilities])
+        points = metrics.reliability_curve(of_class_1, truth)
+        curves.append(Curve(label, *points, color, style, "o"))
+    return curves
 
 
 def _intensities(groups: Sequence[Group], path: pathlib.Path) -> None:
@@ -248,15 +247,16 @@ def _intensities(groups: Sequence[Group], path: pathlib.Path) -> None:
         histograms = {**group.runs[0].histograms, **histograms}
     if not histograms:  # of volumes there are none
         return
-    figure, (panel,) = _panels(1, width=6.0)
-    for index, (data_set, counts) in enumerate(histograms.items()):
-        share = counts.reshape(64, 4).sum(1) / counts.sum()
-        panel.plot(np.arange(64) * 4 + 2, share, color=_color(index), label=data_set)
+    figure, (panel,) = panels(1, width=6.0)
+    middles = np.arange(64) * 4 + 2
+    curves = [
+        Curve(data_set, middles, counts.reshape(64, 4).sum(1) / counts.sum(), color_of(index))
+        for index, (data_set, counts) in enumerate(histograms.items())
+    ]
+    x, y = INTENSITIES
     panel.set_yscale("log")  # black borders are many pixels of one intensity
-    panel.set_xlabel("intensity of a pixel")
-    panel.set_ylabel("share of pixels, in steps of 4")
-    panel.legend()
-    figure.savefig(path, dpi=110)
+    add_legend(panel, curves, draw_curves(panel, curves, x=x, y=y), size=None)
+    save(figure, path)
 
 
 def _learning_curves(groups: Sequence[Group], path: pathlib.Path) -> None:
@@ -268,47 +268,38 @@ def _learning_curves(groups: Sequence[Group], path: pathlib.Path) -> None:
         for name in line
         if name == "loss" or (line["split"] == "validation" and name.endswith(("/dice", "/auroc")))
     }
-    figure, panels = _panels(len(names), width=4.8)
-    for panel, (split, name) in zip(panels, sorted(names)):
-        for index, group in enumerate(groups):
-            if any(name in line for line in group.runs[0].history):
-                steps, values = _history(group, split, name)
-                panel.plot(steps, values, color=_color(index), label=group.system, linewidth=1)
-        panel.set_xlabel("step")
-        panel.set_title(f"{split}: {name}")
-        panel.grid(alpha=0.3)
-        panel.legend(fontsize=7)
-    figure.savefig(path, dpi=110)
+    figure, axes = panels(len(names), width=4.8)
+    for panel, (split, name) in zip(axes, sorted(names)):
+        curves = [
+            Curve(group.system, *history(group, split, name), color_of(index))
+            for index, group in enumerate(groups)
+            if any(name in line for line in group.runs[0].history)
+        ]
+        _draw_over_steps(panel, curves, f"{split}: {name}")
+    save(figure, path)
+
+
+def _draw_over_steps(panel: Axes, curves: Sequence[Curve], title: str) -> None:
+    handles = draw_curves(panel, curves, x="step", title=title, width=1)
+    panel.grid(alpha=0.3)
+    add_legend(panel, curves, handles)
 
 
 def _pseudo_labels(groups: Sequence[Group], path: pathlib.Path) -> None:
     """Share of weak views whose pseudo-label is accepted, and how many of those are right."""
-    using = {i: group for i, group in enumerate(groups) if "pseudo-labels" in group.runs[0].parts}
-    if not using:
+    accepted, right = [], []
+    for index, group in enumerate(groups):
+        if "pseudo-labels" in group.runs[0].parts:
+            steps, of_all = history(group, "train", "cls/accepted", smooth=10)
+            _, correct = history(group, "train", "cls/accepted_and_correct", smooth=10)
+            accepted.append(Curve(group.system, steps, of_all, color_of(index)))
+            share = correct / np.maximum(of_all, 1e-9)
+            right.append(Curve(group.system, steps, share, color_of(index)))
+    if not accepted:
         return
-    figure, panels = _panels(2, width=5.5)
+    figure, axes = panels(2, width=5.5)
     titles = ("share of pseudo-labels accepted", "share of the accepted that is right")
-    for index, group in using.items():
-        steps, accepted = _history(group, "train", "cls/accepted", smooth=10)
-        _, correct = _history(group, "train", "cls/accepted_and_correct", smooth=10)
-        for panel, values in zip(panels, (accepted, correct / np.maximum(accepted, 1e-9))):
-            panel.plot(steps, values, color=_color(index), label=group.system, linewidth=1)
-    for panel, title in zip(panels, titles):
+    for panel, title, curves in zip(axes, titles, (accepted, right)):
+        _draw_over_steps(panel, curves, title)
         panel.set_ylim(0, 1.02)
-        panel.set_xlabel("step")
-        panel.set_title(title)
-        panel.grid(alpha=0.3)
-        panel.legend(fontsize=7)
-    figure.savefig(path, dpi=110)
-
-
-def _history(group: Group, split: str, name: str, smooth: int = 1) -> tuple[np.ndarray, np.ndarray]:
-    """Steps that all seeds logged, and the mean of a metric there; `smooth` of them together."""
-    columns = [
-        {line["step"]: line[name] for line in run.history if line["split"] == split}
-        for run in group.runs
-    ]
-    steps = sorted(set.intersection(*map(set, columns)))
-    values = np.mean([[column[step] for step in steps] for column in columns], axis=0)
-    window = np.ones(min(smooth, len(steps))) / min(smooth, len(steps))
-    return np.convolve(steps, window, "valid"), np.convolve(values, window, "valid")
+    save(figure, path)

@@ -1,5 +1,6 @@
-"""What finished runs leave behind, read again."""
+"""What a run leaves behind: its files, written and read again in one place."""
 
+import contextlib
 import csv
 import dataclasses
 import functools
@@ -8,31 +9,22 @@ import pathlib
 import sys
 import zipfile
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from multimix_jax import atomic
 from multimix_jax.errors import UsageError
-from multimix_jax.evaluation import classification
+from multimix_jax.evaluation import metrics
 from multimix_jax.evaluation.calibration import Calibration
-from multimix_jax.names import Checkpoint
-from multimix_jax.runs import workdir
+from multimix_jax.evaluation.evaluate import EvalSet
+from multimix_jax.labels import LabelSpec
+from multimix_jax.names import Checkpoint, Head
+from multimix_jax.runs import picture_files, workdir
+from multimix_jax.runs.picture_files import Gallery, Picture
 
-# Fields that switch parts on and off.
-SWITCHES = {
-    "": ("ema_decay",),
-    "model": ("use_classifier", "use_decoder", "use_bridge", "bridge_gradient", "use_sdf"),
-    "objective": (
-        "pseudo_label_weight",
-        "kl_weight",
-        "mutual_weight",
-        "teacher_weight",
-        "pose",
-        "appearance",
-    ),
-}
+_DAMAGE = (EOFError, LookupError, OSError, TypeError, ValueError, zipfile.BadZipFile, zlib.error)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,27 +41,27 @@ class Images:
 
     @property
     def class_names(self) -> list[str]:
-        """In the order of the labels; none where nothing is said of classes."""
+        """In the order of the labels; [] where no classes are predicted."""
         prefix = "probability_"
         return [n.removeprefix(prefix) for n in self.columns if n.startswith(prefix)]
 
     @property
     def labels(self) -> np.ndarray:
         """int [n] of the images that have one; [n,K] of 0 and 1 of independent classes."""
-        return self._labels[self._labelled].astype(int)
+        return self._labels[self._labeled].astype(int)
 
     @property
     def probabilities(self) -> np.ndarray:
         """[n,K] of the images that have a label."""
         columns = [self.columns[f"probability_{name}"] for name in self.class_names]
-        return np.stack(columns, axis=1)[self._labelled]
+        return np.stack(columns, axis=1)[self._labeled]
 
     @property
     def correct(self) -> np.ndarray:
         """float [N], 1 where the class is right at .5, the share of independent classes that are,
         NaN without a label."""
         correct = np.full(len(self.ids), np.nan)
-        correct[self._labelled] = classification.share_right(self.probabilities, self.labels)
+        correct[self._labeled] = metrics.share_right(self.probabilities, self.labels)
         return correct
 
     @property
@@ -79,55 +71,8 @@ class Images:
         return np.stack([self.columns[f"label_{name}"] for name in self.class_names], axis=1)
 
     @property
-    def _labelled(self) -> np.ndarray:
+    def _labeled(self) -> np.ndarray:
         return ~np.isnan(self._labels).reshape(len(self.ids), -1).any(axis=1)
-
-
-@dataclasses.dataclass(frozen=True)
-class Example:
-    """Some images of a test set, or slices of volumes, and what a run found.
-
-    Attributes:
-      ids: n names; that of a slice goes on in a second line.
-      images: uint8 [n,H,W,C].
-      truths: bool [n,H,W,C'].
-      found: by checkpoint, predicted masks ('last'), those found in other ways ('last_sdf', ...)
-        and signed distance maps ('last_distance').
-    """
-
-    ids: Sequence[str]
-    images: np.ndarray
-    truths: np.ndarray
-    found: Mapping[str, np.ndarray]
-
-
-def by_way(summary: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """Metrics by the way to the mask: 'sdf/dice' is the 'dice' of 'sdf'; the first has no name."""
-    found: dict[str, dict[str, Any]] = {}
-    for name, entry in summary.items():
-        way, _, metric = name.rpartition("/")
-        found.setdefault(way, {})[metric] = entry
-    return found
-
-
-def image_of(id_: str) -> str:
-    """The image, or the volume, that an example shows."""
-    return id_.partition("\n")[0]
-
-
-@dataclasses.dataclass(frozen=True)
-class Gallery:
-    """Images of each test set, or slices of volumes, from the worst to the best.
-
-    Attributes:
-      checkpoint: of the weights that were used.
-      sets: by data set, arrays of n entries: `id`, see `Example`; `image` uint8 [n,H,W,1]; and
-        where there are any, `truth`, `mask` and masks found in other ways, such as `mask_sdf`,
-        bool [n,H,W,C'], and `saliency` uint8 [n,H,W,1].
-    """
-
-    checkpoint: str
-    sets: Mapping[str, Mapping[str, np.ndarray]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -160,20 +105,18 @@ class FinishedRun:
         return frozenset(self.results["run"]["parts"])
 
     @property
-    def class_names(self) -> list[str]:
-        """In the order of the probabilities; [] without a classifier."""
-        if "class_names" in self.results["run"]:
-            return self.results["run"]["class_names"]
-        # Of older runs, as far as the test images tell.
-        return next((i.class_names for i in self.images.values() if i.class_names), [])
-
-    @property
-    def mask_names(self) -> list[str]:
-        """Of the masks' channels; [] where they have none."""
-        if "mask_names" in self.results["run"]:
-            return self.results["run"]["mask_names"]
-        columns = dict.fromkeys(name for images in self.images.values() for name in images.columns)
-        return [name.removeprefix("dice_") for name in columns if name.startswith("dice_")]
+    def labels(self) -> LabelSpec:
+        """What its classes and masks mean."""
+        run = self.results["run"]
+        # Whether classes exclude each other stands beside what was chosen for them.
+        chosen = [run[which] for which in Checkpoint if which in run]
+        return LabelSpec.from_json(
+            {
+                "class_names": run["class_names"],
+                "multi_label": not all(one.get("exclusive", True) for one in chosen),
+                "mask_names": run["mask_names"],
+            }
+        )
 
     @functools.cached_property
     def history(self) -> list[dict[str, Any]]:
@@ -183,56 +126,49 @@ class FinishedRun:
 
     @functools.cached_property
     def histograms(self) -> dict[str, np.ndarray]:
-        """How many pixels of each test set have each intensity, int64 [256]."""
-        file = self._examples
-        names = [name.removesuffix("/histogram") for name in file if "/histogram" in name]
-        return {name: file[f"{name}/histogram"] for name in names}
+        """How many pixels of each test set have each intensity, int64 [256]; {} of volumes."""
+        suffix = "/histogram"
+        arrays = self._examples
+        return {k.removesuffix(suffix): arrays[k] for k in arrays if k.endswith(suffix)}
 
     @functools.cached_property
-    def examples(self) -> dict[str, Example]:
-        """Some images of each test set for which the system finds masks."""
-        file = self._examples
-        return {
-            name: Example(
-                ids=file[f"{name}/id"].tolist(),
-                images=file[f"{name}/image"],
-                truths=file[f"{name}/truth"],
-                found={
-                    key.removeprefix(f"{name}/"): file[key]
-                    for key in file
-                    if key.startswith((f"{name}/{Checkpoint.BEST}", f"{name}/{Checkpoint.LAST}"))
-                },
-            )
-            for name in (key.removesuffix("/truth") for key in file if "/truth" in key)
-        }
+    def examples(self) -> dict[tuple[str, str], list[Picture]]:
+        """Some pictures of each test set with masks, by (checkpoint, data set).
+
+        They show the same images for every system that predicts masks.
+        """
+        with self._damage(workdir.EXAMPLES):
+            sets = picture_files.from_arrays(self._examples)
+        split = {prefix: prefix.rpartition("/") for prefix in sets}
+        return {(which, name): sets[prefix] for prefix, (name, _, which) in split.items()}
 
     @functools.cached_property
-    def gallery(self) -> Gallery | None:
-        """What there is to look through; None of a run evaluated before this was kept."""
-        if not (self.path / workdir.GALLERY).exists():
-            return None
-        file = self._arrays(workdir.GALLERY)
-        sets: dict[str, dict[str, np.ndarray]] = {}
-        for key in file:
-            data_set, _, kind = key.rpartition("/")
-            if data_set:
-                sets.setdefault(data_set, {})[kind] = file[key]
-        return Gallery(str(file["checkpoint"]), sets)
+    def gallery(self) -> Gallery:
+        """What there is to look through."""
+        arrays = self._read_arrays(workdir.GALLERY)
+        with self._damage(workdir.GALLERY):
+            checkpoint = Checkpoint(str(arrays["checkpoint"]))
+            return Gallery(checkpoint, picture_files.from_arrays(arrays))
 
     @functools.cached_property
     def _examples(self) -> dict[str, np.ndarray]:
-        return self._arrays(workdir.EXAMPLES)
+        return self._read_arrays(workdir.EXAMPLES)
 
-    def _arrays(self, name: str) -> dict[str, np.ndarray]:
+    def _read_arrays(self, name: str) -> dict[str, np.ndarray]:
         path = self.path / name
         if not path.exists():
             raise UsageError(f"{path} is missing; evaluate that run again with --mode=eval")
+        with self._damage(name), path.open("rb") as opened, np.load(opened) as file:
+            return dict(file)
+
+    @contextlib.contextmanager
+    def _damage(self, name: str) -> Iterator[None]:
+        """Whatever fails in here is the fault of a file."""
         try:
-            with path.open("rb") as opened, np.load(opened) as file:
-                return dict(file)
-        except (EOFError, OSError, ValueError, zipfile.BadZipFile, zlib.error) as error:
+            yield
+        except _DAMAGE as error:
             raise UsageError(
-                f"{path} is damaged ({error}); evaluate that run again with --mode=eval"
+                f"{self.path / name} is damaged ({error}); evaluate that run again with --mode=eval"
             ) from error
 
     def calibration(self, checkpoint: str) -> Calibration | None:
@@ -244,12 +180,27 @@ class FinishedRun:
         return Calibration(
             1.0 if temperature is None else float(temperature),
             None if threshold is None else float(threshold),
-            multi_label=bool(chosen.get("multi_label", False)),
+            exclusive=not self.labels.multi_label,
         )
 
     def trained_on(self, data_set: str, task: str) -> bool:
-        """Whether a test set is of the hospital that a task, 'seg' or 'cls', was trained on."""
+        """Whether a test set is of the data set that a task, 'seg' or 'cls', was trained on."""
         return data_set == self.config[f"{task}_data"]
+
+
+def by_head(summary: Mapping[str, Any]) -> dict[Head, dict[str, Any]]:
+    """Metrics by the head whose mask they are of: 'sdf/dice' is the 'dice' of MASK_SDF.
+
+    What is of no mask stands with those of MASK.
+    """
+    heads = {head.short: head for head in Head if head.is_mask}
+    parts: dict[Head, dict[str, Any]] = {}
+    for name, entry in summary.items():
+        short, slash, metric = name.partition("/")
+        if not (slash and short in heads):
+            short, metric = "", name
+        parts.setdefault(heads[short], {})[metric] = entry
+    return parts
 
 
 def find_runs(paths: Sequence[str | pathlib.Path]) -> list[FinishedRun]:
@@ -258,19 +209,19 @@ def find_runs(paths: Sequence[str | pathlib.Path]) -> list[FinishedRun]:
     Raises:
       UsageError: a folder holds neither.
     """
-    found = []
+    runs = []
     for path in map(pathlib.Path, paths):
         below = sorted(file.parent for file in path.glob(f"*/{workdir.CONFIG}"))
         if (path / workdir.CONFIG).exists() or not below:
-            found.append(read_run(path))
+            runs.append(read_run(path))
             continue
         finished = [folder for folder in below if _is_finished(folder)]
         for folder in sorted(set(below) - set(finished)):
             print(f"{folder} is not finished: left out", file=sys.stderr)
-        found += map(read_run, finished)
-    if not found:
+        runs += map(read_run, finished)
+    if not runs:
         raise UsageError(f"{', '.join(map(str, paths))}: no run is finished yet")
-    return found
+    return runs
 
 
 def _is_finished(path: pathlib.Path) -> bool:
@@ -294,11 +245,9 @@ def read_run(path: pathlib.Path) -> FinishedRun:
         )
         images = _read_images(path / workdir.PER_IMAGE)
         run = FinishedRun(path, config, results, images)
-        names = *run.parts, *run.class_names, *run.mask_names
-        if not all(isinstance(name, str) for name in names):
-            raise ValueError("its parts, classes or masks have no names")
-        for which in (Checkpoint.BEST, Checkpoint.LAST):
-            run.calibration(which)
+        if not all(isinstance(name, str) for name in run.parts):
+            raise ValueError("its parts have no names")
+        _ = run.labels, *map(run.calibration, Checkpoint)  # which fail where they are damaged
         if workdir.finished(path, config["steps"]) is None:
             raise UsageError(f"{path} is not trained to its end; finish it with launch.py first")
     except OSError as error:
@@ -328,13 +277,37 @@ def _read_images(path: pathlib.Path) -> dict[tuple[str, str], Images]:
     return images
 
 
-def write_per_image(path: pathlib.Path, rows: Sequence[Mapping[str, Any]]) -> None:
-    """One line per image and checkpoint, whole or not at all."""
+def write_csv(path: pathlib.Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Rows as a table, whole or not at all; a column for every key, in the order they appear."""
     names = list(dict.fromkeys(name for row in rows for name in row))
     with (
-        atomic.replacing(path / workdir.PER_IMAGE) as temporary,
+        atomic.replacing(path) as temporary,
         temporary.open("w", newline="", encoding="utf-8") as file,
     ):
         writer = csv.DictWriter(file, names)
         writer.writeheader()
         writer.writerows(rows)
+
+
+def write_results(path: pathlib.Path, results: Mapping[str, Any]) -> None:
+    """Writes `results.json` into the folder of a run."""
+    atomic.write_json(path / workdir.RESULTS, results)
+
+
+def write_per_image(path: pathlib.Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Writes `per_image.csv` into the folder of a run: a line per image and checkpoint.
+
+    Args:
+      path: the folder.
+      rows: `checkpoint`, `data_set`, `id`, and the figures of the image.
+    """
+    write_csv(path / workdir.PER_IMAGE, rows)
+
+
+def histogram(eval_set: EvalSet) -> np.ndarray:
+    """How many pixels of a set of images have each intensity, int64 [256]."""
+    counts = np.zeros(256, np.int64)
+    for start in range(0, len(eval_set.ids), 100):
+        images = eval_set.images(np.arange(start, min(start + 100, len(eval_set.ids))))
+        counts += np.bincount(np.ravel(images), minlength=256)
+    return counts

@@ -131,6 +131,7 @@ def test_a_run_has_a_model_card(whole):
     fields = dict(line.split(": ", 1) for line in front.strip().splitlines())
     assert {"multimix", "image-segmentation"} < set(json.loads(fields["tags"]))
     results, ids = read(whole / "results.json"), read(whole / "ids.json")
+    text = re.sub(" +", " ", text)
     assert f"| train, seg/labeled | {len(ids['train']['seg/labeled'])} |" in text
     for name in TESTS:
         metric = "dice" if "seg" in name else "auroc"

@@ -8,15 +8,14 @@ import pytest
 from scipy import stats
 from sklearn.metrics import roc_auc_score
 
-from multimix_jax.commands import report
 from multimix_jax.errors import UsageError
-from multimix_jax.reporting import compare
+from multimix_jax.reporting import compare, groups, tables
 from multimix_jax.runs import record
 from tests.finished_runs import CHESTS, LABELS, LUNGS, STEPS, write_run
 
 
 def groups_of(folder):
-    return compare.group_runs(record.find_runs([folder]))
+    return groups.group_runs(record.find_runs([folder]))
 
 
 def column(path, checkpoint, data_set, name):
@@ -109,8 +108,8 @@ def test_against_one_system(tmp_path):
     (tmp_path / "longer").mkdir()
     write_run(tmp_path / "longer", "umtl", 0, steps=2 * STEPS)
     folders = [tmp_path, tmp_path / "more", tmp_path / "longer"]
-    groups = compare.group_runs(record.find_runs(folders))
-    rows = compare.compare(groups, "multimix")
+    grouped = groups.group_runs(record.find_runs(folders))
+    rows = compare.compare(grouped, "multimix")
     assert {(row["adds"], row["system"], row["cls_labels"], row["to"]) for row in rows} == {
         ("", "multimix", "100", "unet"),
         ("", "multimix", "100", "enc_ssl"),
@@ -118,9 +117,9 @@ def test_against_one_system(tmp_path):
     }
     assert only(rows, to="unet", metric="dice", checkpoint="last")["difference"] > 0.03
     assert only(rows, to="all/all", metric="dice", checkpoint="last")["difference"] < 0
-    assert "### Differences, last checkpoint" in report.markdown_of_comparisons(rows)
+    assert "### Differences, last checkpoint" in tables.comparisons(rows)
     with pytest.raises(UsageError, match="--against=best is none of the systems: enc_ssl, multi"):
-        compare.compare(groups, "best")
+        compare.compare(grouped, "best")
 
 
 def test_p_agrees_with_the_t_test(tmp_path):
@@ -168,7 +167,7 @@ def blank(path, id_, names):
     for row in rows:
         if row["id"] == id_:
             row.update(dict.fromkeys(names, ""))
-    report.write_per_image(file, rows)
+    record.write_per_image(path, rows)
 
 
 def test_images_without_a_mask_or_a_label_do_not_count(tmp_path):
@@ -177,14 +176,16 @@ def test_images_without_a_mask_or_a_label_do_not_count(tmp_path):
             path = write_run(tmp_path, method, seed, draw=seed + len(method))
             blank(path, "l3", ["dice"])
             blank(path, "c5", ["label", "probability_well", "probability_ill"])
-    groups = groups_of(tmp_path)
-    found = {row["metric"]: row for row in compare.compare(groups) if row["checkpoint"] == "last"}
-    assert {name: row["n"] for name, row in found.items()} == {
+    grouped = groups_of(tmp_path)
+    by_metric = {
+        row["metric"]: row for row in compare.compare(grouped) if row["checkpoint"] == "last"
+    }
+    assert {name: row["n"] for name, row in by_metric.items()} == {
         **{"dice": LUNGS - 1, "accuracy": CHESTS - 1, "auroc": CHESTS - 1},
     }
-    values = [row["difference"] for row in found.values()]
-    assert np.isfinite([*values, *found["dice"]["ci95"], found["dice"]["p"]]).all()
-    assert np.isfinite([row["mean"] for row in compare.summarize(groups)]).all()
+    values = [row["difference"] for row in by_metric.values()]
+    assert np.isfinite([*values, *by_metric["dice"]["ci95"], by_metric["dice"]["p"]]).all()
+    assert np.isfinite([row["mean"] for row in compare.summarize(grouped)]).all()
 
 
 def test_one_class_has_no_auroc_to_compare(tmp_path):
@@ -201,8 +202,8 @@ def test_systems_are_compared_where_one_part_differs(tmp_path):
     for method in ("unet", "enc", "umtl", "umtl_s", "umtl_ssl", "multimix"):
         write_run(tmp_path, method, 0)
     rows = compare.compare(groups_of(tmp_path))
-    found = {(row["adds"], row["system"], row["to"], row["metric"]) for row in rows}
-    assert found == {
+    pairs = {(row["adds"], row["system"], row["to"], row["metric"]) for row in rows}
+    assert pairs == {
         ("classifier", "umtl", "unet", "dice"),
         ("decoder", "umtl", "enc", "accuracy"),
         ("decoder", "umtl", "enc", "auroc"),
@@ -256,9 +257,9 @@ def test_runs_begun_before_a_field_was_there_are_taken_together(tmp_path):
     config = json.loads((path / "config.json").read_text())
     assert config["objective"].pop("exclusive")
     (path / "config.json").write_text(json.dumps(config))
-    groups = groups_of(tmp_path)
-    assert [len(group.runs) for group in groups] == [2, 1]
-    assert compare.comparable(*groups)
+    grouped = groups_of(tmp_path)
+    assert [len(group.runs) for group in grouped] == [2, 1]
+    assert groups.comparable(*grouped)
     write_run(tmp_path, "umtl", 2, fit="pad")
     with pytest.raises(UsageError, match="umtl_0 and .*umtl_2 are both .* differ in fit"):
         groups_of(tmp_path)
@@ -275,19 +276,19 @@ def test_runs_on_other_own_files_are_not_averaged(tmp_path):
 
 
 def test_systems_are_compared_on_the_same_own_files_as_far_as_they_have_them(tmp_path):
-    held = {"own_files.images": "abc", "own_files.masks": "def"}
-    write_run(tmp_path, "unet", 0, **held)
-    write_run(tmp_path, "umtl", 0, **held, **{"own_files.labels": "ghi"})
-    assert compare.comparable(*groups_of(tmp_path))
-    write_run(tmp_path, "enc", 0, **held | {"own_files.masks": "other"})
-    groups = {group.system: group for group in groups_of(tmp_path)}
-    assert not compare.comparable(groups["enc"], groups["umtl"])
+    files = {"own_files.images": "abc", "own_files.masks": "def"}
+    write_run(tmp_path, "unet", 0, **files)
+    write_run(tmp_path, "umtl", 0, **files, **{"own_files.labels": "ghi"})
+    assert groups.comparable(*groups_of(tmp_path))
+    write_run(tmp_path, "enc", 0, **files | {"own_files.masks": "other"})
+    systems = {group.system: group for group in groups_of(tmp_path)}
+    assert not groups.comparable(systems["enc"], systems["umtl"])
 
 
 def test_the_same_run_twice(tmp_path):
     path = write_run(tmp_path, "umtl", 0)
     with pytest.raises(UsageError, match="differ in nothing"):
-        compare.group_runs(record.find_runs([path, path]))
+        groups.group_runs(record.find_runs([path, path]))
 
 
 def test_other_test_images_are_refused(tmp_path):

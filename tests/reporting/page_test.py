@@ -1,6 +1,8 @@
 """Tests of the page of a run, also in a browser where there is one."""
 
+import dataclasses
 import html.parser
+import json
 import shutil
 import sys
 
@@ -11,6 +13,7 @@ from multimix_jax.commands import report
 from multimix_jax.errors import UsageError
 from multimix_jax.reporting import page
 from multimix_jax.runs import record
+from multimix_jax.runs.picture_files import Gallery, write_gallery
 from tests.finished_runs import write_run
 
 BROWSER = next(
@@ -24,17 +27,17 @@ class Elements(html.parser.HTMLParser):
 
     def __init__(self, text):
         super().__init__()
-        self.found, self.text = [], []
+        self.tags, self.text = [], []
         self.feed(text)
 
     def handle_starttag(self, tag, attrs):
-        self.found.append((tag, dict(attrs)))
+        self.tags.append((tag, dict(attrs)))
 
     def handle_data(self, data):
         self.text.append(data)
 
     def all(self, tag):
-        return [attributes for name, attributes in self.found if name == tag]
+        return [attributes for name, attributes in self.tags if name == tag]
 
 
 def write_page(run):
@@ -53,7 +56,7 @@ def test_it_needs_nothing_but_itself(written):
     policy = next(a["content"] for a in elements.all("meta") if "http-equiv" in a)
     assert policy.startswith("default-src 'none'")
     sources = [
-        value for _, a in elements.found for key, value in a.items() if key in ("src", "srcset")
+        value for _, a in elements.tags for key, value in a.items() if key in ("src", "srcset")
     ]
     assert len(sources) == 2 * 3 + 3 * 2  # image, truth, prediction; image, saliency
     assert all(source.startswith("data:image/webp;base64,") for source in sources)
@@ -71,7 +74,7 @@ def test_what_it_tells(written):
     for name in ("optimizer.name", "accepted, of all", "chex: ROC", "training: loss"):
         assert name in text, name
     anchors = [a["href"][1:] for a in elements.all("a")]
-    assert set(anchors) <= {a["id"] for _, a in elements.found if "id" in a}
+    assert set(anchors) <= {a["id"] for _, a in elements.tags if "id" in a}
 
 
 @pytest.mark.parametrize(("system", "missing"), [("unet", "ROC"), ("enc", "Dice")])
@@ -81,25 +84,49 @@ def test_one_task_alone(tmp_path, system, missing):
 
 
 def test_names_do_not_become_markup(tmp_path):
-    run = write_run(tmp_path, "unet", 0)
-    evil = "<img src=x onerror=alert(1)>&amp;</script>"
-    for name in ("per_image.csv", "config.json"):
-        text = (run / name).read_text()
-        (run / name).write_text(text.replace("l0,", f"{evil},").replace('"float32"', f'"{evil}"'))
-    with np.load(run / "gallery.npz") as file:
-        arrays = dict(file)
-    arrays["jsrt/id"] = np.array([evil, "l5"])
-    np.savez(run / "gallery.npz", **arrays)
+    """Ids, names of classes, values of the config: in texts, attributes and charts."""
+    run = write_run(tmp_path, "multimix", 0)
+    evil = """x"'><img src=x onerror=alert(1)>&amp;</script></svg>{{ 7 * 7 }}"""
+    table = (run / "per_image.csv").read_text()
+    table = table.replace("l0,", f"{evil},").replace("probability_ill", f"probability_{evil}")
+    (run / "per_image.csv").write_text(table)
+    config = json.loads((run / "config.json").read_text())
+    (run / "config.json").write_text(json.dumps(config | {"dtype": evil, "system": evil}))
+    gallery = record.read_run(run).gallery
+    lungs = [dataclasses.replace(gallery.sets["jsrt"][0], id=evil), gallery.sets["jsrt"][1]]
+    write_gallery(run, Gallery(gallery.checkpoint, {**gallery.sets, "jsrt": lungs}))
     elements = Elements(write_page(run).read_text())
-    assert evil in elements.text
-    assert len(elements.all("img")) == 6
-    assert not [a for _, a in elements.found if "onerror" in a]
+    assert elements.text.count(evil) >= 2  # the title of a card, and a field of the config
+    assert {f"best, {evil}", f"probability of {evil}"} <= set(elements.text)
+    assert f"image of {evil}" in [a["alt"] for a in elements.all("img")]
+    assert any(evil in a["aria-label"] for a in elements.all("svg") if "aria-label" in a)
+    assert len(elements.all("img")) == 2 * 3 + 3 * 2 and len(elements.all("script")) == 1
+    assert not [a for _, a in elements.tags if "onerror" in a]
+
+
+def test_charts_are_read_out_and_fetch_nothing(written):
+    text = written.read_text(encoding="utf-8")
+    elements = Elements(text)
+    charts = [a for a in elements.all("svg") if "aria-hidden" not in a]
+    assert len(charts) == 2 + 2 + 1 and {a["role"] for a in charts} == {"img"}
+    assert any(a["aria-label"].startswith("training: loss: loss from 1 to ") for a in charts)
+    assert len({a["aria-label"] for a in charts}) == len(charts)
+    links = [v for _, a in elements.tags for k, v in a.items() if k.endswith("href")]
+    assert all(link.startswith("#") for link in links)
+    ids = [a["id"] for _, a in elements.tags if "id" in a]
+    assert len(ids) == len(set(ids))
+
+
+def test_the_page_is_the_same_every_time(written):
+    first = written.read_bytes()
+    assert write_page(written.parent).read_bytes() == first
 
 
 def test_a_run_without_pictures_says_how_to_get_them(tmp_path):
     run = write_run(tmp_path, "unet", 0)
     (run / "gallery.npz").unlink()
-    assert f"--workdir={run} --mode=eval" in " ".join(Elements(write_page(run).read_text()).text)
+    with pytest.raises(UsageError, match="gallery.npz is missing; evaluate .* with --mode=eval"):
+        write_page(run)
 
 
 def test_pictures_that_are_damaged_or_of_another_run(tmp_path):

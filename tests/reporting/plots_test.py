@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from multimix_jax.reporting import compare, plots
+from multimix_jax.reporting import charts, groups, plots
 from multimix_jax.runs import record
 from tests.finished_runs import write_run
 
@@ -21,7 +21,7 @@ def drawn(tmp_path_factory):
         for seed in (0, 1):
             write_run(runs, method, seed)
     folder = tmp_path_factory.mktemp("out") / "figures"
-    plots.draw_all(compare.group_runs(record.find_runs([runs])), folder)
+    plots.draw_all(groups.group_runs(record.find_runs([runs])), folder)
     return folder
 
 
@@ -48,7 +48,7 @@ def test_colours_of_the_lines(drawn):
     with Image.open(drawn / "pseudo_labels_32_100_10.png") as image:
         pixels = np.asarray(image.convert("RGB")).reshape(-1, 3)
     shown = [
-        (np.abs(pixels - np.array(plots._color(index)[:3]) * 255) < 25).all(axis=1).any()
+        (np.abs(pixels - np.array(charts.color_of(index)[:3]) * 255) < 25).all(axis=1).any()
         for index in range(4)
     ]
     assert shown == [False, True, False, True]
@@ -64,35 +64,35 @@ def test_fewer_sets_and_fewer_lines(tmp_path):
         (path / "metrics.jsonl").write_text("".join(kept))
         arrays = dict(np.load(path / "examples.npz"))
         np.savez(path / "examples.npz", **{k: v for k, v in arrays.items() if "truth" not in k})
-    groups = compare.group_runs(record.find_runs([tmp_path]))
-    plots.draw_all(groups, tmp_path / "out")
-    umtl = groups[-1]
-    steps, values = plots._history(umtl, "train", "loss", smooth=10)
+    grouped = groups.group_runs(record.find_runs([tmp_path]))
+    plots.draw_all(grouped, tmp_path / "out")
+    umtl = grouped[-1]
+    steps, values = plots.history(umtl, "train", "loss", smooth=10)
     np.testing.assert_allclose((steps, values), ([30], [np.mean([1 / 20, 1 / 40])]))
 
 
 def test_one_task_alone(tmp_path):
     write_run(tmp_path, "enc", 0)
-    plots.draw_all(compare.group_runs(record.find_runs([tmp_path])), tmp_path / "out")
+    plots.draw_all(groups.group_runs(record.find_runs([tmp_path])), tmp_path / "out")
     assert "roc_32_100_last.png" in {path.name for path in (tmp_path / "out").iterdir()}
 
 
-@pytest.mark.parametrize("together", [compare.comparable, compare.alike])
+@pytest.mark.parametrize("together", [groups.comparable, groups.alike])
 def test_systems_that_differ_in_more_than_parts(tmp_path, together):
     """Are drawn apart, or together where all of a budget are asked for."""
     write_run(tmp_path, "umtl", 0)
     write_run(tmp_path, "multimix", 0, learning_rate=0.5)
-    groups = compare.group_runs(record.find_runs([tmp_path]))
-    plots.draw_all(groups, tmp_path / "out", together)
+    grouped = groups.group_runs(record.find_runs([tmp_path]))
+    plots.draw_all(grouped, tmp_path / "out", together)
     other = (tmp_path / "out" / "dice_32_100_10_other_last.png").exists()
-    assert other == (together is compare.comparable)
+    assert other == (together is groups.comparable)
 
 
 def test_budgets_have_figures_of_their_own(tmp_path):
     write_run(tmp_path, "umtl", 0)
     write_run(tmp_path, "umtl", 1, seg_labels="all", cls_labels="all")
     write_run(tmp_path, "unet", 0)
-    found = compare.group_runs(record.find_runs([tmp_path]))
-    by_budget = plots._budgets(found, compare.comparable)
+    grouped = groups.group_runs(record.find_runs([tmp_path]))
+    by_budget = plots.by_budget(grouped, groups.comparable)
     names = {name: [g.system for g in groups] for name, groups in by_budget.items()}
     assert names == {"32_100_10": ["unet", "umtl"], "32_all_all": ["umtl"]}

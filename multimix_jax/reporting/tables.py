@@ -1,0 +1,319 @@
+"""Results as tables: rows are gathered here, and `tabulate` writes them."""
+
+import dataclasses
+import fnmatch
+import math
+import pathlib
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+import tabulate
+
+from multimix_jax.names import BASELINE, Checkpoint, Head
+from multimix_jax.reporting import published
+from multimix_jax.runs import record
+
+Results = Mapping[str, Mapping[str, Mapping[str, Mapping[str, Any]]]]
+Row = Mapping[str, Any]
+
+# Columns of the table of one run, * for any name; results.json has all metrics.
+SEGMENTATION = ("dice", "ssim", "hd", "assd")
+CLASSIFICATION = ("accuracy", "auroc", "f1_*", "ece")
+OVERVIEW = ("dice", "accuracy", "auroc")
+# The published table's columns: (in-domain, metric, title).
+LATEX_COLUMNS = (
+    (True, "accuracy", "Acc"),
+    (True, "f1_normal", "F1-N"),
+    (True, "f1_pneumonia", "F1-P"),
+    (True, "dice", "Dice"),
+    (True, "ssim", "SSIM"),
+    (True, "ahd", "HD"),
+    (True, "jaccard", "Jaccard"),
+    (True, "precision", "P"),
+    (True, "recall", "R"),
+    (False, "accuracy", "Acc"),
+    (False, "dice", "Dice"),
+    (False, "ssim", "SSIM"),
+    (False, "ahd", "HD"),
+)
+_SYSTEM = ("system", "size", "steps", "cls_labels", "seg_labels")  # what a line stands for
+_SYSTEM_TITLES = ("system", "size", "steps", "labels/masks", "seeds")
+
+
+@dataclasses.dataclass(frozen=True)
+class Table:
+    """Cells of text under the titles of their columns."""
+
+    columns: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    title: str = ""
+
+    def text(self) -> str:
+        """Columns apart by two spaces, for a terminal."""
+        # Titles are a row like others, since `tabulate` would leave more space beside headers.
+        rows = [self.columns, *self.rows]
+        return tabulate.tabulate(rows, tablefmt="plain", disable_numparse=True)
+
+    def markdown(self) -> str:
+        """With the title as a heading, if there is one."""
+        heading = f"### {self.title}\n\n" if self.title else ""
+        return heading + self._written("github", ["left"] * len(self.columns))
+
+    def latex(self, groups: str) -> str:
+        """A `tabular` of cells that are LaTeX already; `groups` stands above the titles."""
+        alignment = ["left", "left", *["center"] * (len(self.columns) - 2)]
+        first, rule, *rest = self._written("latex_raw", alignment).splitlines()
+        return "\n".join([first, rule, groups, *rest]) + "\n"
+
+    def _written(self, style: str, alignment: Sequence[str]) -> str:
+        return tabulate.tabulate(
+            self.rows,
+            headers=self.columns,
+            tablefmt=style,
+            colalign=alignment if self.rows else None,
+            disable_numparse=True,
+        )
+
+
+def estimate(entry: Mapping[str, Any] | None) -> tuple[str, str] | None:
+    """A mean and its 95 % interval as text; None where it is not defined."""
+    if entry is None or math.isnan(entry["mean"]):
+        return None
+    low, high = entry["ci95"]
+    return f"{entry['mean']:.3f}", f"[{low:.3f}, {high:.3f}]"
+
+
+def summaries(results: Results) -> list[tuple[str, str, Head, dict[str, Any]]]:
+    """(checkpoint or BASELINE, data set, head, metrics), in the order in which they are shown.
+
+    Args:
+      results: of one run, as in `results.json`.
+    """
+    return [
+        (checkpoint, data_set, head, part)
+        for checkpoint in (*Checkpoint, BASELINE)
+        for data_set, summary in results.get(checkpoint, {}).items()
+        for head, part in record.by_head(summary).items()
+    ]
+
+
+def with_head(text: str, head: Head) -> str:
+    """'last, sdf', and 'last' for the first head."""
+    return f"{text}, {head.short}" if head.short else text
+
+
+def of_run(results: Results) -> str:
+    """The main metrics of every checkpoint and data set, for a terminal."""
+    text = ""
+    for title, patterns in (("Segmentation", SEGMENTATION), ("Classification", CLASSIFICATION)):
+        leading = patterns[0]
+        rows = [row for row in summaries(results) if leading in row[-1]]
+        if not rows:
+            continue
+        names = dict.fromkeys(name for *_, summary in rows for name in summary)
+        shown = [name for pattern in patterns for name in fnmatch.filter(names, pattern)]
+        cells = [
+            [
+                *(with_head(checkpoint, head), data_set, str(summary[leading]["n"])),
+                *(" ".join(estimate(summary.get(name)) or "-") for name in shown),
+            ]
+            for checkpoint, data_set, head, summary in rows
+        ]
+        text += Table([title, "data set", "n", *shown], cells).text() + "\n\n"
+    return text[:-1]
+
+
+def by_data_set(rows: Sequence[Row]) -> str:
+    """Markdown: a table for each checkpoint and data set, systems down, metrics across.
+
+    Args:
+      rows: of `compare.summarize`.
+    """
+    rows = [_of_head(row) for row in rows]
+    tables = []
+    for checkpoint in Checkpoint:
+        for data_set in dict.fromkeys(r["data_set"] for r in rows if r["checkpoint"] == checkpoint):
+            here = [
+                row
+                for at in (BASELINE, checkpoint)
+                for row in rows
+                if (row["checkpoint"], row["data_set"]) == (at, data_set)
+            ]
+            last, columns = here[-1], dict.fromkeys((data_set, row["metric"]) for row in here)
+            metrics = [metric for _, metric in columns]
+            lines = []
+            for system, line in _lines(here, columns, _with_interval).items():
+                lines += [line, *_published(system, data_set, metrics)]
+            place = domain(last["in_domain"])
+            title = f"{data_set}, {checkpoint} checkpoint ({last['n']} images, {place})"
+            tables.append(Table([*_SYSTEM_TITLES, *metrics], lines, title).markdown())
+    if any("*published*" in table for table in tables):
+        notes = [f"* {note}" for note in published.NOTES]
+        tables.append("\n".join(["How to read the published rows:", "", *notes]))
+    return _joined(tables)
+
+
+def overview(rows: Sequence[Row]) -> str:
+    """Markdown: a table for each checkpoint, systems down, main metrics of every set across.
+
+    Args:
+      rows: of `compare.summarize`.
+    """
+    rows = [row for row in map(_of_head, rows) if row["metric"] in OVERVIEW]
+    tables = []
+    for checkpoint in Checkpoint:
+        here = [row for row in rows if row["checkpoint"] in (BASELINE, checkpoint)]
+        if not any(row["checkpoint"] == checkpoint for row in here):
+            continue
+        in_domain = {(row["data_set"], row["metric"]): row["in_domain"] for row in here}
+        columns = [
+            (data_set, metric)
+            for (data_set, metric), _ in sorted(
+                in_domain.items(),
+                key=lambda item: (item[0][1] != OVERVIEW[0], not item[1], item[0][0]),
+            )
+        ]
+        titles = [*_SYSTEM_TITLES, *(f"{data_set} {metric}" for data_set, metric in columns)]
+        lines = list(_lines(here, columns, _with_spread).values())
+        tables.append(Table(titles, lines, f"Overview, {checkpoint} checkpoint").markdown())
+    return _joined(tables)
+
+
+def comparisons(rows: Sequence[Row]) -> str:
+    """Markdown: what each part adds, or has over another, by systems, data set and metric.
+
+    Args:
+      rows: of `compare.compare`.
+    """
+    tables = []
+    for checkpoint in Checkpoint:
+        here = [row for row in rows if row["checkpoint"] == checkpoint]
+        if not here:
+            continue
+        lines = []
+        for row in here:
+            low, high = row["ci95"]
+            lines.append(
+                [
+                    *(row["adds"], row["system"], row["to"], str(row["size"]), str(row["steps"])),
+                    _budget(row["cls_labels"], row["seg_labels"]),
+                    *(row["data_set"], row["metric"]),
+                    f"{row['difference']:+.4f} [{low:+.4f}, {high:+.4f}]",
+                    ", ".join(f"{value:+.4f}" for value in row["by_seed"].values()),
+                    *("" if row[name] is None else f"{row[name]:.4f}" for name in ("p", "p_holm")),
+                ]
+            )
+        columns = ["adds", "system", "to", "size", "steps", "labels/masks", "data set", "metric"]
+        columns += ["difference", "by seed", "p", "p (Holm)"]
+        title = "What each part adds"
+        if not here[0]["adds"]:  # systems that differ in more than a part
+            title, columns, lines = "Differences", columns[1:], [line[1:] for line in lines]
+        tables.append(Table(columns, lines, f"{title}, {checkpoint} checkpoint").markdown())
+    return _joined(tables)
+
+
+def latex(rows: Sequence[Row], checkpoint: str) -> str:
+    """The published table's shape: in-domain, then the first external test set of each task.
+
+    Args:
+      rows: of `compare.summarize`.
+      checkpoint: one of Checkpoint.
+    """
+    here = [row for row in rows if row["checkpoint"] in (checkpoint, BASELINE)]
+    sets: dict[tuple[bool, str], str] = {}
+    for row in here:
+        if row["checkpoint"] == checkpoint:
+            sets.setdefault((row["in_domain"], row["metric"]), row["data_set"])
+    columns = [column for column in LATEX_COLUMNS if column[:2] in sets]
+    groups = ""
+    for in_domain, title in ((True, "in-domain"), (False, "cross-domain")):
+        count = sum(column[0] == in_domain for column in columns)
+        if count:
+            groups += f" & \\multicolumn{{{count}}}{{c}}{{{title}}}"
+    sign = r" {\pm} "
+    several = len({(row["size"], row["steps"]) for row in here}) > 1
+    lines = []
+    for (system, size, steps, labels, masks), cells in _by_system(here).items():
+        name = system.replace("_", r"\_") + (f" ({size}, {steps} steps)" if several else "")
+        line = [name, _budget(labels, masks).replace("–", "--")]
+        for in_domain, metric, _ in columns:
+            key = sets[in_domain, metric], metric
+            line.append(f"${_with_spread(cells[key], sign)}$" if key in cells else "")
+        lines.append(line)
+    titles = ["System", "Labels", *(title for *_, title in columns)]
+    return Table(titles, lines).latex(f" & {groups} \\\\")
+
+
+def write_csv(path: pathlib.Path, rows: Sequence[Row]) -> None:
+    """The rows as a table, lists with semicolons, whole or not at all."""
+    flat = [
+        {k: ";".join(map(str, v)) if isinstance(v, list | tuple) else v for k, v in row.items()}
+        for row in rows
+    ]
+    record.write_csv(path, flat)
+
+
+def domain(in_domain: bool) -> str:
+    """What a test set is to the systems that are tested on it."""
+    return "internal test set" if in_domain else "external test set"
+
+
+def _joined(tables: Iterable[str]) -> str:
+    return "".join(f"{table}\n\n" for table in tables)[:-1]
+
+
+def _of_head(row: Row) -> Row:
+    """The row, with another head than the first beside the system: it has a line of its own."""
+    ((head, named),) = record.by_head({row["metric"]: None}).items()
+    system = f"{row['system']} ({head.short})" if head.short else row["system"]
+    return {**row, "system": system, "metric": next(iter(named))}
+
+
+def _by_system(rows: Sequence[Row]) -> dict[tuple[Any, ...], dict[tuple[str, str], Row]]:
+    """Rows by (data set, metric), for each (system, size, steps, labels, masks)."""
+    systems: dict[tuple[Any, ...], dict[tuple[str, str], Row]] = {}
+    for row in rows:
+        cells = systems.setdefault(tuple(row[name] for name in _SYSTEM), {})
+        cells[row["data_set"], row["metric"]] = row
+    return systems
+
+
+def _lines(
+    rows: Sequence[Row], columns: Iterable[tuple[str, str]], text: Callable[[Row], str]
+) -> dict[tuple[Any, ...], list[str]]:
+    """By system, the cells under _SYSTEM_TITLES and those of each (data set, metric)."""
+    lines = {}
+    for system, cells in _by_system(rows).items():
+        name, size, steps, labels, masks = system
+        seeds = ", ".join(map(str, next(iter(cells.values()))["seeds"]))
+        shown = [text(cells[key]) if key in cells else "" for key in columns]
+        lines[system] = [name, str(size), str(steps), _budget(labels, masks), seeds, *shown]
+    return lines
+
+
+def _published(system: tuple[Any, ...], data_set: str, metrics: Sequence[str]) -> list[list[str]]:
+    """The line of the published figures of a system, if there are any."""
+    name, _, _, labels, masks = system
+    known = published.find(name, labels, masks, data_set)
+    if not set(known) & set(metrics):
+        return []
+    shown = [f"*{known[metric]:.3f}*" if metric in known else "" for metric in metrics]
+    if "jaccard" in known and "dice" in metrics:
+        by_jaccard = published.dice_by_jaccard(known["jaccard"])
+        shown[metrics.index("dice")] += f" *({by_jaccard:.3f})*"
+    return [["*published*", "*256*", "", _budget(labels, masks), "", *shown]]
+
+
+def _budget(cls_labels: str | None, seg_labels: str | None) -> str:
+    """'100/10' for class labels and masks, a dash for a task that the system lacks."""
+    return f"{cls_labels or '–'}/{seg_labels or '–'}"
+
+
+def _with_interval(row: Row) -> str:
+    low, high = row["ci95"]
+    return f"{_with_spread(row)} [{low:.3f}, {high:.3f}]"
+
+
+def _with_spread(row: Row, sign: str = " ± ") -> str:
+    spread = "" if row["std"] is None else f"{sign}{row['std']:.3f}"
+    return f"{row['mean']:.3f}{spread}"

@@ -1,0 +1,163 @@
+"""Tests of multimix_jax.reporting.tables and published."""
+
+import pathlib
+import re
+
+import pytest
+
+from multimix_jax.names import Head
+from multimix_jax.reporting import compare, groups, published, tables
+from multimix_jax.runs import record
+from tests.finished_runs import write_run
+
+ROOT = pathlib.Path(record.__file__).parents[2]
+
+
+def entry(mean, n=40):
+    return {"mean": mean, "std": 0.05, "ci95": [mean - 0.1, mean + 0.1], "n": n}
+
+
+RESULTS = {
+    "best": {
+        "lungs": {"dice": entry(0.9), "hd": entry(12.5), "assd_mm": entry(1)},
+        "chests": {"accuracy": entry(0.8, 120), "auroc": entry(0.85, 120)},
+    },
+    "last": {"lungs": {"dice": entry(0.875), "hd": entry(130.25)}},
+    "run": {
+        "best": {"step": 50, "threshold": 0.4},
+        "last": {"step": 60, "threshold": 0.5},
+        "steps": 60,
+        "seconds": 12.6,
+    },
+}
+
+
+def test_table():
+    segmentation, classification = tables.of_run(RESULTS).split("\n\n")
+    title, best, last = segmentation.splitlines()
+    assert title.split() == ["Segmentation", "data", "set", "n", "dice", "hd"]
+    assert best.split() == "best lungs 40 0.900 [0.800, 1.000] 12.500 [12.400, 12.600]".split()
+    assert last.split() == "last lungs 40 0.875 [0.775, 0.975] 130.250 [130.150, 130.350]".split()
+    assert title.index("hd") == best.index("12.500") == last.index("130.250")
+    title, best = classification.splitlines()
+    assert title.split() == ["Classification", "data", "set", "n", "accuracy", "auroc"]
+    assert best.split() == "best chests 120 0.800 [0.700, 0.900] 0.850 [0.750, 0.950]".split()
+
+
+def read_cells(text):
+    """Results as `{checkpoint: {data set: {metric: entry}}}` from a printed table."""
+    results = {}
+    for table in text.split("\n\n"):
+        (_, _, _, *names), *lines = [re.split(r"  +", line) for line in table.splitlines()]
+        for checkpoint, data_set, n, *cells in lines:
+            entries = [[float(number) for number in re.findall(r"[\d.]+", c)] for c in cells]
+            results.setdefault(checkpoint, {})[data_set] = {
+                name: {"mean": mean, "ci95": [low, high], "n": int(n)}
+                for name, (mean, low, high) in zip(names, entries, strict=True)
+            }
+    return results
+
+
+def test_the_table_of_the_readme():
+    """Character for character, from the numbers that stand there."""
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    printed = text[text.index("Segmentation  data set") :].partition("```")[0]
+    assert tables.of_run(read_cells(printed.strip())) == printed
+
+
+def test_each_head_has_a_line():
+    results = {"best": {"hearts": {"dice": entry(0.8), "sdf/dice": entry(0.7)}}}
+    _, first, second = tables.of_run(results).splitlines()
+    assert first.startswith("best  ") and "0.800 [" in first
+    assert second.startswith("best, sdf  ") and "0.700 [" in second
+
+
+def test_the_name_of_a_class_may_hold_a_slash():
+    summary = {"accuracy": 1, "f1_pleural/other": 2, "average/dice": 3}
+    assert record.by_head(summary) == {
+        Head.MASK: {"accuracy": 1, "f1_pleural/other": 2},
+        Head.MASK_AVERAGE: {"dice": 3},
+    }
+
+
+def test_table_of_one_task():
+    results = {"best": {"lungs": RESULTS["best"]["lungs"]}, "last": {}}
+    assert "Classification" not in tables.of_run(results)
+    assert tables.of_run({"best": {}, "last": {}}) == ""
+
+
+def test_a_set_without_the_metric_of_another_has_a_dash():
+    results = {
+        "best": {"a": {"accuracy": entry(0.5), "auroc": entry(0.6)}, "b": {"accuracy": entry(1)}}
+    }
+    assert tables.of_run(results).splitlines()[2].split()[-1] == "-"
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("runs")
+    for method in ("unet", "umtl", "umtl_s"):
+        for seed in (0, 1):
+            write_run(folder, method, seed)
+    return folder
+
+
+def test_overview(runs):
+    """A line for each system and budget, a column for each set and metric, those of masks first."""
+    rows = compare.summarize(groups.group_runs(record.find_runs([runs])))
+    text = tables.overview(rows)
+    _, best, last = text.split("### Overview, ")
+    assert best.startswith("best checkpoint") and last.startswith("last checkpoint")
+    header, _, *lines = [" ".join(line.split()) for line in last.strip().splitlines()[2:]]
+    assert "| seeds | jsrt dice | chex accuracy | chex auroc |" in header
+    (umtl,) = [line for line in lines if line.startswith("| umtl | 32 ")]
+    (row,) = [
+        row
+        for row in rows
+        if (row["system"], row["checkpoint"], row["metric"]) == ("umtl", "last", "dice")
+    ]
+    assert f"| {row['mean']:.3f} ± {row['std']:.3f} |" in umtl
+    assert any(line.startswith("| baseline | 32 ") for line in lines)
+
+
+def test_latex(runs):
+    rows = compare.summarize(groups.group_runs(record.find_runs([runs])))
+    lines = [" ".join(line.split()) for line in tables.latex(rows, "last").splitlines()]
+    assert lines[0] == r"\begin{tabular}{llcc}"
+    assert lines[3] == r"System & Labels & Acc & Dice \\"
+    (umtl,) = [line for line in lines if line.startswith(r"umtl\_s & 100/10 & $")]
+    assert re.fullmatch(r".*\$0\.\d{3} \{\\pm\} 0\.\d{3}\$ & \$0\.\d{3}.*\$ \\\\", umtl)
+    assert any(line.startswith(r"unet & --/10 & & $0.") for line in lines)
+    assert lines[-1] == r"\end{tabular}"
+
+
+def test_latex_of_external_test_sets_alone(tmp_path):
+    write_run(tmp_path, "umtl", 0, seg_data="x", cls_data="y")
+    rows = compare.summarize(groups.group_runs(record.find_runs([tmp_path])))
+    assert r"\multicolumn{2}{c}{cross-domain}" in tables.latex(rows, "last")
+    assert "in-domain" not in tables.latex(rows, "last")
+
+
+def test_lengths_of_training_are_kept_apart(tmp_path):
+    write_run(tmp_path, "umtl", 0, dice=0.6)
+    write_run(tmp_path, "umtl", 1, dice=0.9, steps=99)
+    rows = compare.summarize(groups.group_runs(record.find_runs([tmp_path])))
+    for text in (tables.by_data_set(rows), tables.latex(rows, "last")):
+        assert sum("umtl" in line for line in text.splitlines()) % 2 == 0
+        assert len({line for line in text.splitlines() if "umtl" in line}) >= 2
+
+
+def test_published_rows():
+    """Against the printed table, and its own arithmetic: F1 and budgets."""
+    assert len(published.table()) == 16
+    last = published.find("multimix", "all", "all", "jsrt")
+    assert last == {
+        **{"accuracy": 0.843, "f1_normal": 0.740, "f1_pneumonia": 0.890},
+        **{"dice": 0.975, "ssim": 0.960, "ahd": 0.528},
+        **{"jaccard": 0.952, "precision": 0.970, "recall": 0.982},
+    }
+    other = {"accuracy": 0.520, "dice": 0.943, "ssim": 0.937, "ahd": 0.417}
+    assert published.find("multimix", "all", "all", "nihx") == other
+    assert published.find("unet", None, "10", "mcu") == {"dice": 0.555, "ssim": 0.68, "ahd": 8.691}
+    assert published.find("unet", None, "77", "jsrt") == {}
+    assert published.find("unet", None, "10", "phantom_seg_a") == {}
