@@ -63,12 +63,12 @@ def our_gradients():
 
 def views_of(batch, keys):
     """The views of the batch that our step draws with these keys, for PyTorch."""
-    seen = ours().views(batch, keys)
+    drawn = ours().views(batch, keys)
     return torch_multimix.load_views(
         batch,
-        labeled=seen["cls/labeled, weak"],
-        weak=seen["cls/unlabeled, weak"],
-        strong=seen["cls/unlabeled, strong"],
+        labeled=drawn["cls/labeled, weak"],
+        weak=drawn["cls/unlabeled, weak"],
+        strong=drawn["cls/unlabeled, strong"],
     )
 
 
@@ -137,15 +137,15 @@ def test_loss_agree(form):
     gradient the batch counts that agrees best.
     """
     errors = collections.defaultdict(list)
-    for found, gradient, views in our_gradients():
-        assert found["cls/accepted"] > 0
+    for values, gradient, views in our_gradients():
+        assert values["cls/accepted"] > 0
         model = peer(variables()["params"], lean=form == "best")
         terms = LOSSES[form](model, in_float64(views))
         sum(terms.values()).backward()
         for name, term in terms.items():
             assert term.item() != 0
-            assert_near(found[name], term, name)
-        assert_near(found["loss"], sum(terms.values()))
+            assert_near(values[name], term, name)
+        assert_near(values["loss"], sum(terms.values()))
         for name, got in peer(gradient).named_parameters():
             # An instance norm takes the bias before it out: its gradient is rounding noise.
             if not ("conv" in name and name.endswith("bias")):
