@@ -53,28 +53,28 @@ def _of_encoder(
 ) -> list[tuple[Shape, Streams]]:
     """Shapes, and through how many streams at once each convolution of a shape goes."""
     filters = common.get_config().model.filters
-    found: list[tuple[Shape, Streams]] = []
+    shapes: list[tuple[Shape, Streams]] = []
     for level, width in enumerate(filters):
         at, before = side >> level, filters[level - 1] if level else 1
-        found.append(((at, before, width), forwards))
-        found.append(((at, width, width), forwards + to_input))
-        found.append(((at, width, before), to_input if level else to_image))
-    return found
+        shapes.append(((at, before, width), forwards))
+        shapes.append(((at, width, width), forwards + to_input))
+        shapes.append(((at, width, before), to_input if level else to_image))
+    return shapes
 
 
 def _of_decoder(side: int, forwards: Streams, to_input: Streams) -> list[tuple[Shape, Streams]]:
     filters = common.get_config().model.filters
-    found: list[tuple[Shape, Streams]] = []
+    shapes: list[tuple[Shape, Streams]] = []
     for level, width in enumerate(filters[:-1]):
         at, joined = side >> level, width + filters[level + 1]
-        found.append(((at, joined, width), forwards))
-        found.append(((at, width, width), forwards + to_input))
-        found.append(((at, width, joined), to_input))
-    return found
+        shapes.append(((at, joined, width), forwards))
+        shapes.append(((at, width, width), forwards + to_input))
+        shapes.append(((at, width, joined), to_input))
+    return shapes
 
 
-def _counted(found: list[tuple[Shape, Streams]], images: int) -> list[Convolution]:
-    return [Convolution(*shape, streams * images) for shape, calls in found for streams in calls]
+def _counted(shapes: list[tuple[Shape, Streams]], images: int) -> list[Convolution]:
+    return [Convolution(*shape, streams * images) for shape, calls in shapes for streams in calls]
 
 
 def ours(convolutions: Sequence[Convolution], dtype: str) -> Callable[[], Any]:

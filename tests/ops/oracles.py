@@ -1,4 +1,4 @@
-"""How a fast operation is held against its reference."""
+"""How a fast operation is compared with its reference."""
 
 import jax
 import numpy as np

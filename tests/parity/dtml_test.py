@@ -44,14 +44,14 @@ def variables(sides):
 @pytest.mark.parametrize("sides", [(16, 8), (8, 12, 4)])
 @pytest.mark.parametrize("train", [False, True])
 def test_outputs_statistics_and_gradients(sides, train):
-    net, held = VNet(**SMALL), variables(sides)
+    net, current = VNet(**SMALL), variables(sides)
     images = np.random.default_rng(1).normal(size=(3, *sides, 1)).astype(np.float32)
 
     @jax.jit
     def ours(params, images):
         def loss(params):
             output, updated = net.apply(
-                {"params": params, "batch_stats": held["batch_stats"]},
+                {"params": params, "batch_stats": current["batch_stats"]},
                 images,
                 train=train,
                 mutable=["batch_stats"],
@@ -60,22 +60,22 @@ def test_outputs_statistics_and_gradients(sides, train):
 
         return jax.grad(loss, has_aux=True)(params)
 
-    gradient, (output, updated) = ours(held["params"], images)
+    gradient, (output, updated) = ours(current["params"], images)
     model = torch_vnet.VNet(len(sides), **SMALL)
-    torch_vnet.load_flax(model, held)
+    torch_vnet.load_flax(model, current)
     model.double().train(train)
     want = model(torch.tensor(images).double().movedim(-1, 1))
     for head, y in output.items():
         near(y, want[head].movedim(1, -1), head)
     sum((y**3).sum() for y in want.values()).backward()
-    found = torch_vnet.VNet(len(sides), **SMALL)
-    torch_vnet.load_flax(found, {"params": gradient, "batch_stats": updated["batch_stats"]})
-    for name, got in found.named_parameters():
+    loaded = torch_vnet.VNet(len(sides), **SMALL)
+    torch_vnet.load_flax(loaded, {"params": gradient, "batch_stats": updated["batch_stats"]})
+    for name, got in loaded.named_parameters():
         # Batch norm of a batch takes the bias before it out: its gradient is rounding noise.
         if not (train and "_conv.bias" in name):
             near(got.detach(), model.get_parameter(name).grad, name)
     if train:
-        for name, got in found.named_buffers():
+        for name, got in loaded.named_buffers():
             if "running" in name:
                 near(got, model.get_buffer(name), name)
 
@@ -139,8 +139,8 @@ def test_loss_and_gradients_of_both_networks():
     models = {}
     for name, head in (("seg", "mask"), ("sdf", "sdf")):
         models[name] = torch_vnet.VNet(3, filters=4, convolutions=(1, 2), heads=(head,))
-        held = {"params": state.params[name], "batch_stats": state.batch_stats[name]}
-        torch_vnet.load_flax(models[name], held)
+        current = {"params": state.params[name], "batch_stats": state.batch_stats[name]}
+        torch_vnet.load_flax(models[name], current)
         models[name].double().train()
     outputs = {name: next(iter(model(images).values())) for name, model in models.items()}
     distance = []
@@ -156,8 +156,8 @@ def test_loss_and_gradients_of_both_networks():
     np.testing.assert_allclose(loss, want.detach(), rtol=1e-4)
     want.backward()
     for name, model in models.items():
-        found = torch_vnet.VNet(3, filters=4, convolutions=(1, 2), heads=model.heads)
-        torch_vnet.load_flax(found, {"params": gradient[name], "batch_stats": stats[name]})
-        for key, got in found.named_parameters():
+        loaded = torch_vnet.VNet(3, filters=4, convolutions=(1, 2), heads=model.heads)
+        torch_vnet.load_flax(loaded, {"params": gradient[name], "batch_stats": stats[name]})
+        for key, got in loaded.named_parameters():
             if "_conv.bias" not in key:  # rounding noise before the norm of a batch
                 near(got.detach(), model.get_parameter(key).grad, f"{name} {key}")
