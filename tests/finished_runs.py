@@ -7,9 +7,11 @@ import numpy as np
 from sklearn.metrics import accuracy_score, roc_auc_score
 
 from configs import multimix
+from multimix_jax import atomic
+from multimix_jax.labels import LabelSpec
 from multimix_jax.names import BASELINE, Checkpoint, Head
 from multimix_jax.objectives import make_objective
-from multimix_jax.runs import record
+from multimix_jax.runs import record, workdir
 from multimix_jax.runs.picture_files import Gallery, Picture, write_examples, write_gallery
 
 LUNGS, CHESTS = 30, 40
@@ -46,9 +48,8 @@ def write_run(
     rng = np.random.default_rng(seed if draw is None else draw)
     results: dict = {"run": {"seconds": 12.5, "steps": c.steps, "tests": ["jsrt", "chex"]}}
     objective = make_objective(c.method, model=c.model, dtype=c.dtype, terms=c.objective)
-    results["run"]["parts"] = objective.parts
-    results["run"]["class_names"] = ["well", "ill"] if c.model.use_classifier else []
-    results["run"]["mask_names"] = []
+    results["run"]["components"] = objective.components
+    labels = LabelSpec(("well", "ill") if c.model.use_classifier else ())
     rows = []
     for which in (*Checkpoint, BASELINE):
         results[which] = {}
@@ -84,6 +85,7 @@ def write_run(
             }
     record.write_per_image(path, rows)
     (path / "config.json").write_text(json.dumps(c.to_dict()))
+    atomic.write_json(path / workdir.LABELS, labels.to_json())
     record.write_results(path, results)
     share = 0.8 if c.model.use_decoder else 1.0  # lines of two systems lie apart
     lines = [

@@ -456,7 +456,7 @@ def _run_results(folder: Path) -> Read:
             assert results is None or results["run"]["last"]["step"] == 10
             try:
                 found = record.read_run(path.parent)
-                assert isinstance(found.parts, frozenset)
+                assert isinstance(found.components, frozenset)
             except UsageError as error:
                 assert str(path.parent) in str(error)
         finally:

@@ -28,7 +28,6 @@ LEGEND = """Mean over seeds, ± standard deviation over seeds where there are se
 interval over test images]. Intervals and p take the trained weights as they are: they tell of other
 test images, not of other seeds.
 """
-write_per_image = record.write_csv  # as runs/run.py calls it, until it calls `record`
 
 
 def write_pages(runs: Sequence[record.FinishedRun], out: str | None) -> None:

@@ -4,9 +4,9 @@ import pathlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from multimix_jax.commands.report import table
 from multimix_jax.names import Stream
 from multimix_jax.objectives import make_objective
+from multimix_jax.reporting import tables
 from multimix_jax.reporting.observer import PictureObserver
 from multimix_jax.runs import workdir
 from multimix_jax.runs.data import RunData
@@ -46,13 +46,13 @@ def run_one(
     workdir.check_contents(folder, contents(config))
     results = workdir.finished(folder, spec.training.steps, set(spec.data.tests))
     if train and results:
-        print(f"{folder} is finished; its results:\n{table(results)}")
+        print(f"{folder} is finished; its results:\n{tables.of_run(results)}")
         return
     run = make_run(config, folder, open_data)
     if train:
         run.train(guard)
     if parallel.is_first():
-        print(table(run.evaluate()))
+        print(tables.of_run(run.evaluate()))
     parallel.wait_for_all()
 
 

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 
 from multimix_jax.errors import UsageError
-from multimix_jax.evaluation import metrics
-from multimix_jax.names import BASELINE, Checkpoint
+from multimix_jax.evaluation import classification, intervals
+from multimix_jax.names import BASELINE, Checkpoint, Task
 from multimix_jax.reporting.groups import (
     Group,
     alike,
@@ -52,7 +52,7 @@ def summarize(groups: Sequence[Group]) -> list[dict[str, Any]]:
                 if any(metric not in summary for *_, summary in tested):
                     continue
                 values = np.array([summary[metric]["mean"] for *_, summary in tested])
-                task = "seg" if metric in first[1].columns else "cls"  # of which the metric is
+                task = Task.SEG if metric in first[1].columns else Task.CLS
                 row = {
                     **group.described,
                     "seeds": [run.config["seed"] for run, *_ in tested],
@@ -63,14 +63,14 @@ def summarize(groups: Sequence[Group]) -> list[dict[str, Any]]:
                     "n": entry["n"],
                     "mean": float(values.mean()),
                     "std": float(values.std(ddof=1)) if len(values) > 1 else None,
-                    "ci95": metrics.percentile_interval(samples[metric]),
+                    "ci95": intervals.percentile_interval(samples[metric]),
                     "values": values.tolist(),
                 }
                 if checkpoint != BASELINE:
                     rows.append(row)
                     continue
                 # The same for every system of the budget.
-                other = "seg_labels" if task == "cls" else "cls_labels"
+                other = "seg_labels" if task == Task.CLS else "cls_labels"
                 row |= {"system": BASELINE, other: None}
                 key = tuple(row[name] for name in _IDENTIFYING)
                 if key not in baseline or len(baseline[key]["seeds"]) < len(row["seeds"]):
@@ -85,13 +85,13 @@ def _resampled(
     drawn: dict[str, list[np.ndarray]] = {}
     for run, images, _ in tested:
         resampled = {
-            name: metrics.mean_resamples(values[~np.isnan(values)])
+            name: intervals.mean_resamples(values[~np.isnan(values)])
             for name, values in images.columns.items()
             if name != "label" and not name.startswith(("label_", "probability_"))
         }
         if images.class_names:
             at = functools.partial(
-                metrics.classification_resamples,
+                classification.classification_resamples,
                 labels=images.labels,
                 class_names=images.class_names,
             )
@@ -155,7 +155,7 @@ def compare(groups: Sequence[Group], against: str | None = None) -> list[dict[st
 def _by_part(groups: Sequence[Group]) -> Iterator[tuple[Group, Group, str, str]]:
     """Pairs of which the first has one part more, the part, and the name of the second."""
     for more, less in itertools.permutations(groups, 2):
-        ours, theirs = more.runs[0].parts, less.runs[0].parts
+        ours, theirs = more.runs[0].components, less.runs[0].components
         if theirs < ours and len(ours - theirs) == 1 and comparable(more, less):
             yield more, less, min(ours - theirs), less.system
 
@@ -224,7 +224,7 @@ def _difference(
         p = float(test.pvalue)
     return {
         "difference": float(mean.mean()),
-        "ci95": metrics.percentile_interval(metrics.mean_resamples(mean)),
+        "ci95": intervals.percentile_interval(intervals.mean_resamples(mean)),
         "by_seed": {seed: float(values.mean()) for seed, values in differences.items()},
         "n": len(mean),
         "p": p,
@@ -245,7 +245,7 @@ def _auroc_difference(pairs: Mapping[int, tuple[Images, Images]]) -> dict[str, A
         return None
     return {
         "difference": float(np.mean(list(by_seed.values()))),
-        "ci95": metrics.percentile_interval(np.mean(samples, axis=0)),
+        "ci95": intervals.percentile_interval(np.mean(samples, axis=0)),
         "by_seed": by_seed,
         "n": len(both[0].labels),
         "p": None,
@@ -256,8 +256,8 @@ def _auroc_difference(pairs: Mapping[int, tuple[Images, Images]]) -> dict[str, A
 def _auroc(images: Images) -> tuple[float, np.ndarray]:
     """AUROC, and on sets of images drawn anew [R]."""
     of_images, names = (images.probabilities, images.labels), images.class_names
-    whole = metrics.classification_metrics(*of_images, class_names=names)
-    drawn = metrics.classification_resamples(*of_images, class_names=names)
+    whole = classification.classification_metrics(*of_images, class_names=names)
+    drawn = classification.classification_resamples(*of_images, class_names=names)
     return whole["auroc"], drawn["auroc"]
 
 

@@ -6,24 +6,12 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from multimix_jax.errors import UsageError
-from multimix_jax.runs import workdir
+from multimix_jax.objectives import METHODS
 from multimix_jax.runs.record import FinishedRun, Images
+from multimix_jax.runs.spec import differences, free_fields
 
-# Fields of the config that switch parts of a system on and off, by section.
-SWITCHES = {
-    "": ("ema_decay",),
-    "model": ("use_classifier", "use_decoder", "use_bridge", "bridge_gradient", "use_sdf"),
-    "objective": (
-        "pseudo_label_weight",
-        "kl_weight",
-        "mutual_weight",
-        "teacher_weight",
-        "pose",
-        "appearance",
-    ),
-}
 # What may differ between runs that are averaged; budgets that matter are compared beforehand.
-_FREE = ("seed", "seg_labels", "cls_labels", *workdir.FREE_KEYS)
+_FREE = ("seed", "seg_labels", "cls_labels", *free_fields())
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,7 +76,7 @@ def group_runs(runs: Iterable[FinishedRun]) -> list[Group]:
         for run in members[1:]:
             differing = [
                 name
-                for name, _, _ in workdir.differences(first.config, run.config)
+                for name, _, _ in differences(first.config, run.config)
                 if name.partition(".")[0] not in _FREE
             ]
             if differing or run.config["seed"] == first.config["seed"]:
@@ -100,7 +88,7 @@ def group_runs(runs: Iterable[FinishedRun]) -> list[Group]:
 
     def order(group: Group) -> tuple[Any, ...]:
         budget = [math.inf if part == "all" else int(part or 0) for part in group.budget]
-        return len(group.runs[0].parts), group.system, budget
+        return len(group.runs[0].components), group.system, budget
 
     by_seed = lambda run: run.config["seed"]
     return sorted((Group(sorted(members, key=by_seed)) for members in groups.values()), key=order)
@@ -108,7 +96,7 @@ def group_runs(runs: Iterable[FinishedRun]) -> list[Group]:
 
 def comparable(one: Group, other: Group) -> bool:
     """Whether two systems differ in their parts alone, on the same budgets of common tasks."""
-    return _same_budget(one, other) and not workdir.differences(_settings(one), _settings(other))
+    return _same_budget(one, other) and not differences(_settings(one), _settings(other))
 
 
 def alike(one: Group, other: Group) -> bool:
@@ -129,12 +117,14 @@ def _same_budget(one: Group, other: Group) -> bool:
 
 def _settings(group: Group) -> dict[str, Any]:
     """The config but for what may differ between seeds and systems."""
-    c = dict(group.runs[0].config)
-    for section in filter(None, SWITCHES):
-        switches = SWITCHES[section]
-        c[section] = {name: value for name, value in c[section].items() if name not in switches}
-    left_out = (*_FREE, *SWITCHES[""], "system")
-    return {name: value for name, value in c.items() if name not in left_out}
+    run = group.runs[0]
+    ignored = {*_FREE, "system", *METHODS[run.spec.method].switches}
+    config = {}
+    for name, value in run.config.items():
+        if isinstance(value, dict):
+            value = {k: v for k, v in value.items() if f"{name}.{k}" not in ignored}
+        config[name] = value
+    return {name: value for name, value in config.items() if name not in ignored}
 
 
 def check_same_images(

@@ -5,11 +5,16 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from multimix_jax import __version__
-from multimix_jax.names import Checkpoint
+from multimix_jax.names import Checkpoint, Component
 from multimix_jax.reporting import tables
+from multimix_jax.runs.data import RunData
+from multimix_jax.runs.spec import RunSpec
 
 SHOWN = ("dice", "hd95", "hd95_mm", "accuracy", "auroc", "ece", "ece_calibrated")
-TASKS = {"decoder": "image-segmentation", "classifier": "image-classification"}
+TASKS = {
+    Component.DECODER: "image-segmentation",
+    Component.CLASSIFIER: "image-classification",
+}
 CARD = """\
 ---
 {front}
@@ -17,8 +22,8 @@ CARD = """\
 
 # {system}, {labels}seed {seed}
 
-Parts: {parts}. Trained for {steps} steps in {minutes:.0f} minutes by multimix_jax {version};
-`config.json` has every field, `ids.json` every image.
+Components: {components}. Trained for {steps} steps in {minutes:.0f} minutes by multimix_jax
+{version}; `config.json` has every field, `ids.json` every image.
 
 ```
 multimix-predict THIS_FOLDER images/ --out OUT
@@ -48,38 +53,34 @@ Means over images, with 95 % intervals over test images. `best` weights were bes
 """
 
 
-def model_card(
-    config: Mapping[str, Any],
-    results: Mapping[str, Any],
-    ids: Mapping[str, Any],
-) -> str:
+def model_card(spec: RunSpec, results: Mapping[str, Any], data: RunData) -> str:
     """The card of a run (Mitchell et al. 2019) as Markdown, with what model hubs read before it.
 
     Args:
-      config: of the run, as JSON values.
+      spec: of the run.
       results: of `Run.evaluate`.
-      ids: of the images used, by purpose and by set.
+      data: of the run.
     """
-    run, system = results["run"], config["system"]
-    tags = ["jax", "flax", "medical-imaging", "semi-supervised", system]
-    tags += [task for part, task in TASKS.items() if part in run["parts"]]
+    run = results["run"]
+    tags = ["jax", "flax", "medical-imaging", "semi-supervised", spec.system]
+    tags += [task for component, task in TASKS.items() if component in run["components"]]
     front = {"library_name": "multimix_jax", "tags": tags}
-    budget = {"classifier": "cls_labels", "decoder": "seg_labels"}
-    labels = {"classifier": "class labels", "decoder": "masks"}
+    budget = {
+        Component.CLASSIFIER: f"{spec.data.cls_labels} class labels, ",
+        Component.DECODER: f"{spec.data.seg_labels} masks, ",
+    }
     return CARD.format(
         front="\n".join(f"{key}: {json.dumps(value)}" for key, value in front.items()),
-        system=system,
-        labels="".join(
-            f"{config[budget[part]]} {labels[part]}, " for part in budget if part in run["parts"]
-        ),
-        seed=config["seed"],
-        parts=", ".join(run["parts"]),
+        system=spec.system,
+        labels="".join(budget[one] for one in budget if one in run["components"]),
+        seed=spec.seed,
+        components=", ".join(run["components"]),
         steps=run["steps"],
         minutes=run["seconds"] / 60,
         version=__version__,
-        data=_data(ids),
+        data=_data(data.ids),
         results=_results(results),
-        calibration="\n".join(_calibration(run, run["class_names"])),
+        calibration="\n".join(_calibration(run, data.label_spec.class_names)),
     )
 
 

@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 
-from multimix_jax.evaluation import metrics
-from multimix_jax.names import Checkpoint, Head, Task
+from multimix_jax.evaluation.curves import reliability_curve, roc_curve
+from multimix_jax.names import Checkpoint, Component, Head, Task
 from multimix_jax.reporting import pictures, tables
 from multimix_jax.reporting.charts import Curve, add_legend, color_of, draw_curves, panels, save
 from multimix_jax.reporting.groups import Group, comparable
@@ -213,7 +213,7 @@ def _roc(system: str, color: Any, tested: Sequence[Tested], checkpoint: str) -> 
     """Sensitivity against false alarms, the mean over seeds at each rate of false alarms."""
     at = np.linspace(0, 1, 201)
     of_seeds = [
-        np.interp(at, *metrics.roc_curve(images.probabilities[:, 1], images.labels > 0))
+        np.interp(at, *roc_curve(images.probabilities[:, 1], images.labels > 0))
         for _, images in tested
     ]
     return [Curve(system, at, np.mean(of_seeds, axis=0), color)]
@@ -235,7 +235,7 @@ def _calibration(system: str, color: Any, tested: Sequence[Tested], checkpoint: 
     curves = []
     for label, style, probabilities in shown:
         of_class_1 = np.concatenate([one[:, 1] for one in probabilities])
-        points = metrics.reliability_curve(of_class_1, truth)
+        points = reliability_curve(of_class_1, truth)
         curves.append(Curve(label, *points, color, style, "o"))
     return curves
 
@@ -289,7 +289,7 @@ def _pseudo_labels(groups: Sequence[Group], path: pathlib.Path) -> None:
     """Share of weak views whose pseudo-label is accepted, and how many of those are right."""
     accepted, right = [], []
     for index, group in enumerate(groups):
-        if "pseudo-labels" in group.runs[0].parts:
+        if Component.PSEUDO_LABELS in group.runs[0].components:
             steps, of_all = history(group, "train", "cls/accepted", smooth=10)
             _, correct = history(group, "train", "cls/accepted_and_correct", smooth=10)
             accepted.append(Curve(group.system, steps, of_all, color_of(index)))

@@ -13,7 +13,7 @@ from multimix_jax.inference.images import ImagePrediction, stretch_bilinear
 from multimix_jax.inference.predictor import DISAGREEMENT, SALIENCY, SPREAD, Predictor
 from multimix_jax.labels import LabelSpec
 from multimix_jax.names import Head
-from multimix_jax.reporting import figures
+from multimix_jax.reporting import pictures
 
 OVERLAY_SIDE = 1024  # pixels; larger films are shown smaller
 
@@ -97,7 +97,7 @@ def _write(
         if name in prediction.output:
             values = prediction.covered(name).max(axis=-1, keepdims=True)
             values = stretch_bilinear(values, *_within(height, width, max(values.shape)))
-            _write_picture(out / folder / f"{prediction.name}.png", figures.heat(values))
+            _write_picture(out / folder / f"{prediction.name}.png", pictures.heat(values))
     return row
 
 
@@ -136,7 +136,7 @@ def _write_masks(
     shown = np.asarray(Image.fromarray(pixels).resize(sides[::-1])).reshape(*sides, -1)
     if sides != (height, width):
         masks = options.predictor.masks(stretch_bilinear(probabilities, *sides))
-    _write_picture(out / "overlays" / f"{prediction.name}.png", figures.overlay(shown, mask=masks))
+    _write_picture(out / "overlays" / f"{prediction.name}.png", pictures.overlay(shown, mask=masks))
     return columns
 
 

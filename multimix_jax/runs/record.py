@@ -16,13 +16,14 @@ import numpy as np
 
 from multimix_jax import atomic
 from multimix_jax.errors import UsageError
-from multimix_jax.evaluation import metrics
+from multimix_jax.evaluation import classification
 from multimix_jax.evaluation.calibration import Calibration
 from multimix_jax.evaluation.evaluate import EvalSet
 from multimix_jax.labels import LabelSpec
-from multimix_jax.names import Checkpoint, Head
+from multimix_jax.names import Checkpoint, Component, Head, Task
 from multimix_jax.runs import picture_files, workdir
 from multimix_jax.runs.picture_files import Gallery, Picture
+from multimix_jax.runs.spec import RunSpec
 
 _DAMAGE = (EOFError, LookupError, OSError, TypeError, ValueError, zipfile.BadZipFile, zlib.error)
 
@@ -61,7 +62,7 @@ class Images:
         """float [N], 1 where the class is right at .5, the share of independent classes that are,
         NaN without a label."""
         correct = np.full(len(self.ids), np.nan)
-        correct[self._labeled] = metrics.share_right(self.probabilities, self.labels)
+        correct[self._labeled] = classification.share_right(self.probabilities, self.labels)
         return correct
 
     @property
@@ -82,41 +83,31 @@ class FinishedRun:
     Attributes:
       path: its folder.
       config, results: its files.
+      spec: the config, typed.
+      labels: classes and masks that it was trained on.
       images: figures per image by (checkpoint, data set).
     """
 
     path: pathlib.Path
     config: Mapping[str, Any]
+    spec: RunSpec
+    labels: LabelSpec
     results: Mapping[str, Any]
     images: Mapping[tuple[str, str], Images]
 
     @property
     def budget(self) -> tuple[str | None, str | None]:
         """Class labels and masks, None for a task that the system lacks."""
-        c = self.config
+        data = self.spec.data
         return (
-            c["cls_labels"] if "classifier" in self.parts else None,
-            c["seg_labels"] if "decoder" in self.parts else None,
+            data.cls_labels if Component.CLASSIFIER in self.components else None,
+            data.seg_labels if Component.DECODER in self.components else None,
         )
 
     @property
-    def parts(self) -> frozenset[str]:
-        """What the system consists of, see `Objective.parts`."""
-        return frozenset(self.results["run"]["parts"])
-
-    @property
-    def labels(self) -> LabelSpec:
-        """What its classes and masks mean."""
-        run = self.results["run"]
-        # Whether classes exclude each other stands beside what was chosen for them.
-        chosen = [run[which] for which in Checkpoint if which in run]
-        return LabelSpec.from_json(
-            {
-                "class_names": run["class_names"],
-                "multi_label": not all(one.get("exclusive", True) for one in chosen),
-                "mask_names": run["mask_names"],
-            }
-        )
+    def components(self) -> frozenset[Component]:
+        """What the system consists of, see `Objective.components`."""
+        return frozenset(map(Component, self.results["run"]["components"]))
 
     @functools.cached_property
     def history(self) -> list[dict[str, Any]]:
@@ -180,12 +171,13 @@ class FinishedRun:
         return Calibration(
             1.0 if temperature is None else float(temperature),
             None if threshold is None else float(threshold),
-            exclusive=not self.labels.multi_label,
+            multi_label=self.labels.multi_label,
         )
 
-    def trained_on(self, data_set: str, task: str) -> bool:
-        """Whether a test set is of the data set that a task, 'seg' or 'cls', was trained on."""
-        return data_set == self.config[f"{task}_data"]
+    def trained_on(self, data_set: str, task: Task) -> bool:
+        """Whether a test set is of the data set that a task was trained on."""
+        data = self.spec.data
+        return data_set == (data.seg_data if task == Task.SEG else data.cls_data)
 
 
 def by_head(summary: Mapping[str, Any]) -> dict[Head, dict[str, Any]]:
@@ -244,12 +236,13 @@ def read_run(path: pathlib.Path) -> FinishedRun:
             for name in (workdir.CONFIG, workdir.RESULTS)
         )
         images = _read_images(path / workdir.PER_IMAGE)
-        run = FinishedRun(path, config, results, images)
-        if not all(isinstance(name, str) for name in run.parts):
-            raise ValueError("its parts have no names")
-        _ = run.labels, *map(run.calibration, Checkpoint)  # which fail where they are damaged
-        if workdir.finished(path, config["steps"]) is None:
+        spec, labels = RunSpec.of_config(config), read_labels(path)
+        run = FinishedRun(path, config, spec, labels, results, images)
+        _ = run.components, *map(run.calibration, Checkpoint)  # which fail where they are damaged
+        if workdir.finished(path, spec.training.steps) is None:
             raise UsageError(f"{path} is not trained to its end; finish it with launch.py first")
+    except UsageError:
+        raise
     except OSError as error:
         raise UsageError(
             f"{path} holds no results ({error.filename} is missing); finish the run with "
@@ -261,6 +254,21 @@ def read_run(path: pathlib.Path) -> FinishedRun:
             "again with --mode=eval"
         ) from error
     return run
+
+
+def read_labels(path: pathlib.Path) -> LabelSpec:
+    """Classes and masks that the run in a folder was trained on.
+
+    Raises:
+      UsageError: the file is missing or damaged.
+    """
+    file = path / workdir.LABELS
+    try:
+        return LabelSpec.from_json(json.loads(file.read_text(encoding="utf-8")))
+    except (OSError, KeyError, RecursionError, TypeError, ValueError) as error:
+        raise UsageError(
+            f"{file} is missing or damaged ({error}); restore it, or train again"
+        ) from error
 
 
 def _read_images(path: pathlib.Path) -> dict[tuple[str, str], Images]:

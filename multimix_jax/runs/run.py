@@ -9,7 +9,6 @@ from typing import Any, Protocol
 import jax
 import numpy as np
 
-from multimix_jax import atomic
 from multimix_jax.errors import UsageError
 from multimix_jax.evaluation import calibration
 from multimix_jax.evaluation.calibration import Calibration
@@ -27,7 +26,7 @@ from multimix_jax.names import BASELINE, Checkpoint
 from multimix_jax.runs import nifti, workdir
 from multimix_jax.runs.data import RunData, check_belongs
 from multimix_jax.runs.programs import Programs
-from multimix_jax.runs.record import write_per_image
+from multimix_jax.runs.record import write_per_image, write_results
 from multimix_jax.runs.spec import RunSpec
 from multimix_jax.state import TrainState
 from multimix_jax.training import parallel
@@ -183,7 +182,7 @@ class Run:
         }
         write_per_image(self.path, sum(rows.values(), []))
         self.observer.finished(results)
-        atomic.write_json(self.path / workdir.RESULTS, results)
+        write_results(self.path, results)
         return results
 
     @property

@@ -1,7 +1,6 @@
 """A trained network, from the folder of its run."""
 
 import dataclasses
-import json
 import pathlib
 from collections.abc import Sequence
 from typing import Any
@@ -16,7 +15,7 @@ from multimix_jax.labels import LabelSpec
 from multimix_jax.names import Checkpoint, Head
 from multimix_jax.objectives import Network, make_objective
 from multimix_jax.runs import workdir
-from multimix_jax.runs.record import read_run
+from multimix_jax.runs.record import read_labels, read_run
 from multimix_jax.runs.spec import RunSpec
 from multimix_jax.training.checkpoint import read_variables
 
@@ -127,21 +126,6 @@ def read_models(paths: Sequence[pathlib.Path], which: Checkpoint) -> list[Traine
                 f"outputs are {kind} and {kinds[0]}; take runs that agree in these"
             )
     return models
-
-
-def read_labels(source: pathlib.Path) -> LabelSpec:
-    """Classes and masks that a run was trained on.
-
-    Raises:
-      UsageError: the file is missing or damaged.
-    """
-    file = source / workdir.LABELS
-    try:
-        return LabelSpec.from_json(json.loads(file.read_text(encoding="utf-8")))
-    except (OSError, KeyError, RecursionError, TypeError, ValueError) as error:
-        raise UsageError(
-            f"{file} is missing or damaged ({error}); restore it, or train again"
-        ) from error
 
 
 def _calibration(source: pathlib.Path, which: Checkpoint, step: int) -> Calibration | None:

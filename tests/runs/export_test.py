@@ -194,7 +194,7 @@ def test_labels_come_from_the_data_and_the_calibration_from_the_evaluation(tmp_p
     config = small_config(tmp_path, **{"model.filters": (4, 8), "size": SIZE})
     write_run(tmp_path / "run", config, labels=labels)
     chosen = {"step": -1, "temperature": 3.0, "threshold": 0.25}
-    evaluated = FinishedRun(tmp_path, {}, {"run": {Checkpoint.BEST: chosen}}, {})
+    evaluated = FinishedRun(tmp_path, {}, None, labels, {"run": {Checkpoint.BEST: chosen}}, {})
     with mock.patch.object(trained_model, "read_run", return_value=evaluated):
         model = read_model(tmp_path / "run", Checkpoint.BEST)
         assert model.labels == labels

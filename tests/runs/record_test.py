@@ -59,7 +59,7 @@ def assert_equal(ours, theirs):
 
 
 def run_at(path):
-    return record.FinishedRun(path, {}, {}, {})
+    return record.FinishedRun(path, {}, None, LabelSpec(), {}, {})
 
 
 def test_examples_of_both_checkpoints(tmp_path):
