@@ -2,6 +2,7 @@
 
 import json
 import pathlib
+from collections.abc import Mapping
 
 import numpy as np
 from sklearn.metrics import accuracy_score, roc_auc_score
@@ -27,6 +28,7 @@ def write_run(
     dice: float = 0.9,
     noise: float = 0.2,
     draw: int | None = None,
+    contents: Mapping[str, str] | None = None,
     **fields: object,
 ) -> pathlib.Path:
     """A run of a system in `folder`/NAME, on sets 'jsrt', with masks, and 'chex', with labels.
@@ -38,6 +40,7 @@ def write_run(
       dice: about the mean of it.
       noise: of the probabilities; at 0 all are right.
       draw: of its figures, the seed by default.
+      contents: digests of own files, by their kind.
       fields: of the config.
     """
     c = multimix.get_config(f"method={method},seed={seed},size=32")
@@ -86,6 +89,7 @@ def write_run(
     record.write_per_image(path, rows)
     (path / "config.json").write_text(json.dumps(c.to_dict()))
     atomic.write_json(path / workdir.LABELS, labels.to_json())
+    atomic.write_json(path / workdir.CONTENTS, contents or {})
     record.write_results(path, results)
     share = 0.8 if c.model.use_decoder else 1.0  # lines of two systems lie apart
     lines = [

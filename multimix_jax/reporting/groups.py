@@ -78,7 +78,7 @@ def group_runs(runs: Iterable[FinishedRun]) -> list[Group]:
                 name
                 for name, _, _ in differences(first.config, run.config)
                 if name.partition(".")[0] not in _FREE
-            ]
+            ] + _other_files(first, run)
             if differing or run.config["seed"] == first.config["seed"]:
                 raise UsageError(
                     f"{first.path} and {run.path} are both {first.config['system']} on the same "
@@ -96,7 +96,11 @@ def group_runs(runs: Iterable[FinishedRun]) -> list[Group]:
 
 def comparable(one: Group, other: Group) -> bool:
     """Whether two systems differ in their parts alone, on the same budgets of common tasks."""
-    return _same_budget(one, other) and not differences(_settings(one), _settings(other))
+    return (
+        _same_budget(one, other)
+        and not differences(_settings(one), _settings(other))
+        and not _other_files(one.runs[0], other.runs[0])
+    )
 
 
 def alike(one: Group, other: Group) -> bool:
@@ -107,6 +111,16 @@ def alike(one: Group, other: Group) -> bool:
 def same_length(one: Group, other: Group) -> bool:
     """Whether two systems were trained for as many steps, on images of one size."""
     return all(one.described[name] == other.described[name] for name in ("size", "steps"))
+
+
+def _other_files(run: FinishedRun, other: FinishedRun) -> list[str]:
+    """Kinds of files of one's own that both runs used, but that were others."""
+    pairs = {kind: (run.contents[kind], other.contents.get(kind)) for kind in run.contents}
+    return [
+        f"own {kind}"
+        for kind, (ours, theirs) in pairs.items()
+        if ours and theirs and ours != theirs
+    ]
 
 
 def _same_budget(one: Group, other: Group) -> bool:

@@ -110,6 +110,12 @@ class FinishedRun:
         return frozenset(map(Component, self.results["run"]["components"]))
 
     @functools.cached_property
+    def contents(self) -> dict[str, str]:
+        """Digests of what own folders held, by kind of file; {} where there were none."""
+        file = self.path / workdir.CONTENTS
+        return json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
+
+    @functools.cached_property
     def history(self) -> list[dict[str, Any]]:
         """Lines of `metrics.jsonl`."""
         lines = (self.path / "metrics.jsonl").read_text(encoding="utf-8").splitlines()

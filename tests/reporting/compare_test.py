@@ -242,45 +242,21 @@ def test_runs_that_differ_in_more_than_the_seed_are_not_averaged(tmp_path):
         groups_of(tmp_path)
 
 
-def without(path, *names):
-    """Takes fields out of the config of a run, as of one begun before they were there."""
-    config = json.loads((path / "config.json").read_text())
-    (path / "config.json").write_text(
-        json.dumps({k: v for k, v in config.items() if k not in names})
-    )
-
-
-def test_runs_begun_before_a_field_was_there_are_taken_together(tmp_path):
-    for method in ("umtl", "umtl_s"):
-        without(write_run(tmp_path, method, 0), "fit", "folder", "own_files")
-    path = write_run(tmp_path, "umtl", 1, **{"own_files.images": "abc"})
-    config = json.loads((path / "config.json").read_text())
-    assert config["objective"].pop("exclusive")
-    (path / "config.json").write_text(json.dumps(config))
-    grouped = groups_of(tmp_path)
-    assert [len(group.runs) for group in grouped] == [2, 1]
-    assert groups.comparable(*grouped)
-    write_run(tmp_path, "umtl", 2, fit="pad")
-    with pytest.raises(UsageError, match="umtl_0 and .*umtl_2 are both .* differ in fit"):
-        groups_of(tmp_path)
-
-
 def test_runs_on_other_own_files_are_not_averaged(tmp_path):
-    where = {"folder.images": "a", "own_files.images": "abc"}
-    write_run(tmp_path, "umtl", 0, **where)
-    write_run(tmp_path, "umtl", 1, **where | {"folder.images": "moved"})
+    write_run(tmp_path, "umtl", 0, contents={"images": "abc"}, **{"folder.images": "here"})
+    write_run(tmp_path, "umtl", 1, contents={"images": "abc"}, **{"folder.images": "there"})
     assert len(groups_of(tmp_path)) == 1
-    write_run(tmp_path, "umtl", 2, **where | {"own_files.images": "def"})
-    with pytest.raises(UsageError, match=r"umtl_0 and .*umtl_2 are .* differ in own_files\.images"):
+    write_run(tmp_path, "umtl", 2, contents={"images": "def"})
+    with pytest.raises(UsageError, match=r"umtl_0 and .*umtl_2 are .* differ in own images"):
         groups_of(tmp_path)
 
 
 def test_systems_are_compared_on_the_same_own_files_as_far_as_they_have_them(tmp_path):
-    files = {"own_files.images": "abc", "own_files.masks": "def"}
-    write_run(tmp_path, "unet", 0, **files)
-    write_run(tmp_path, "umtl", 0, **files, **{"own_files.labels": "ghi"})
+    files = {"images": "abc", "masks": "def", "labels": ""}
+    write_run(tmp_path, "unet", 0, contents=files)
+    write_run(tmp_path, "umtl", 0, contents=files | {"labels": "ghi"})
     assert groups.comparable(*groups_of(tmp_path))
-    write_run(tmp_path, "enc", 0, **files | {"own_files.masks": "other"})
+    write_run(tmp_path, "enc", 0, contents=files | {"masks": "other"})
     systems = {group.system: group for group in groups_of(tmp_path)}
     assert not groups.comparable(systems["enc"], systems["umtl"])
 

@@ -125,7 +125,8 @@ def test_shrunk_pictures_keep_their_names():
     assert all(one.image.shape == (3, 2, 1) and one.truth.dtype == bool for one in small)
 
 
-def test_labels():
-    run = {"class_names": ["well", "ill"], "mask_names": ["lung"], "best": {"exclusive": False}}
-    labels = record.FinishedRun(None, {}, {"run": run}, {}).labels
-    assert labels == LabelSpec(("well", "ill"), multi_label=True, mask_names=("lung",))
+@pytest.mark.parametrize("content", ["", "{", "[]", '{"class_names": [3], "multi_label": 0}'])
+def test_damaged_labels(tmp_path, content):
+    (tmp_path / "labels.json").write_text(content)
+    with pytest.raises(UsageError, match="labels.json is missing or damaged"):
+        record.read_labels(tmp_path)
