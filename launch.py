@@ -22,6 +22,9 @@ from ml_collections import ConfigDict, config_flags
 
 from configs import common, grid
 from data_pipelines import arguments, contents, files
+from data_pipelines.files.paths import files_below
+from data_pipelines.resize import ResizeSpec
+from data_pipelines.threads import in_threads
 from multimix_jax.commands import predict as predict_command
 from multimix_jax.commands.ends import ends_quietly, one_line_errors
 from multimix_jax.commands.train import run_one
@@ -106,9 +109,14 @@ def run() -> None:
         app.run(main, flags_parser=arguments.parse)
 
 
+IMAGE_FILES = predict_command.ImageFiles(
+    files.IMAGE_SUFFIXES, files_below, files.read_image, ResizeSpec, in_threads
+)
+
+
 def predict() -> None:
     """The command `multimix-predict`, which reads files exactly as for training."""
-    predict_command.main(files)
+    predict_command.main(IMAGE_FILES)
 
 
 if __name__ == "__main__":

@@ -45,7 +45,7 @@ setup(
             "multimix-audit = data_pipelines.audit:run",
             "multimix-convert = multimix_jax.commands.convert:main",
             "multimix-export = multimix_jax.commands.export:main",
-            "multimix-predict = multimix_jax.commands.predict:main",
+            "multimix-predict = launch:predict",
             "multimix-report = multimix_jax.commands.report:main",
             "multimix-train = launch:run",
         ]

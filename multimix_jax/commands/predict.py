@@ -8,12 +8,13 @@ answers were averaged, disagreement/.
 """
 
 import argparse
+import dataclasses
 import math
 import pathlib
 import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from tqdm import tqdm
@@ -34,18 +35,23 @@ BATCH = 8
 FEW = 16  # images up to which quick compilation is worth slower programs
 
 
-class ImageFiles(Protocol):
-    """How files are read, exactly as for training; data_pipelines has it."""
+@dataclasses.dataclass(frozen=True)
+class ImageFiles:
+    """How image files are found and read: as for training, which data_pipelines knows.
 
-    IMAGE_SUFFIXES: Sequence[str]
+    Attributes:
+      suffixes: of image files.
+      below: (folders) -> the files in and below them.
+      read: (file, channels) -> (float32 [H,W] or [H,W,3] of 0 to 255, ...).
+      resize: (side, fit, channels) -> what fits images to a network.
+      in_threads: (function, items) -> results, in order.
+    """
 
-    def files_below(self, roots: Sequence[pathlib.Path]) -> Iterable[pathlib.Path]: ...
-
-    def read_image(self, path: pathlib.Path, channels: int) -> tuple[np.ndarray, Any]: ...
-
-    def resize(self, size: int, fit: str, channels: int) -> Resize: ...
-
-    def in_threads(self, function: Callable[..., Any], items: Iterable[Any]) -> Iterable[Any]: ...
+    suffixes: Sequence[str]
+    below: Callable[[Sequence[pathlib.Path]], Iterable[pathlib.Path]]
+    read: Callable[[pathlib.Path, int], tuple[np.ndarray, Any]]
+    resize: Callable[[int, str, int], Resize]
+    in_threads: Callable[..., Iterable[Any]]
 
 
 def find_files(paths: Sequence[pathlib.Path], image_files: ImageFiles) -> dict[str, pathlib.Path]:
@@ -57,11 +63,11 @@ def find_files(paths: Sequence[pathlib.Path], image_files: ImageFiles) -> dict[s
     Raises:
       UsageError: one is missing, or there is none at all.
     """
-    suffixes = tuple(image_files.IMAGE_SUFFIXES)
+    suffixes = tuple(image_files.suffixes)
     relative: dict[pathlib.Path, pathlib.Path] = {}  # one that is named twice is taken once
     for path in paths:
         if path.is_dir():
-            for file in sorted(image_files.files_below([path])):
+            for file in sorted(image_files.below([path])):
                 if file.name.lower().endswith(suffixes):
                     relative.setdefault(file, file.relative_to(path))
         elif path.exists():
@@ -109,7 +115,7 @@ def run(arguments: argparse.Namespace, image_files: ImageFiles) -> int:
     def read(entry: tuple[str, pathlib.Path]) -> ImagePrediction:
         name, path = entry
         try:
-            return ImagePrediction(name, path, image_files.read_image(path, first.channels)[0])
+            return ImagePrediction(name, path, image_files.read(path, first.channels)[0])
         except (UsageError, OSError) as error:
             return ImagePrediction(name, path, error=str(error))
 

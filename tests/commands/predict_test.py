@@ -15,7 +15,6 @@ from PIL import Image
 
 import launch
 from configs import multimix
-from data_pipelines import files
 from data_pipelines.files.images import resize_image
 from multimix_jax.commands import predict
 from multimix_jax.evaluation.calibration import Calibration
@@ -206,7 +205,7 @@ def test_names(tmp_path):
     for name in ("a/x.png", "a/x.jpg", "b/x.png", "y.PNG"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).touch()
-    find = lambda *paths: predict.find_files([tmp_path / p for p in paths], files)
+    find = lambda *paths: predict.find_files([tmp_path / p for p in paths], launch.IMAGE_FILES)
     assert list(find("b", "y.PNG")) == ["x", "y"]
     assert list(find("a")) == ["x.jpg", "x.png"]
     assert list(find(".")) == ["a/x.jpg", "a/x.png", "b/x.png", "y.PNG"]

@@ -13,7 +13,7 @@ import pytest
 from scipy import ndimage, stats
 
 from benchmarks import scaling
-from multimix_jax.evaluation import metrics
+from multimix_jax.evaluation import segmentation
 from multimix_jax.keys import ExampleKeys
 from multimix_jax.models import MultiMix, blocks, normalize
 from multimix_jax.objectives import MultiMixObjective
@@ -241,7 +241,7 @@ def test_equal_medpy(spacing):
     smooth = lambda: ndimage.gaussian_filter(rng.normal(size=(40, 50)), 3) > 0
     for _ in range(5):
         prediction, truth = smooth(), smooth()
-        got = metrics.segmentation_metrics(prediction, truth, spacing=spacing)
+        got = segmentation.segmentation_metrics(prediction, truth, spacing=spacing)
         unit = "" if spacing is None else "_mm"
         directed = [
             binary.asd(*masks, voxelspacing=spacing)
