@@ -428,11 +428,6 @@ def _restore(folder: Path) -> Read:
 
 
 CONFIG = {"steps": 10, "seg_labels": "10", "data_dir": "a", "model": {"filters": [4, 8], "r": 0.1}}
-RESULTS = {
-    "run": {"parts": ["decoder"], "last": {"step": 10}, "best": None, "tests": ["jsrt"]},
-    "last": {"jsrt": {"n": 2, "dice": [0.5, 0.4, 0.6]}},
-}
-
 
 def _run_config(folder: Path) -> Read:
     from multimix_jax.runs import workdir
@@ -443,25 +438,29 @@ def _run_config(folder: Path) -> Read:
     return read
 
 
+def _whole_run(folder: Path) -> Path:
+    from tests.finished_runs import write_run
+
+    shutil.rmtree(folder / "run", ignore_errors=True)
+    return write_run(folder, "unet", 0).rename(folder / "run")
+
+
 def _run_results(folder: Path) -> Read:
     """By what goes on with a run, and by what reports it."""
     from multimix_jax.errors import UsageError
     from multimix_jax.runs import record, workdir
+    from tests.finished_runs import STEPS
+
+    _whole_run(folder)
 
     def read(path: Path) -> None:
-        (path.parent / "config.json").write_text(json.dumps(CONFIG))
-        (path.parent / "per_image.csv").write_text("checkpoint,data_set,id,dice\nlast,jsrt,a,0.5\n")
+        results = workdir.finished(path.parent, STEPS, {"jsrt"})
+        assert results is None or results["run"]["last"]["step"] == STEPS
         try:
-            results = workdir.finished(path.parent, 10, {"jsrt"})
-            assert results is None or results["run"]["last"]["step"] == 10
-            try:
-                found = record.read_run(path.parent)
-                assert isinstance(found.components, frozenset)
-            except UsageError as error:
-                assert str(path.parent) in str(error)
-        finally:
-            (path.parent / "config.json").unlink()
-            (path.parent / "per_image.csv").unlink()
+            run = record.read_run(path.parent)
+            assert isinstance(run.components, frozenset)
+        except UsageError as error:
+            assert str(path.parent) in str(error)
 
     return read
 
@@ -487,8 +486,10 @@ def _override(folder: Path) -> Read:
     from absl import flags
     from ml_collections import ConfigDict, config_flags
 
-    import launch
     from configs import common
+    from data_pipelines import arguments
+    from multimix_jax.errors import UsageError
+    from multimix_jax.runs.spec import RunSpec
 
     kinds = {key: type(value) for key, value in _flatten(common.get_config().to_dict())}
 
@@ -497,12 +498,9 @@ def _override(folder: Path) -> Read:
         holder = config_flags.DEFINE_config_file("config", None, "", flag_values=values)
         text = path.read_bytes().replace(b"\0", b"").decode("utf-8", "surrogateescape")
         argv = ["launch.py", f"--config={ROOT / 'configs' / 'common.py'}", text]
-        with (
-            mock.patch.object(launch.flags, "FLAGS", values),
-            mock.patch.object(launch, "_CONFIG", holder),
-        ):
+        with mock.patch.object(arguments.flags, "FLAGS", values):
             try:
-                launch.parse_flags(argv)
+                arguments.parse(argv)
             except SystemExit as stop:
                 message = str(stop.code)
                 assert message.startswith("error: ") and "\n" not in message, message
@@ -511,8 +509,8 @@ def _override(folder: Path) -> Read:
         for key, value in _flatten(holder.value.to_dict()):
             assert isinstance(value, kinds[key]), (key, value)
         try:
-            common.check(holder.value)
-        except common.ConfigError as error:
+            RunSpec.of_config(holder.value.to_dict())
+        except UsageError as error:
             assert "--config." in str(error)
 
     return read
@@ -578,7 +576,9 @@ TARGETS: dict[str, Target] = {
         names="run",
     ),
     "run_results": Target(
-        "run/results.json", lambda folder: [json.dumps(RESULTS).encode()], _run_results
+        "run/results.json",
+        lambda folder: [(_whole_run(folder) / "results.json").read_bytes()],
+        _run_results,
     ),
     "override": Target("argument.txt", _overrides, _override),
     "faulty": Target("a", lambda folder: [name.encode() for name in FAULTS], _faulty),

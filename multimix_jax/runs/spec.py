@@ -161,7 +161,10 @@ class RunSpec:
         Raises:
           UsageError: there is no such file, or it is damaged or of another version.
         """
-        return cls.of_config(read_config(path))
+        try:
+            return cls.of_config(read_config(path))
+        except UsageError as error:
+            raise UsageError(f"{path}: {error}") from error
 
 
 _SECTIONS = ("folder", "window", "schedule", "optimizer")

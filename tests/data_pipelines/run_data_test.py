@@ -32,6 +32,7 @@ def run_data(stream_names=STREAMS, load=SETS.__getitem__, **options):
         cls_labels=4,
         seed=0,
         split_seed=0,
+        batch_size=2,
     )
     return open_run(stream_names, load=load, **{**arguments, **options})
 
@@ -43,7 +44,7 @@ def pool(data, name):
 def test_every_stream_that_was_asked_for_and_no_other():
     assert tuple(run_data().pools) == STREAMS
     assert tuple(run_data(("cls/labeled",)).pools) == ("cls/labeled",)
-    fields = {name: stream.fields for name, stream in run_data().streams.items()}
+    fields = {name: stream.fields for name, stream in run_data().pools.items()}
     assert fields["seg/labeled"] == ("image", "mask")
     assert fields["seg/unlabeled"] == ("image",)
     assert fields["cls/labeled"] == ("image", "label")

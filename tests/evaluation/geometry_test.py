@@ -1,6 +1,5 @@
 """Tests of multimix_jax.evaluation.geometry."""
 
-import jax
 import numpy as np
 import pytest
 from scipy import ndimage
@@ -9,8 +8,6 @@ from skimage.metrics import hausdorff_distance
 from skimage.segmentation import find_boundaries
 
 from multimix_jax.evaluation import geometry
-
-signed_distance = jax.jit(geometry.signed_distance)
 
 
 def random_masks(shape, seed):
@@ -103,46 +100,6 @@ def test_masks_without_distances_are_refused(shape, spacing, words):
     truth = np.full((4, 4), words != "empty")
     with pytest.raises(ValueError, match=words):
         geometry.surface_distances(np.ones(shape, bool), truth, spacing)
-
-
-def expected_signed_distance(mask):
-    """By SciPy and scikit-image, as published."""
-    if not mask.any() or mask.all():
-        return np.where(mask, -1.0, 1.0)
-    depth, away = (ndimage.distance_transform_edt(m) for m in (mask, ~mask))
-    signed = away / away.max() - depth / depth.max()
-    signed[find_boundaries(mask, mode="inner", connectivity=1)] = 0
-    return signed
-
-
-@pytest.mark.parametrize("sides", [(17, 12), (9, 12, 7)])
-def test_signed_distance_equals_scipy(sides):
-    noise = np.random.default_rng(0).normal(size=(3, *sides, 2))
-    masks = np.stack([[ndimage.gaussian_filter(x, 1.5) > 0 for x in np.moveaxis(image, -1, 0)]
-                      for image in noise])  # fmt: skip
-    masks = np.moveaxis(masks, 1, -1)
-    got = signed_distance(masks)
-    for image, found in zip(masks, np.asarray(got)):
-        for channel in range(2):
-            want = expected_signed_distance(image[..., channel])
-            np.testing.assert_allclose(found[..., channel], want, atol=1e-6)
-
-
-def test_signed_distance_by_hand():
-    row = np.array([0, 0, 1, 1, 1, 1, 1, 0]).reshape(1, 1, 8, 1)
-    got = signed_distance(np.broadcast_to(row, (1, 6, 8, 1)))[0, 3, :, 0]
-    np.testing.assert_allclose(got, [1, 0.5, 0, -2 / 3, -1, -2 / 3, 0, 0.5], atol=1e-6)
-
-
-@pytest.mark.parametrize("shape", [(1, 4, 5, 1), (1, 4, 5, 6, 1)])
-def test_signed_distance_of_empty_full_and_one_pixel(shape):
-    empty = np.zeros(shape, np.uint8)
-    np.testing.assert_array_equal(signed_distance(empty), 1)
-    np.testing.assert_array_equal(signed_distance(1 - empty), -1)
-    empty[(0, *[1] * (len(shape) - 2), 0)] = 1
-    got = np.asarray(signed_distance(empty))
-    assert (got[empty > 0], got.max()) == (0, 1)
-    assert got[empty == 0].min() > 0
 
 
 def test_largest_component_of_each_channel():

@@ -90,6 +90,6 @@ def test_count(file, system):
     get_config = importlib.import_module(f"configs.{file}").get_config
     c = get_config(f"method={system}") if system else get_config()
     method = objectives.make_objective(c.method, model=c.model, dtype=c.dtype, terms=c.objective)
-    variables = jax.eval_shape(lambda key: method.init(key, 32), jax.random.key(0))
+    variables = jax.eval_shape(lambda key: method.network.init(key, 32), jax.random.key(0))
     sizes = [leaf.size for leaf in jax.tree.leaves(variables["params"])]
     assert sum(sizes) == COUNTS[file, system]
