@@ -63,7 +63,7 @@ def test_results_by_each_way_to_the_mask(runs):
             for way in ("", "sdf/", "average/"):
                 assert figures[way + name]["n"] == COUNTS["test"]
     assert results["baseline"]["phantom3d"]["dice"]["mean"] > 0
-    assert results["run"]["parts"] == ["decoder", "distance network", "mutual term"]
+    assert results["run"]["components"] == ["decoder", "distance network", "mutual term"]
     with (runs / "supervised" / "results.json").open() as file:
         assert not any("/" in name for name in json.load(file)["last"]["phantom3d"])
 

@@ -25,7 +25,7 @@ from data_pipelines import arguments, streams
 from data_pipelines.arguments import with_packaged
 from multimix_jax.inference.windows import Windows
 from multimix_jax.models import MultiMix
-from multimix_jax.names import Checkpoint
+from multimix_jax.names import Checkpoint, Head
 from multimix_jax.objectives import ConsistencyObjective, DtmlObjective, MultiMixObjective
 from multimix_jax.reporting import page
 from multimix_jax.runs import run
@@ -163,7 +163,7 @@ def test_a_run_reports_the_baseline_answer(whole, config):
     auroc = results["phantom_cls_a"]["auroc"]
     assert (auroc["mean"], auroc["ci95"]) == (0.5, [0.5, 0.5])
     given, tested = (
-        np.load(whole / "examples.npz")[f"phantom_seg_a/{name}"] for name in ("truth", "id")
+        np.load(whole / "examples.npz")[f"phantom_seg_a/best/{name}"] for name in ("truth", "id")
     )
     assert given.shape == (5, 32, 32, 1)
     ids = read(whole / "ids.json")
@@ -182,25 +182,27 @@ def test_a_run_keeps_examples(whole):
     with np.load(whole / "examples.npz") as examples:
         for name, count in TESTS.items():
             assert examples[f"{name}/histogram"].sum() == count * 32 * 32
-        assert examples["phantom_seg_b/image"].shape == (4, 32, 32, 1)
-        for part in ("truth", Checkpoint.BEST, Checkpoint.LAST):
-            assert examples[f"phantom_seg_b/{part}"].shape == (4, 32, 32, 1)
-        assert "phantom_cls_a/image" not in examples
+        for which in Checkpoint:
+            for kind in ("image", "truth", "mask"):
+                assert examples[f"phantom_seg_b/{which}/{kind}"].shape == (4, 32, 32, 1)
+        assert "phantom_cls_a/best/image" not in examples
 
 
 def test_a_run_keeps_pictures_to_look_through(whole, tmp_path):
     run = read_run(whole)
     assert run.gallery.checkpoint == Checkpoint.BEST
-    assert {name: len(arrays["id"]) for name, arrays in run.gallery.sets.items()} == TESTS
-    for name, arrays in run.gallery.sets.items():
-        assert {"image", "mask", "saliency", "id"} <= set(arrays)
-        assert ("truth" in arrays) == ("seg" in name)
-    arrays = run.gallery.sets["phantom_seg_a"]
+    assert {name: len(shown) for name, shown in run.gallery.sets.items()} == TESTS
+    for name, shown in run.gallery.sets.items():
+        assert all(Head.MASK in one.masks and one.saliency is not None for one in shown)
+        assert all((one.truth is not None) == ("seg" in name) for one in shown)
+    shown = run.gallery.sets["phantom_seg_a"]
     images = run.images[Checkpoint.BEST, "phantom_seg_a"]
-    dices = [images.columns["dice"][images.ids.index(id_)] for id_ in arrays["id"]]
+    dices = [images.columns["dice"][images.ids.index(id_)] for id_ in [one.id for one in shown]]
     assert dices == sorted(dices)
-    both = (arrays["truth"] & arrays["mask"]).sum(axis=(1, 2, 3))
-    each = (arrays["truth"].sum(axis=(1, 2, 3)), arrays["mask"].sum(axis=(1, 2, 3)))
+    truths = np.stack([one.truth for one in shown])
+    masks = np.stack([one.masks[Head.MASK] for one in shown])
+    both = (truths & masks).sum(axis=(1, 2, 3))
+    each = (truths.sum(axis=(1, 2, 3)), masks.sum(axis=(1, 2, 3)))
     np.testing.assert_allclose(2 * both / sum(each), dices, rtol=1e-6)
     page.write(run, tmp_path / "report.html")
     assert (tmp_path / "report.html").read_text().count("<img") == 4 * (5 + 4) + 3 * (7 + 6)
