@@ -429,6 +429,7 @@ def _restore(folder: Path) -> Read:
 
 CONFIG = {"steps": 10, "seg_labels": "10", "data_dir": "a", "model": {"filters": [4, 8], "r": 0.1}}
 
+
 def _run_config(folder: Path) -> Read:
     from multimix_jax.runs import workdir
 

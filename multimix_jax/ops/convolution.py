@@ -9,6 +9,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from multimix_jax.ops import platform
+
 Operands = tuple[jax.Array, jax.Array]
 
 _FEW = 3  # channels that no convolution of a library is made for
@@ -34,14 +36,14 @@ def conv3x3(x: jax.Array, kernel: jax.Array) -> jax.Array:
         cpu = _to_few_features
     elif kernel.shape[-1] <= _NARROW and x.shape[2] % 2 == 0:
         cpu = _in_pairs
-    return jax.lax.platform_dependent(x, kernel, cpu=cpu, default=conv3x3_reference)
+    return platform.choose(x, kernel, cpu=cpu, default=conv3x3_reference)
 
 
 def _backward(residuals: Operands, gradient: jax.Array) -> Operands:
     x, kernel = residuals
     # Spelled as a convolution forwards: XLA's own gradients are very slow on CPU within a loop.
     to_x = conv3x3(gradient, kernel[::-1, ::-1].swapaxes(2, 3))
-    to_kernel = jax.lax.platform_dependent(
+    to_kernel = platform.choose(
         x,
         gradient,
         cpu=_kernel_gradient,

@@ -9,6 +9,7 @@ import functools
 import jax
 import jax.numpy as jnp
 
+from multimix_jax.ops import platform
 from multimix_jax.ops.convolution import Operands, conv3x3, correlate
 
 _SLICE_PADDING = ((0, 0), (1, 1), (0, 0), (0, 0), (0, 0))
@@ -27,13 +28,13 @@ def conv3x3x3(x: jax.Array, kernel: jax.Array) -> jax.Array:
 
     On CPU a convolution of slices.
     """
-    return jax.lax.platform_dependent(x, kernel, cpu=_by_slices, default=conv3x3x3_reference)
+    return platform.choose(x, kernel, cpu=_by_slices, default=conv3x3x3_reference)
 
 
 def _backward(residuals: Operands, gradient: jax.Array) -> Operands:
     x, kernel = residuals
     to_x = conv3x3x3(gradient, kernel[::-1, ::-1, ::-1].swapaxes(3, 4))
-    to_kernel = jax.lax.platform_dependent(
+    to_kernel = platform.choose(
         x,
         gradient,
         cpu=_kernel_gradient,

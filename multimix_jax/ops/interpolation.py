@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from multimix_jax.ops import platform
 from multimix_jax.ops.convolution import Operands, conv3x3, conv3x3_reference
 
 
@@ -72,11 +73,11 @@ def conv3x3_doubled(x: jax.Array, kernel: jax.Array) -> jax.Array:
     Both are linear, so on CPU the kernel comes first: nine 1x1 products on a quarter of the pixels,
     and then an interpolation that shifts as well.
     """
-    return jax.lax.platform_dependent(x, kernel, cpu=_taps_then_double, default=_double_then_conv)
+    return platform.choose(x, kernel, cpu=_taps_then_double, default=_double_then_conv)
 
 
 def _doubled_backward(residuals: Operands, gradient: jax.Array) -> Operands:
-    return jax.lax.platform_dependent(
+    return platform.choose(
         *residuals,
         gradient,
         cpu=_taps_then_double_backward,
