@@ -120,7 +120,8 @@ class Step:
         self.mask = self._tensor(labeled["mask"].astype(np.float32))
         self.sharpness, self.weight = objective.sharpness, objective.mutual_weight * np.exp(-5)
         self.models = nn.ModuleDict(make_networks(objective, variables))
-        self.models.to(device(), memory_format=self.format).train()
+        layout: Any = {"device": device(), "memory_format": self.format}
+        self.models.to(**layout).train()
         self.optimizer = torch.optim.SGD(
             self.models.parameters(), lr=0.01, momentum=0.9, weight_decay=1e-4
         )
