@@ -12,7 +12,6 @@ import dataclasses
 import functools
 import pathlib
 import sys
-from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -42,23 +41,16 @@ row = functools.partial(Row, "prediction")
 class ZeroSaliency(JointNetwork):
     """The network with zeros on the bridge."""
 
-    def predict(
-        self, variables: Any, images: jax.Array, dropout_keys: jax.Array | None = None
-    ) -> dict[Head, jax.Array]:
-        """See `JointNetwork.predict`."""
+    def predict(self, *args: Any, **kwargs: Any) -> dict[Head, jax.Array]:
+        with nn.intercept_methods(_without_saliency):
+            return super().predict(*args, **kwargs)
 
-        def intercept(
-            method: Callable[..., Any],
-            args: Sequence[Any],
-            kwargs: Mapping[str, Any],
-            context: nn.module.InterceptorContext,
-        ) -> Any:
-            if context.method_name == "saliency":
-                return jnp.zeros_like(args[0][..., :1])
-            return method(*args, **kwargs)
 
-        with nn.intercept_methods(intercept):
-            return super().predict(variables, images, dropout_keys)
+def _without_saliency(method: Any, args: Any, kwargs: Any, context: Any) -> Any:
+    """What `nn.intercept_methods` calls in place of every method of a module."""
+    if context.method_name == "saliency":
+        return jnp.zeros_like(args[0][..., :1])
+    return method(*args, **kwargs)
 
 
 def predictors(model: TrainedModel) -> dict[str, Predictor]:
