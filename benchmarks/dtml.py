@@ -10,6 +10,7 @@ averaged; ours takes the same windows, in batches, and then those that runs take
 patch apart with Gaussian weights. All of a case take turns.
 """
 
+import dataclasses
 import functools
 import os
 import statistics
@@ -23,8 +24,10 @@ import optax
 
 from benchmarks import measure, scaling, torch_vnet
 from benchmarks.measure import Row
-from multimix_jax.inference.windows import Windows, make_sliding_window, window_starts
+from multimix_jax.inference.predictor import Member, Predictor
+from multimix_jax.inference.windows import Windows, window_starts
 from multimix_jax.models import VNet
+from multimix_jax.names import Head
 from multimix_jax.objectives import DtmlObjective
 from multimix_jax.state import TrainState
 from multimix_jax.training import machine
@@ -46,7 +49,7 @@ def released_stride(patch: Sequence[int]) -> tuple[int, ...]:
 
 def variables_of(objective: DtmlObjective) -> Any:
     """Weights of both networks; statistics of batches as after a while."""
-    variables = jax.jit(objective.init, static_argnums=1)(jax.random.key(0), 0)
+    variables = jax.jit(objective.network.init, static_argnums=1)(jax.random.key(0), 0)
     return jax.tree.map(np.asarray, variables)
 
 
@@ -59,16 +62,11 @@ def steps(objective: DtmlObjective, rounds: int, what: str) -> list[Row]:
     optimizer = optax.chain(optax.add_decayed_weights(DECAY), optax.sgd(RATE, MOMENTUM))
     step = jax.jit(make_train_step(objective, optimizer), donate_argnums=0)
     variables = variables_of(objective)
-    held = [TrainState.create(variables, optimizer)]
-
-    def ours() -> None:
-        held[0], metrics = step(held[0], batch)
-        jax.block_until_ready((held[0], metrics))
-
+    ours = scaling.Step(step, TrainState.create(variables, optimizer), batch)
     programs: dict[str, Callable[[], Any]] = {"": ours}
     for name, last in (("as released", False), ("channels last", True)):
         programs[name] = torch_vnet.Step(objective, variables, batch, channels_last=last)
-    scaling.tell(f"{what}: compiling and timing")
+    scaling.log(f"{what}: compiling and timing")
     taken, *others = measure.in_turn(list(programs.values()), rounds=rounds)
     return [
         row(
@@ -90,17 +88,17 @@ def predictions(objective: DtmlObjective, volume: Sequence[int], rounds: int) ->
     patch = objective.patch
     released = released_stride(patch)
     half = tuple(side // 2 for side in patch)
-    same = make_sliding_window(alone.predict, Windows(patch, released, 4, "uniform"))
-    fewer = make_sliding_window(alone.predict, Windows(patch, half, 4, "gaussian"))
+    own = Predictor([Member(alone.network)], windows=Windows(patch, released, 4, "uniform"))
+    default = dataclasses.replace(own, windows=Windows(patch, half, 4, "gaussian"))
     peer = torch_vnet.SlidingWindow(alone, variables, patch, released)
-    on_device = jax.device_put(variables)
-    scaling.tell("prediction: compiling and timing")
+    arguments = [jax.device_put(variables)], image[None]
+    scaling.log("prediction: compiling and timing")
     slow, taken, quick = measure.in_turn(
-        [lambda: peer(image), lambda: same(on_device, image), lambda: fewer(on_device, image)],
+        [lambda: peer(image), lambda: own(*arguments), lambda: default(*arguments)],
         rounds=rounds,
         warmup=1,
     )
-    difference = float(np.abs(peer(image) - same(on_device, image)["mask"]).max())
+    difference = float(np.abs(peer(image) - own(*arguments)[Head.MASK][0]).max())
     count = lambda stride: len(window_starts(volume, patch, stride))
     what = f"prediction of {shown(volume)}"
     median = statistics.median

@@ -13,6 +13,7 @@ timed alone, after a loss of almost no work. There the fastest of many rounds co
 import functools
 import statistics
 from collections.abc import Callable
+from typing import Any
 from unittest import mock
 
 import jax
@@ -22,6 +23,7 @@ import optax
 from benchmarks import measure, scaling
 from benchmarks.measure import Row
 from benchmarks.train_step import Case, OurStep
+from multimix_jax.state import TrainState
 from multimix_jax.training import machine
 from multimix_jax.training.step import make_train_step
 
@@ -38,7 +40,10 @@ def whole_step(case: Case) -> OurStep:
 
 def update() -> scaling.Step:
     """The step of a loss that looks at the weights alone."""
-    loss = lambda params, state, batch, keys: (optax.tree.norm(params), ({}, state.batch_stats))
+
+    def loss(params: Any, state: TrainState, batch: Any, keys: Any) -> Any:
+        return optax.tree.norm(params), ({}, state.batch_stats)
+
     step = jax.jit(make_train_step(loss, scaling.adam()), donate_argnums=0)
     state = scaling.first_state()
     return scaling.Step(step.lower(state, ()).compile(), state, ())
@@ -57,19 +62,19 @@ def with_and_without(
 
 def compare(side: int, rounds: int) -> list[Row]:
     case = Case(side, "float32", scaling.BATCH_SIZE)
-    scaling.tell(f"{case}: compiling and timing")
+    scaling.log(f"{case}: compiling and timing")
     ours, peer = with_and_without(functools.partial(whole_step, case), rounds)
-    updates = [min(seconds) for seconds in with_and_without(update, UPDATES * rounds)]
+    with_it, without = (min(seconds) for seconds in with_and_without(update, UPDATES * rounds))
 
     low, middle, high = statistics.quantiles([a / b for a, b in zip(ours, peer)], n=4)
-    medians, says = (statistics.median(ours), statistics.median(peer)), "of the step without"
-    more = (updates[0] - updates[1]) / min(peer)
+    medians, unit = (statistics.median(ours), statistics.median(peer)), "of the step without"
+    more = (with_it - without) / min(peer)
     return [
-        row(f"{case}: step with the guard", *medians, "s", middle, says),
-        row(f"{case}: lower quartile of the rounds", None, None, "s", low, says),
-        row(f"{case}: upper quartile of the rounds", None, None, "s", high, says),
-        row(f"{case}: fastest step", min(ours), min(peer), "s", min(ours) / min(peer), says),
-        row(f"{case}: fastest update", *updates, "s", more, "of the step without, more"),
+        row(f"{case}: step with the guard", *medians, "s", middle, unit),
+        row(f"{case}: lower quartile of the rounds", None, None, "s", low, unit),
+        row(f"{case}: upper quartile of the rounds", None, None, "s", high, unit),
+        row(f"{case}: fastest step", min(ours), min(peer), "s", min(ours) / min(peer), unit),
+        row(f"{case}: fastest update", with_it, without, "s", more, f"{unit}, more"),
     ]
 
 

@@ -21,6 +21,7 @@ import numpy as np
 
 from benchmarks import convolutions, measure, scaling, torch_multimix
 from benchmarks.measure import Row
+from multimix_jax.objectives import Network
 from multimix_jax.training import machine, parallel
 
 PyTree = Any
@@ -43,9 +44,9 @@ class Case(NamedTuple):
 class Prediction:
     """Predicts for the same images each time it is called."""
 
-    def __init__(self, objective: Any, variables: PyTree, images: np.ndarray):
+    def __init__(self, network: Network, variables: PyTree, images: np.ndarray):
         self.arguments = jax.device_put(variables), images
-        self.predict = parallel.make_predict(objective.predict, devices=jax.devices()[:1])
+        self.predict = parallel.make_predict(network.predict, devices=jax.devices()[:1])
 
     def __call__(self) -> None:
         jax.block_until_ready(self.predict(*self.arguments))
@@ -54,12 +55,12 @@ class Prediction:
 def compare(case: Case, count: int, form: str | None, rounds: int) -> list[Row]:
     """Ours and PyTorch's, if it has a form here, for so many images at once."""
     what = f"{case}, {'1 image' if count == 1 else f'{count} images'}"
-    scaling.tell(f"{what}: compiling")
+    scaling.log(f"{what}: compiling")
     objective = scaling.objective(case.dtype, use_bridge=case.saliency)
     variables = scaling.random_variables(objective)
     rng = np.random.default_rng(0)
     images = rng.integers(0, 256, (count, case.side, case.side, 1), dtype=np.uint8)
-    ours = Prediction(objective, variables, images)
+    ours = Prediction(objective.network, variables, images)
     programs: list[Callable[[], Any]] = [ours]
     if form:
         arguments = variables["params"], images, case.dtype, case.saliency
@@ -69,7 +70,7 @@ def compare(case: Case, count: int, form: str | None, rounds: int) -> list[Row]:
     if form:
         pieces["its convolutions alone, by PyTorch"] = convolutions.of_peer(known, case.dtype)
 
-    scaling.tell(f"{what}: timing")
+    scaling.log(f"{what}: timing")
     taken, *others = measure.in_turn([*programs, *pieces.values()], rounds=rounds)
     of_peer, of_pieces = others[: len(programs) - 1], others[len(programs) - 1 :]
     # One image is a matter of latency, more are one of speed.
@@ -84,10 +85,10 @@ def compare(case: Case, count: int, form: str | None, rounds: int) -> list[Row]:
         share, of_piece = measure.median_ratio(seconds, taken), statistics.median(seconds)
         rows.append(row(f"{what}: {piece}", of_piece, None, "s", share, "of the prediction"))
     if jax.default_backend() == "gpu":
-        predict: Any = jax.jit(objective.predict)
+        predict: Any = jax.jit(objective.network.predict)
         least = measure.roofline(predict.lower(*ours.arguments).compile(), case.dtype)
-        share, says = least / median, "of the roofline"
-        rows.append(row(f"{what}, against the roofline", median, least, "s", share, says))
+        share, unit = least / median, "of the roofline"
+        rows.append(row(f"{what}, against the roofline", median, least, "s", share, unit))
     return rows
 
 

@@ -34,9 +34,10 @@ import data_pipelines
 from benchmarks import measure, pil_augmentation, scaling
 from benchmarks.measure import Row
 from configs import common
-from data_pipelines import run_data
+from data_pipelines.run_data import RunData, open_run
 from data_pipelines.streams import Pool
 from multimix_jax.keys import ExampleKeys
+from multimix_jax.names import Stream
 from multimix_jax.training import machine
 
 Batches = Iterator[Any]
@@ -69,27 +70,27 @@ class Delivery:
         for _ in self._running:
             pass
 
-    def rate(self, seconds: float, streams: int) -> float:
-        """Images per second, where `finish` took so long."""
-        return self._count * streams * scaling.BATCH_SIZE / seconds
+    def rate(self, seconds: float, images: int) -> float:
+        """Images per second, where `finish` took so long for batches of so many."""
+        return self._count * images / seconds
 
 
 class PngStreams:
     """One image of each stream, read from PNG files: a `torch.utils.data.Dataset` without end."""
 
-    def __init__(self, streams: Mapping[str, Pool], folder: Path):
+    def __init__(self, pools: Mapping[Stream, Pool], folder: Path):
         """Writes the images of the streams to `folder`."""
         self._files: dict[str, list[Path]] = {}
         self._labels: dict[Path, int] = {}
-        for name, stream in streams.items():
+        for name, pool in pools.items():
             (folder / name).mkdir(parents=True)
-            files = [folder / name / f"{example}.png" for example in stream.ids]
-            fetched = stream.examples.fetch(stream.indices)
+            files = [folder / name / f"{example}.png" for example in pool.ids]
+            fetched = pool.examples.fetch(pool.indices)
             for file, image, mask in zip(files, fetched["image"], fetched["mask"]):
                 Image.fromarray(image[..., 0]).save(file)
                 Image.fromarray(mask[..., 0]).save(_mask_of(file))
             self._files[name] = files
-            self._labels |= zip(files, stream.examples.labels[stream.indices].tolist())
+            self._labels |= zip(files, pool.examples.labels[pool.indices].tolist())
 
     def __getitem__(self, position: int) -> Any:
         rng = random.Random(position)
@@ -145,10 +146,10 @@ def png_batches(pngs: PngStreams, workers: int) -> Begin:
     return begin
 
 
-def open_streams(side: int, prepared: Path, cache_bytes: int) -> dict[str, Pool]:
-    """The streams of a run on the phantom sets, prepared where they are not yet."""
+def open_data(side: int, prepared: Path, cache_bytes: int) -> RunData:
+    """The data of a run on the phantom sets, prepared where they are not yet."""
     c = common.get_config()
-    return run_data.open_run(
+    return open_run(
         scaling.objective().streams,
         load=functools.partial(
             data_pipelines.load,
@@ -164,12 +165,13 @@ def open_streams(side: int, prepared: Path, cache_bytes: int) -> dict[str, Pool]
         cls_labels=c.cls_labels,
         seed=c.seed,
         split_seed=c.split_seed,
-    ).streams
+        batch_size=scaling.BATCH_SIZE,
+    )
 
 
-def our_batches(streams: Mapping[str, Pool]) -> Begin:
+def our_batches(data: RunData) -> Begin:
     """Batches as training gets them."""
-    return lambda count: streams.train_batches(streams, scaling.BATCH_SIZE, 0, 0, count)
+    return functools.partial(data.batches, 0)
 
 
 def forgetting(begin: Begin, prepared: Path) -> Begin:
@@ -195,37 +197,38 @@ def augmented(begin: Begin) -> Begin:
 
 def compare(side: int, folder: Path, *, seconds: float, rounds: int) -> list[Row]:
     """Delivered, consumed and PyTorch's images per second at this side."""
-    scaling.tell(f"preparing images at side {side}")
+    scaling.log(f"preparing images at side {side}")
     prepared = folder / "prepared"
-    from_files = open_streams(side, prepared, 0)
-    from_memory = open_streams(side, prepared, 2**40)
-    pngs = PngStreams(from_files, folder / f"png{side}")
+    from_files = open_data(side, prepared, 0)
+    from_memory = open_data(side, prepared, 2**40)
+    pngs = PngStreams(from_files.pools, folder / f"png{side}")
     cold, warm = forgetting(our_batches(from_files), prepared), our_batches(from_memory)
     pipelines = {"cold": cold, "warm": warm, "warm, with augmentation": augmented(warm)}
     peers = {workers: png_batches(pngs, workers) for workers in WORKERS}
     step = scaling.on_one_device(side, scaling.BATCH_SIZE)
 
-    scaling.tell("timing the pipelines and the step")
+    scaling.log("timing the pipelines and the step")
     begins = [*pipelines.values(), *peers.values()]
     deliveries = [Delivery(begin, seconds) for begin in begins]
     turns = [turn for delivery in deliveries for turn in (delivery.begin, delivery.finish)]
     taken = measure.in_turn([step, *turns], rounds=rounds, warmup=1)
-    consumed = [len(from_files) * scaling.BATCH_SIZE / once for once in taken[0]]
+    images = from_files.images_per_step
+    consumed = [images / once for once in taken[0]]
     rates = {
-        name: [delivery.rate(once, len(from_files)) for once in finishes]
+        name: [delivery.rate(once, images) for once in finishes]
         for name, delivery, finishes in zip([*pipelines, *peers], deliveries, taken[2::2])
     }
     best = max(peers, key=lambda workers: statistics.median(rates[workers]))
 
-    def against(case: str, ours: list[float], peer: list[float], says: str) -> Row:
+    def against(case: str, ours: list[float], peer: list[float], unit: str) -> Row:
         ratio = measure.median_ratio(ours, peer)
         medians = statistics.median(ours), statistics.median(peer)
-        return row(f"side {side}, {case}", *medians, "images/s", ratio, says)
+        return row(f"side {side}, {case}", *medians, "images/s", ratio, unit)
 
     rows = []
     for name in ("cold", "warm"):
-        says = "times what the step consumes"
-        rows.append(against(f"{name}, against the step", rates[name], consumed, says))
+        unit = "times what the step consumes"
+        rows.append(against(f"{name}, against the step", rates[name], consumed, unit))
     for name in pipelines:
         case = f"{name}, against PyTorch with {best} workers"
         rows.append(against(case, rates[name], rates[best], "times faster"))

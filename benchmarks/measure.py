@@ -1,4 +1,4 @@
-"""How the benchmarks time two programs in turn, and print and keep what they found."""
+"""How the benchmarks time two programs in turn, and print and keep the figures."""
 
 import argparse
 import dataclasses
@@ -28,7 +28,7 @@ class Row:
       ours, peer: in `unit`; None where there is nothing to measure.
       unit: of both.
       ratio: how the two compare, in `ratio_unit`; None without a peer.
-      ratio_unit: what the ratio says, such as 'times faster'.
+      ratio_unit: of the ratio, such as 'times faster'.
     """
 
     benchmark: str
@@ -114,7 +114,7 @@ def peak_memory() -> float:
     if stats and "peak_bytes_in_use" in stats:
         return float(stats["peak_bytes_in_use"])
     if sys.platform == "linux":
-        # What getrusage says begins with the peak of the process that started this one.
+        # What getrusage gives begins with the peak of the process that started this one.
         status = pathlib.Path("/proc/self/status").read_text()
         return 1024.0 * int(status.partition("VmHWM:")[2].split()[0])
     scale = 1 if sys.platform == "darwin" else 1024

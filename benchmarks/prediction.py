@@ -1,94 +1,105 @@
 """What is lost when a part of a trained network's prediction is left out.
 
-    python -m benchmarks.prediction RUN ... [--data_dir DIR] [--json FILE]
+    python -m benchmarks.prediction RUN ... [--quick] [--data_dir DIR] [--json FILE]
 
 Each RUN, a folder of launch.py with a network of one or both tasks, predicts its test sets with its
-weights best on validation: as its config has it, without the mirror image, with every part of a
-mask kept, with the weights as trained where it has their moving average, and, where it has a
-bridge, with a saliency of zeros.
+weights best on validation: as its config has it, without flips, with all connected components of a
+mask, with the weights as trained where it has their moving average, and, where it has a bridge,
+with a saliency of zeros. --quick takes the first run and its first test set.
 """
 
 import dataclasses
-import json
+import functools
 import pathlib
 import sys
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-from ml_collections import ConfigDict
-from multimix_jax.inference.trained_model import read_model
+from flax import linen as nn
 
 import launch
 from benchmarks import measure
 from benchmarks.measure import Row
 from multimix_jax.errors import UsageError
 from multimix_jax.evaluation import evaluate
-from multimix_jax.models import MultiMix
-from multimix_jax.names import Checkpoint
-from multimix_jax.objectives.joint import JointObjective
+from multimix_jax.inference.predictor import Member, Predictor
+from multimix_jax.inference.sets import predict_set
+from multimix_jax.names import Checkpoint, Head
+from multimix_jax.objectives.joint import JointNetwork
 from multimix_jax.runs import workdir
+from multimix_jax.runs.spec import read_config
+from multimix_jax.runs.trained_model import TrainedModel, read_model
 from multimix_jax.training import machine
 from multimix_jax.training.checkpoint import read_variables
 
-BATCH = 32
 METRICS = ("dice", "accuracy", "auroc")
 
-
-class Blind(MultiMix):
-    """The network, with nothing seen on the bridge."""
-
-    def saliency(self, images: jax.Array) -> jax.Array:
-        return jnp.zeros((*images.shape[:-1], 1), images.dtype)
+row = functools.partial(Row, "prediction")
 
 
-def ways(objective: JointObjective, components: int) -> dict[str, tuple[JointObjective, int]]:
-    """How to predict, and how many parts of a mask to keep, by name; the config's own first."""
-    found = {"as configured": (objective, components)}
-    if objective.mirror:
-        found["no mirror image"] = dataclasses.replace(objective, mirror=False), components
-    if components and objective.model.use_decoder:
-        found["all parts of a mask"] = objective, 0
-    if objective.model.use_bridge:
-        names = [field.name for field in dataclasses.fields(MultiMix) if field.init]
-        held = {name: getattr(objective.model, name) for name in names}
-        blind = Blind(**{**held, "parent": None})
-        found["saliency of zeros"] = dataclasses.replace(objective, model=blind), components
-    return found
+class ZeroSaliency(JointNetwork):
+    """The network with zeros on the bridge."""
+
+    def predict(self, *args: Any, **kwargs: Any) -> dict[Head, jax.Array]:
+        with nn.intercept_methods(_without_saliency):
+            return super().predict(*args, **kwargs)
 
 
-def measured(path: pathlib.Path, data_dir: str | None) -> list[Row]:
-    """A row for each way, test set and metric of a run, against the configured way."""
+def _without_saliency(method: Any, args: Any, kwargs: Any, context: Any) -> Any:
+    """What `nn.intercept_methods` calls in place of every method of a module."""
+    if context.method_name == "saliency":
+        return jnp.zeros_like(args[0][..., :1])
+    return method(*args, **kwargs)
+
+
+def predictors(model: TrainedModel) -> dict[str, Predictor]:
+    """By what is left out; the first is the run's own."""
+    network, prediction = model.network, model.spec.prediction
+    if not isinstance(network, JointNetwork):
+        raise UsageError(f"a run of method={model.spec.method} has none of these parts")
+    own = Predictor([Member(network, flips=prediction.flips)], keep_largest=prediction.keep_largest)
+    made = {"as configured": own}
+    if prediction.flips:
+        made["no flips"] = dataclasses.replace(own, members=[Member(network)])
+    if prediction.keep_largest and network.model.use_decoder:
+        made["all components of a mask"] = dataclasses.replace(own, keep_largest=0)
+    if network.model.use_bridge:
+        zeros = ZeroSaliency(network.model, network.multi_label)
+        members = [Member(zeros, flips=prediction.flips)]
+        made["saliency of zeros"] = dataclasses.replace(own, members=members)
+    return made
+
+
+def compare(path: pathlib.Path, data_dir: str | None, quick: bool) -> list[Row]:
+    """A row for each test set, predictor and metric of a run, against the run's own predictor."""
     model = read_model(path, Checkpoint.BEST)
-    objective: Any = model.objective
-    held = json.loads((path / workdir.CONFIG).read_text(encoding="utf-8"))
-    if not isinstance(objective, JointObjective):
-        raise UsageError(f"{path} is of method={held['method']}, which has none of these parts")
-    added = {name: value for name, value in workdir.ADDED.items() if "." not in name}
-    c = ConfigDict(added | held)
+    config = read_config(path / workdir.CONFIG)
     if data_dir is not None:
-        c.data_dir = data_dir
-    run = launch.make_run(c, path)
-    cases = [(way, *how, model.variables) for way, how in ways(objective, model.components).items()]
-    if held["ema_decay"]:
+        config["data_dir"] = data_dir
+    own, *others = predictors(model).items()
+    cases = [(*case, model.variables) for case in (own, *others)]
+    if model.spec.training.ema_decay:
         _, trained = read_variables(path, Checkpoint.BEST, average=False)
-        cases.append(("no moving average", objective, model.components, trained))
-    rows, first = [], {}
-    for way, method, components, variables in cases:
-        predict = jax.jit(method.predict)
-        for eval_set in run.tests:
-            found = evaluate.predict_set(
-                predict, variables, eval_set, batch_size=BATCH, components=components
+        cases.append(("no moving average", own[1], trained))
+    tests = launch.open_data(config, model.spec, ()).tests[: 1 if quick else None]
+    rows = []
+    for eval_set in tests:
+        peers: dict[str, float] = {}  # of the first case
+        for name, predictor, variables in cases:
+            predictions = predict_set(
+                predictor, [variables], eval_set, batch_size=model.spec.prediction.eval_batch_size
             )
-            summary, _ = evaluate.measure(found, class_names=run.class_names, intervals=False)
+            summary, _ = evaluate.measure(
+                predictions, class_names=model.labels.class_names, intervals=False
+            )
             for metric in METRICS:
-                if metric in summary:
-                    value = float(summary[metric]["mean"])
-                    peer = first.setdefault((eval_set.name, metric), value)
-                    case = f"{path.name}, {eval_set.name} {metric}, {way}"
-                    rows.append(
-                        Row("prediction", case, value, peer, "of 1", value - peer, "difference")
-                    )
+                if metric not in summary:
+                    continue
+                value = float(summary[metric]["mean"])
+                peer = peers.setdefault(metric, value)
+                case = f"{path.name}, {eval_set.name} {metric}, {name}"
+                rows.append(row(case, value, peer, "of 1", value - peer, "difference"))
     return rows
 
 
@@ -100,7 +111,7 @@ def main() -> None:
     machine.set_xla_flags()
     runs = args.runs[: 1 if args.quick else None]
     try:
-        rows = [row for path in runs for row in measured(path, args.data_dir)]
+        rows = [entry for path in runs for entry in compare(path, args.data_dir, args.quick)]
     except UsageError as error:
         sys.exit(f"error: {error}")
     measure.report(rows, args.json)

@@ -7,7 +7,7 @@ temporaries. What the machine cannot hold, or what would take a minute a step, i
 run.
 
 Weak scaling keeps the images per device. It runs over fake CPU devices, which share the cores, so n
-of them should take n times as long as one. What they say to each other is read off the program.
+of them should take n times as long as one. What they exchange is read off the program.
 """
 
 import concurrent.futures
@@ -70,8 +70,8 @@ def collectives(program: str) -> list[Collective]:
     ]
 
 
-def _array_bytes(found: tuple[str, str, str]) -> int:
-    _, bits, sides = found
+def _array_bytes(array: tuple[str, str, str]) -> int:
+    _, bits, sides = array
     count = int(np.prod([int(side) for side in sides.split(",") if side], dtype=np.int64))
     return -(-count * int(bits or 8) // 8)  # a pred takes a byte
 
@@ -102,7 +102,7 @@ class Step:
 @functools.cache
 def on_one_device(side: int, batch_size: int) -> Step:
     """The published step at this side, with this many images per stream."""
-    tell(f"compiling the step at side {side}, batch {batch_size}")
+    log(f"compiling the step at side {side}, batch {batch_size}")
     accumulate = parallel.micro_batches_for_caches(batch_size, side, 1)
     step = make_train_step(objective(), adam(), accumulate=accumulate)
     state, batch = first_state(), random_batch(side, batch_size)
@@ -112,7 +112,7 @@ def on_one_device(side: int, batch_size: int) -> Step:
 
 def on_devices(count: int, side: int) -> Step:
     """The same over `count` devices, with PER_DEVICE images per stream on each."""
-    tell(f"compiling the step at side {side} for {count} devices")
+    log(f"compiling the step at side {side} for {count} devices")
     accumulate = parallel.micro_batches_for_caches(PER_DEVICE * count, side, count)
     step = make_train_step(objective(), adam(), accumulate=accumulate, axis_name=parallel.AXIS)
     sharded: Any = parallel.shard_step(step, devices=jax.devices()[:count])
@@ -148,7 +148,7 @@ def growth(
         if last[0] * (size / before) ** order > LONGEST:
             break
         timed.append(step)
-    tell(f"timing the step at {what} {', '.join(map(str, sizes[: len(timed)]))}")
+    log(f"timing the step at {what} {', '.join(map(str, sizes[: len(timed)]))}")
     seconds = measure.in_turn(timed, rounds=rounds, warmup=1)
 
     rows = []
@@ -171,7 +171,7 @@ def weak_scaling(counts: Sequence[int], side: int, rounds: int) -> list[Row]:
     machine.set_xla_flags()
     machine.keep_compiled()
     steps = [on_devices(count, side) for count in counts]
-    tell(f"timing the step on {', '.join(map(str, counts))} devices")
+    log(f"timing the step on {', '.join(map(str, counts))} devices")
     seconds = measure.in_turn(steps, rounds=rounds, warmup=1)
     # As many as parameters; those of biases that an instance norm takes out are zero, and not sent.
     gradients = sum(leaf.nbytes for leaf in jax.tree.leaves(steps[0].state.params))
@@ -180,17 +180,17 @@ def weak_scaling(counts: Sequence[int], side: int, rounds: int) -> list[Row]:
         case = f"side {side}, batch {PER_DEVICE} on each of {count} devices"
         time, alone = statistics.median(taken), statistics.median(seconds[0])
         share = count * measure.median_ratio(seconds[0], taken)
-        says = "of one device's images/s, on the same cores"
-        rows.append(row(f"{case}: time, against one device", time, alone, "s", share, says))
+        unit = "of one device's images/s, on the same cores"
+        rows.append(row(f"{case}: time, against one device", time, alone, "s", share, unit))
         rows.append(row(f"{case}: memory of each", step.memory / 2**20, None, "MiB"))
-        found = collectives(step.compiled.as_text())
-        reduced = [exchange.size for exchange in found if exchange.operation == "all-reduce"]
-        others = len(found) - len(reduced)
+        exchanges = collectives(step.compiled.as_text())
+        reduced = [exchange.size for exchange in exchanges if exchange.operation == "all-reduce"]
+        others = len(exchanges) - len(reduced)
         rows.append(row(f"{case}: all-reduces", len(reduced), None, "per step"))
         rows.append(row(f"{case}: other exchanges", others, None, "per step"))
-        total, says = sum(reduced), "times the gradients' bytes"
+        total, unit = sum(reduced), "times the gradients' bytes"
         share = total / gradients
-        rows.append(row(f"{case}: all-reduced", total, gradients, "bytes", share, says))
+        rows.append(row(f"{case}: all-reduced", total, gradients, "bytes", share, unit))
     return rows
 
 
@@ -220,7 +220,7 @@ def adam() -> optax.GradientTransformation:
 def random_variables(of: Objective) -> PyTree:
     """Drawn by NumPy, since XLA takes long to compile its own draws."""
     rng = np.random.default_rng(0)
-    shapes = jax.eval_shape(lambda: of.init(jax.random.key(0), 32))  # fit any side
+    shapes = jax.eval_shape(lambda: of.network.init(jax.random.key(0), 32))  # fit any side
     draw = lambda leaf: rng.uniform(-0.05, 0.05, leaf.shape).astype(leaf.dtype)
     return jax.tree.map(draw, shapes)
 
@@ -251,8 +251,8 @@ def machine_memory() -> int:
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
-def tell(what: str) -> None:
-    print(what, file=sys.stderr, flush=True)
+def log(message: str) -> None:
+    print(message, file=sys.stderr, flush=True)
 
 
 def main() -> None:

@@ -23,7 +23,7 @@ row = functools.partial(Row, "seeds")
 
 def compare(side: int, seeds: int, parts: int, rounds: int) -> Row:
     """Time of a step of every seed, with the batch in so many parts."""
-    scaling.tell(f"compiling the step at side {side} in {parts} parts, for one and {seeds} seeds")
+    scaling.log(f"compiling the step at side {side} in {parts} parts, for one and {seeds} seeds")
     objective, optimizer = scaling.objective(), scaling.adam()
     step = make_train_step(objective, optimizer, accumulate=parts)
     variables, batch = scaling.random_variables(objective), scaling.random_batch(side, 10)
@@ -36,11 +36,16 @@ def compare(side: int, seeds: int, parts: int, rounds: int) -> Row:
     batches = jax.device_put(jax.tree.map(stack, *[batch] * seeds))
     alone = scaling.Step(jax.jit(step), first_states()[0], jax.device_put(batch))
     together = scaling.Step(jax.jit(jax.vmap(step)), jax.tree.map(stack, *first_states()), batches)
-    in_turn = lambda: [alone() for _ in range(seeds)]
+
+    def in_turn() -> None:
+        for _ in range(seeds):
+            alone()
+
     one, many = measure.in_turn([in_turn, together], rounds=rounds, warmup=1)
     return row(
         f"side {side}, {parts} parts: {seeds} seeds at once, against one after the other",
-        *map(statistics.median, (many, one)),
+        statistics.median(many),
+        statistics.median(one),
         "s",
         measure.median_ratio(one, many),
     )

@@ -196,7 +196,7 @@ def device() -> torch.device:
 
 
 def reaches_device() -> bool:
-    """Whether PyTorch can compute where JAX does; says so if it cannot."""
+    """Whether PyTorch can compute where JAX does; prints if it cannot."""
     reaches = device().type == "cpu" or torch.cuda.is_available()
     if not reaches:
         print("PyTorch has no CUDA here: its part is left out", file=sys.stderr)

@@ -120,7 +120,8 @@ class Step:
         self.mask = self._tensor(labeled["mask"].astype(np.float32))
         self.sharpness, self.weight = objective.sharpness, objective.mutual_weight * np.exp(-5)
         self.models = nn.ModuleDict(make_networks(objective, variables))
-        self.models.to(device(), memory_format=self.format).train()
+        layout: Any = {"device": device(), "memory_format": self.format}
+        self.models.to(**layout).train()
         self.optimizer = torch.optim.SGD(
             self.models.parameters(), lr=0.01, momentum=0.9, weight_decay=1e-4
         )
@@ -130,10 +131,10 @@ class Step:
         return moved.to(device()).contiguous(memory_format=self.format)
 
     def __call__(self) -> None:
-        found = {name: next(iter(net(self.images).values())) for name, net in self.models.items()}
+        outputs = {n: next(iter(net(self.images).values())) for n, net in self.models.items()}
         count = len(self.mask)
-        soft, inside = found["seg"].sigmoid(), torch.sigmoid(-self.sharpness * found["sdf"])
-        entropy = nn.functional.binary_cross_entropy_with_logits(found["seg"][:count], self.mask)
+        soft, inside = outputs["seg"].sigmoid(), torch.sigmoid(-self.sharpness * outputs["sdf"])
+        entropy = nn.functional.binary_cross_entropy_with_logits(outputs["seg"][:count], self.mask)
         loss = (entropy + squared_dice(soft[:count], self.mask)) / 2
         loss = loss + squared_dice(inside[:count], self.mask)
         loss = loss + self.weight * (inside - soft).square().mean()
@@ -173,14 +174,14 @@ class SlidingWindow:
 
 def make_networks(objective: Any, variables: Mapping[str, Any]) -> dict[str, VNet]:
     """Networks with our weights."""
-    found = {}
+    networks = {}
     for name, net in (("seg", objective.seg), ("sdf", objective.sdf)):
         if net is not None:
             shape = dict(filters=net.filters, convolutions=net.convolutions, heads=net.heads)
-            found[name] = VNet(len(objective.patch), **shape)
-            held = {kind: values[name] for kind, values in variables.items()}
-            load_flax(found[name], held)
-    return found
+            networks[name] = VNet(len(objective.patch), **shape)
+            own = {kind: values[name] for kind, values in variables.items()}
+            load_flax(networks[name], own)
+    return networks
 
 
 def squared_dice(probability: Tensor, mask: Tensor) -> Tensor:

@@ -189,7 +189,7 @@ def parts(ours: OurStep, case: Case) -> dict[str, Program]:
 
 def compare_memory(case: Case, forms: Sequence[str]) -> list[Row]:
     """What three steps take, ours and PyTorch's."""
-    scaling.tell(f"{case}: measuring memory")
+    scaling.log(f"{case}: measuring memory")
     ours = dict(zip(("memory", "memory but for our program"), memory(OurStep, case)))
     rows = []
     if not forms:
@@ -204,7 +204,7 @@ def compare_memory(case: Case, forms: Sequence[str]) -> list[Row]:
 
 def compare_time(case: Case, forms: Sequence[str], rounds: int) -> list[Row]:
     """Time of the step, ours and PyTorch's; the shares of its parts; and what it computes."""
-    scaling.tell(f"{case}: compiling")
+    scaling.log(f"{case}: compiling")
     ours = OurStep(case)
     begun = time.perf_counter()
     program = ours.compile()
@@ -220,7 +220,7 @@ def compare_time(case: Case, forms: Sequence[str], rounds: int) -> list[Row]:
         pieces["its convolutions alone, by PyTorch"] = convolutions.of_peer(known, case.dtype)
     steps = [peer_step(case, form) for form in forms]
 
-    scaling.tell(f"{case}: timing")
+    scaling.log(f"{case}: timing")
     seconds, *others = measure.in_turn([ours, *steps, *pieces.values()], rounds=rounds)
     median = statistics.median(seconds)
     if not forms:
@@ -235,13 +235,13 @@ def compare_time(case: Case, forms: Sequence[str], rounds: int) -> list[Row]:
 
     best, arithmetic = measure.matrix_rate(case.dtype), sum(c.flops for c in known)
     for whose, count in ("by XLA", ours.flops()), ("of the network", arithmetic):
-        rate, says = count / median, "of the matrix rate"
+        rate, unit = count / median, "of the matrix rate"
         rows.append(row(f"{case}: arithmetic {whose}", count, None, "FLOP"))
-        rows.append(row(f"{case}: rate {whose}", rate, best, "FLOP/s", rate / best, says))
+        rows.append(row(f"{case}: rate {whose}", rate, best, "FLOP/s", rate / best, unit))
     if jax.default_backend() == "gpu":
         least = measure.roofline(program, case.dtype, arithmetic=arithmetic)
-        share, says = least / median, "of the roofline"
-        rows.append(row(f"{case}: step, against the roofline", median, least, "s", share, says))
+        share, unit = least / median, "of the roofline"
+        rows.append(row(f"{case}: step, against the roofline", median, least, "s", share, unit))
     return rows
 
 
