@@ -44,6 +44,28 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: place.get(item.path.relative_to(tests).as_posix(), len(place)))
 
 
+@pytest.fixture(scope="session")
+def prepared(tmp_path_factory):
+    """The phantom sets, prepared with a few images each; to be read alone."""
+    from tests.small_runs import prepare_phantoms  # loads TensorFlow
+
+    folder = tmp_path_factory.mktemp("prepared")
+    prepare_phantoms(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def runs(tmp_path_factory):
+    """Finished runs of three systems, two of each; to be read alone."""
+    from tests.finished_runs import write_run
+
+    folder = tmp_path_factory.mktemp("runs")
+    for method in ("unet", "umtl", "umtl_s"):
+        for seed in (0, 1):
+            write_run(folder, method, seed)
+    return folder
+
+
 @pytest.fixture(scope="module", autouse=True)
 def _clear_up():
     """Programs of one file are seldom those of the next, and memory would grow with each."""

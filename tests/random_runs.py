@@ -12,6 +12,7 @@ from multimix_jax.objectives import make_objective
 from multimix_jax.runs import workdir
 from multimix_jax.state import TrainState
 from multimix_jax.training.checkpoint import Checkpoints
+from tests.small_runs import small_config
 
 
 class Data:
@@ -46,3 +47,9 @@ def write_run(path, config, *, labels=LabelSpec(), seed=0):  # noqa: B008
     with Checkpoints(path) as checkpoints:
         checkpoints.save(Checkpoint.BEST, state, {})
     return Predictor([Member(network)], saliency="gradient"), state.eval_variables
+
+
+def write_runs(folder, size):
+    """Two runs of MultiMix, `a` and `b`, and one of a `unet`."""
+    for seed, (name, system) in enumerate(dict(a="multimix", b="multimix", unet="unet").items()):
+        write_run(folder / name, small_config(folder, system, size=size), seed=seed)

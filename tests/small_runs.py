@@ -19,7 +19,7 @@ import ml_collections
 import numpy as np
 
 import launch
-from configs import common
+from configs import common, multimix
 from data_pipelines.sets import phantom
 from multimix_jax.commands import train
 from multimix_jax.labels import LabelSpec
@@ -111,9 +111,12 @@ def prepare_phantoms(prepared_dir: pathlib.Path, counts: Plans = SMALL_PLANS) ->
             builder.prepare()
 
 
-def small_config(prepared_dir: pathlib.Path, **fields: object) -> ml_collections.ConfigDict:
-    """MultiMix on phantoms, but tiny."""
+def small_config(
+    prepared_dir: pathlib.Path, system: str = "multimix", **fields: object
+) -> ml_collections.ConfigDict:
+    """A published system on phantoms, but tiny."""
     c = common.get_config()
+    multimix.use_system(c, system)
     c.ema_decay = 0.95
     c.prepared_dir = str(prepared_dir)
     c.size, c.batch_size, c.eval_batch_size = 32, 4, 8

@@ -2,7 +2,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from absl.testing import absltest
 
 from multimix_jax.state import TrainState
 
@@ -15,38 +14,36 @@ def create(variables, **arguments):
     return TrainState.create(variables, optax.sgd(0.1, momentum=0.9), **arguments)
 
 
-class TrainStateTest(absltest.TestCase):
-    def test_create(self):
-        state = create({"params": PARAMS, "batch_stats": STATS})
-        self.assertEqual((int(state.step), state.step.dtype), (0, jnp.int32))
-        self.assertEqual(create({"params": PARAMS}, seed=7).seed, 7)
-        np.testing.assert_array_equal(state.params["w"], PARAMS["w"])
-        np.testing.assert_array_equal(state.opt_state[0].trace["w"], 0)
-        np.testing.assert_array_equal(state.batch_stats["mean"], 1)
-        self.assertIsNone(state.ema_params)
-
-    def test_average_is_a_copy_of_its_own(self):
-        state = create({"params": PARAMS}, keep_average=True)
-        np.testing.assert_array_equal(state.ema_params["w"], PARAMS["w"])
-        # Donating one must not take the other along.
-        self.assertNotEqual(
-            state.ema_params["w"].unsafe_buffer_pointer(), state.params["w"].unsafe_buffer_pointer()
-        )
-
-    def test_eval_variables(self):
-        state = create({"params": PARAMS, "batch_stats": STATS})
-        self.assertIs(state.eval_variables["params"], state.params)
-        self.assertIs(state.eval_variables["batch_stats"], state.batch_stats)
-        averaged = create({"params": PARAMS}, keep_average=True)
-        self.assertIs(averaged.eval_variables["params"], averaged.ema_params)
-        self.assertEqual(averaged.eval_variables["batch_stats"], {})
-
-    def test_is_a_pytree(self):
-        state = create({"params": PARAMS}, keep_average=True)
-        doubled = jax.tree.map(lambda leaf: 2 * leaf, state)
-        self.assertIsInstance(doubled, TrainState)
-        np.testing.assert_array_equal(doubled.ema_params["w"], 2 * PARAMS["w"])
+def test_create():
+    state = create({"params": PARAMS, "batch_stats": STATS})
+    assert (int(state.step), state.step.dtype) == (0, jnp.int32)
+    assert create({"params": PARAMS}, seed=7).seed == 7
+    np.testing.assert_array_equal(state.params["w"], PARAMS["w"])
+    np.testing.assert_array_equal(state.opt_state[0].trace["w"], 0)
+    np.testing.assert_array_equal(state.batch_stats["mean"], 1)
+    assert state.ema_params is None
 
 
-if __name__ == "__main__":
-    absltest.main()
+def test_average_is_a_copy_of_its_own():
+    state = create({"params": PARAMS}, keep_average=True)
+    np.testing.assert_array_equal(state.ema_params["w"], PARAMS["w"])
+    # Donating one must not take the other along.
+    assert (
+        state.ema_params["w"].unsafe_buffer_pointer() != state.params["w"].unsafe_buffer_pointer()
+    )
+
+
+def test_eval_variables():
+    state = create({"params": PARAMS, "batch_stats": STATS})
+    assert state.eval_variables["params"] is state.params
+    assert state.eval_variables["batch_stats"] is state.batch_stats
+    averaged = create({"params": PARAMS}, keep_average=True)
+    assert averaged.eval_variables["params"] is averaged.ema_params
+    assert averaged.eval_variables["batch_stats"] == {}
+
+
+def test_is_a_pytree():
+    state = create({"params": PARAMS}, keep_average=True)
+    doubled = jax.tree.map(lambda leaf: 2 * leaf, state)
+    assert isinstance(doubled, TrainState)
+    np.testing.assert_array_equal(doubled.ema_params["w"], 2 * PARAMS["w"])

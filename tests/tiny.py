@@ -131,6 +131,13 @@ def assert_equal(left, right):
     jax.tree.map(np.testing.assert_array_equal, left, right)
 
 
+def assert_near(got, want, message="", tolerance=1e-4):
+    """To within `tolerance` of the largest wanted value; `want` may be a PyTorch tensor."""
+    want = np.asarray(want.detach() if hasattr(want, "detach") else want)
+    atol = tolerance * np.abs(want).max()
+    np.testing.assert_allclose(got, want, rtol=0, atol=atol, err_msg=message)
+
+
 def largest_difference(left, right):
     return max(
         np.abs(a.astype(np.float64) - b).max()

@@ -1,44 +1,35 @@
 """Tests of multimix_jax.inference.predictor, on runs of random weights."""
 
 import dataclasses
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from configs import dtml, multimix
+from configs import dtml
 from multimix_jax.evaluation.calibration import Calibration
-from multimix_jax.inference import predictor
-from multimix_jax.inference.predictor import Predictor
+from multimix_jax.inference.predictor import Member, Predictor
 from multimix_jax.models.bridge import saliency_map
 from multimix_jax.models.multimix import normalize
 from multimix_jax.names import Checkpoint
 from multimix_jax.runs.trained_model import read_model
-from tests.random_runs import write_run
+from tests.random_runs import write_run, write_runs
 from tests.small_runs import small_config
 
 SIZE = 16
-
-
-def config_of(folder, system="multimix", **fields):
-    c = small_config(folder, **{"model.filters": (4, 8), "size": SIZE, **fields})
-    with c.unlocked():
-        multimix.use_system(c, system)
-    return c
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     """Runs `a`, `b` and `unet`."""
     folder = tmp_path_factory.mktemp("predictor")
-    for seed, name in enumerate(("a", "b")):
-        write_run(folder / name, config_of(folder), seed=seed)
-    write_run(folder / "unet", config_of(folder, "unet"))
+    write_runs(folder, SIZE)
     return folder
 
 
-def answers(folder, *names, calibrations=None, places=range(3), **options):
+def predict(folder, *names, calibrations=None, places=range(3), **options):
     """Predictions for three images by networks together, those by each alone, and the images."""
     models = [read_model(folder / name, Checkpoint.BEST) for name in names]
     images = np.random.default_rng(3).integers(0, 256, (3, SIZE, SIZE, 1)).astype(np.uint8)
@@ -56,74 +47,73 @@ def answers(folder, *names, calibrations=None, places=range(3), **options):
 
 
 def test_one_network_alone(folder):
-    found, each, images = answers(folder, "a", saliency="gradient")
-    (wanted,) = each(images)
-    assert set(found) == {"mask", "classes", "saliency"}
-    for name, values in wanted.items():
-        np.testing.assert_allclose(found[name], values, atol=1e-6)
+    predictions, each, images = predict(folder, "a", saliency="gradient")
+    (want,) = each(images)
+    assert set(predictions) == {"mask", "classes", "saliency"}
+    for name, values in want.items():
+        np.testing.assert_allclose(predictions[name], values, atol=1e-6)
     model = read_model(folder / "a", Checkpoint.BEST)
     score = lambda x: model.network.class_logits(model.variables, x)
     saliency = jax.jit(lambda x: saliency_map(score, normalize(x)))(images)
-    np.testing.assert_allclose(found["saliency"], saliency, rtol=1e-4, atol=1e-7)
+    np.testing.assert_allclose(predictions["saliency"], saliency, rtol=1e-4, atol=1e-7)
 
 
-def test_several_answers_are_averaged_and_compared(folder):
-    found, each, images = answers(folder, "a", "b", compare_flips=True)
+def test_several_predictions_are_averaged_and_compared(folder):
+    predictions, each, images = predict(folder, "a", "b", compare_flips=True)
     mirrored = [
         {"mask": answer["mask"][:, :, ::-1], "classes": answer["classes"]}
         for answer in each(images[:, :, ::-1])
     ]
     for name in ("mask", "classes"):
-        every = np.stack([answer[name] for answer in [*each(images), *mirrored]])
-        np.testing.assert_allclose(found[name], every.mean(axis=0), atol=1e-6)
-        np.testing.assert_allclose(found[f"{name}_spread"], every.std(axis=0), atol=1e-6)
+        every = np.stack([prediction[name] for prediction in [*each(images), *mirrored]])
+        np.testing.assert_allclose(predictions[name], every.mean(axis=0), atol=1e-6)
+        np.testing.assert_allclose(predictions[f"{name}_spread"], every.std(axis=0), atol=1e-6)
         if name == "mask":
             masks, together = every >= 0.5, every.mean(axis=0) >= 0.5
     dices = [
         [2 * (m & t).sum() / (m.sum() + t.sum()) for m, t in zip(mask, together)] for mask in masks
     ]
-    wanted = 1 - np.mean(dices, axis=0)
-    assert wanted.max() > 0
-    np.testing.assert_allclose(found["mask_disagreement"][:, 0], wanted, atol=1e-5)
+    want = 1 - np.mean(dices, axis=0)
+    assert want.max() > 0
+    np.testing.assert_allclose(predictions["mask_disagreement"][:, 0], want, atol=1e-5)
 
 
 def test_a_member_with_flips_gives_one_answer_or_two(folder, tmp_path):
     """The mean of both would agree with itself."""
-    c = config_of(folder)
-    with c.unlocked():
-        c.flips = True
-    write_run(tmp_path / "run", c)
-    found, *_ = answers(tmp_path, "run", compare_flips=True)
-    assert (found["classes_spread"] > 0).all() and found["mask_disagreement"].max() > 0
-    plain, *_ = answers(tmp_path, "run")
+    write_run(tmp_path / "run", small_config(folder, size=SIZE, flips=True))
+    predictions, *_ = predict(tmp_path, "run", compare_flips=True)
+    assert (predictions["classes_spread"] > 0).all() and predictions["mask_disagreement"].max() > 0
+    plain, *_ = predict(tmp_path, "run")
     assert set(plain) == {"mask", "classes"}
     for name in ("mask", "classes"):
-        np.testing.assert_allclose(found[name], plain[name], atol=1e-6)
+        np.testing.assert_allclose(predictions[name], plain[name], atol=1e-6)
 
 
 def test_empty_masks_agree():
-    none = jnp.zeros((2, 1, 4, 4, 1))
-    assert predictor._disagreement(none, none[0]).tolist() == [[0.0]]
-    assert predictor._disagreement(none.at[0].set(1.0), none[0] + 0.5).tolist() == [[0.5]]
+    predict = lambda probability, images, keys: {"mask": jnp.full(images.shape, probability)}
+    together = Predictor([Member(SimpleNamespace(predict=predict))] * 2)
+    for probabilities, disagreement in (((0.0, 0.0), 0.0), ((1.0, 0.0), 0.5)):
+        predictions = together(probabilities, np.zeros((1, 4, 4, 1), np.uint8))
+        assert predictions["mask_disagreement"].tolist() == [[disagreement]]
 
 
 def test_each_member_has_its_own_calibration(folder):
     calibrations = [Calibration(1.0, 0.2), Calibration(4.0, 0.4)]
-    found, each, images = answers(folder, "a", "b", calibrations=calibrations)
+    predictions, each, images = predict(folder, "a", "b", calibrations=calibrations)
     one, other = (answer["classes"] for answer in each(images))
-    wanted = (one + jax.nn.softmax(jnp.log(other) / 4)) / 2
-    np.testing.assert_allclose(found["classes"], wanted, atol=1e-6)
+    want = (one + jax.nn.softmax(jnp.log(other) / 4)) / 2
+    np.testing.assert_allclose(predictions["classes"], want, atol=1e-6)
 
 
 def test_dropout(folder):
     """Each draw has its own, which belongs to the image and not to its batch."""
-    found, *_ = answers(folder, "a", draws=3)
-    assert (found["classes_spread"] > 0).all()
-    alone, *_ = answers(folder, "a", draws=3, places=[0])
-    np.testing.assert_allclose(alone["mask"], found["mask"][:1], atol=1e-6)
-    others, *_ = answers(folder, "a", draws=3, places=[2, 1, 0])
-    assert not np.allclose(others["mask"], found["mask"], atol=1e-4)
-    np.testing.assert_allclose(others["mask"][1], found["mask"][1], atol=1e-6)
+    predictions, *_ = predict(folder, "a", draws=3)
+    assert (predictions["classes_spread"] > 0).all()
+    alone, *_ = predict(folder, "a", draws=3, places=[0])
+    np.testing.assert_allclose(alone["mask"], predictions["mask"][:1], atol=1e-6)
+    others, *_ = predict(folder, "a", draws=3, places=[2, 1, 0])
+    assert not np.allclose(others["mask"], predictions["mask"], atol=1e-4)
+    np.testing.assert_allclose(others["mask"][1], predictions["mask"][1], atol=1e-6)
 
 
 def test_masks_keep_their_largest_components():
@@ -135,12 +125,12 @@ def test_masks_keep_their_largest_components():
 
 @pytest.mark.parametrize("kind", ["smoothgrad", "integrated"])
 def test_kinds_of_saliency(folder, kind):
-    found, _, images = answers(folder, "a", saliency=kind)
-    assert found["saliency"].shape == images.shape
-    assert found["saliency"].min() >= 0 and found["saliency"].max() > 0
-    plain, *_ = answers(folder, "a", saliency="gradient")
-    assert not np.allclose(found["saliency"], plain["saliency"])
-    assert set(answers(folder, "unet", saliency=kind)[0]) == {"mask"}
+    predictions, _, images = predict(folder, "a", saliency=kind)
+    assert predictions["saliency"].shape == images.shape
+    assert predictions["saliency"].min() >= 0 and predictions["saliency"].max() > 0
+    plain, *_ = predict(folder, "a", saliency="gradient")
+    assert not np.allclose(predictions["saliency"], plain["saliency"])
+    assert set(predict(folder, "unet", saliency=kind)[0]) == {"mask"}
 
 
 def test_two_networks_that_teach_each_other(tmp_path):
@@ -148,10 +138,10 @@ def test_two_networks_that_teach_each_other(tmp_path):
     c = dtml.get_config(f"data=jsrt,filters=4,size={SIZE}")
     c.model.convolutions = (1, 1)
     write_run(tmp_path / "run", c)
-    found, each, images = answers(tmp_path, "run", draws=2)
-    assert {"mask_spread", "mask_disagreement"} == set(found) - set(each(images)[0])
-    plain, each, images = answers(tmp_path, "run")
-    (wanted,) = each(images)
-    assert set(plain) == set(wanted) == {"mask", "mask_sdf", "mask_average", "distance"}
-    for name, values in wanted.items():
+    predictions, each, images = predict(tmp_path, "run", draws=2)
+    assert {"mask_spread", "mask_disagreement"} == set(predictions) - set(each(images)[0])
+    plain, each, images = predict(tmp_path, "run")
+    (want,) = each(images)
+    assert set(plain) == set(want) == {"mask", "mask_sdf", "mask_average", "distance"}
+    for name, values in want.items():
         np.testing.assert_allclose(plain[name], values, atol=1e-6)

@@ -2,7 +2,7 @@ import itertools
 
 import jax.numpy as jnp
 import numpy as np
-from absl.testing import absltest, parameterized
+import pytest
 
 from multimix_jax.errors import UsageError
 from multimix_jax.inference.windows import (
@@ -35,70 +35,64 @@ def by_hand(image, patch, stride, weights):
     return sums / total[..., None]
 
 
-class StartsTest(parameterized.TestCase):
-    def test_by_hand(self):
-        self.assertEqual(window_starts([10], [4], [3]).ravel().tolist(), [0, 3, 6])
-        self.assertEqual(window_starts([11], [4], [3]).ravel().tolist(), [0, 3, 6, 7])
-        self.assertEqual(window_starts([3], [4], [3]).ravel().tolist(), [0])
-        self.assertEqual(window_starts([5, 4], [4, 4], [1, 1]).tolist(), [[0, 0], [1, 0]])
+def test_starts_by_hand():
+    assert window_starts([10], [4], [3]).ravel().tolist() == [0, 3, 6]
+    assert window_starts([11], [4], [3]).ravel().tolist() == [0, 3, 6, 7]
+    assert window_starts([3], [4], [3]).ravel().tolist() == [0]
+    assert window_starts([5, 4], [4, 4], [1, 1]).tolist() == [[0, 0], [1, 0]]
 
 
-class WeightsTest(parameterized.TestCase):
-    def test_gaussian_is_highest_in_the_middle(self):
-        weights = window_weights((9, 16), "gaussian")
-        self.assertEqual((weights.shape, weights.max()), ((9, 16), 1))
-        self.assertEqual(np.unravel_index(weights.argmax(), weights.shape)[0], 4)
-        self.assertAlmostEqual(weights[4, 7] / weights[4, 3], np.exp((4.5**2 - 0.5**2) / 8), 4)
-        self.assertGreaterEqual(weights.min(), 1e-3)
-        np.testing.assert_array_equal(weights, weights[::-1, ::-1])
+def test_gaussian_is_highest_in_the_middle():
+    weights = window_weights((9, 16), "gaussian")
+    assert (weights.shape, weights.max()) == ((9, 16), 1)
+    assert np.unravel_index(weights.argmax(), weights.shape)[0] == 4
+    assert weights[4, 7] / weights[4, 3] == pytest.approx(np.exp((4.5**2 - 0.5**2) / 8), abs=5e-5)
+    assert weights.min() >= 1e-3
+    np.testing.assert_array_equal(weights, weights[::-1, ::-1])
 
 
-class SlidingWindowTest(parameterized.TestCase):
-    @parameterized.product(
-        case=[((13, 9), (6, 5), (4, 3)), ((7, 9, 6), (4, 5, 6), (2, 3, 1))],
-        weights=["uniform", "gaussian"],
-        batch_size=[1, 4],
-    )
-    def test_equals_a_loop(self, case, weights, batch_size):
-        sides, patch, stride = case
-        image = np.random.default_rng(0).normal(size=(*sides, 1)).astype(np.float32)
-        whole = make_sliding_window(predict, Windows(patch, stride, batch_size, weights))
-        got = whole(2.0, image)
-        want = by_hand(image, patch, stride, window_weights(patch, weights))
-        np.testing.assert_allclose(got["mask"], want, rtol=1e-4, atol=1e-5)
-        np.testing.assert_allclose(got["twice"], np.concatenate([image] * 2, -1), atol=1e-5)
-
-    @parameterized.parameters((3, 4), (3, 9), (6, 5))
-    def test_smaller_than_the_patch(self, *sides):
-        image = np.random.default_rng(0).normal(size=(*sides, 1)).astype(np.float32)
-        whole = make_sliding_window(predict, Windows((6, 5), (2, 2)))
-        got = whole(1.0, image)
-        self.assertEqual(got["mask"].shape, image.shape)
-        np.testing.assert_allclose(got["twice"][..., :1], image, atol=1e-5)
-
-    def test_compiled_once_for_images_of_about_one_size(self):
-        traces = []
-
-        def counted(variables, patches):
-            traces.append(1)
-            return predict(variables, patches)
-
-        whole = make_sliding_window(counted, Windows((4, 4), (2, 2)))
-        whole(1.0, np.zeros((8, 6, 1), np.float32))
-        before = len(traces)
-        for sides in ((8, 8), (5, 7), (7, 8)):
-            whole(1.0, np.zeros((*sides, 1), np.float32))
-        self.assertLen(traces, before)
-
-    def test_errors(self):
-        for stride in ((5, 2), (0, 1), (2,)):
-            with self.assertRaisesRegex(
-                UsageError, r"stride=.* must be 1 to \(4, 4\) .*window.stri"
-            ):
-                Windows((4, 4), stride)
-        with self.assertRaisesRegex(UsageError, "weights='flat' is unknown"):
-            Windows((4, 4), (2, 2), weights="flat")
+@pytest.mark.parametrize("batch_size", [1, 4])
+@pytest.mark.parametrize("weights", ["uniform", "gaussian"])
+@pytest.mark.parametrize(
+    ("sides", "patch", "stride"),
+    [((13, 9), (6, 5), (4, 3)), ((7, 9, 6), (4, 5, 6), (2, 3, 1))],
+)
+def test_equals_a_loop(sides, patch, stride, weights, batch_size):
+    image = np.random.default_rng(0).normal(size=(*sides, 1)).astype(np.float32)
+    whole = make_sliding_window(predict, Windows(patch, stride, batch_size, weights))
+    got = whole(2.0, image)
+    want = by_hand(image, patch, stride, window_weights(patch, weights))
+    np.testing.assert_allclose(got["mask"], want, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(got["twice"], np.concatenate([image] * 2, -1), atol=1e-5)
 
 
-if __name__ == "__main__":
-    absltest.main()
+@pytest.mark.parametrize("sides", [(3, 4), (3, 9), (6, 5)])
+def test_smaller_than_the_patch(sides):
+    image = np.random.default_rng(0).normal(size=(*sides, 1)).astype(np.float32)
+    whole = make_sliding_window(predict, Windows((6, 5), (2, 2)))
+    got = whole(1.0, image)
+    assert got["mask"].shape == image.shape
+    np.testing.assert_allclose(got["twice"][..., :1], image, atol=1e-5)
+
+
+def test_compiled_once_for_images_of_about_one_size():
+    traces = []
+
+    def counted(variables, patches):
+        traces.append(1)
+        return predict(variables, patches)
+
+    whole = make_sliding_window(counted, Windows((4, 4), (2, 2)))
+    whole(1.0, np.zeros((8, 6, 1), np.float32))
+    before = len(traces)
+    for sides in ((8, 8), (5, 7), (7, 8)):
+        whole(1.0, np.zeros((*sides, 1), np.float32))
+    assert len(traces) == before
+
+
+def test_errors():
+    for stride in ((5, 2), (0, 1), (2,)):
+        with pytest.raises(UsageError, match=r"stride=.* must be 1 to \(4, 4\) .*window.stri"):
+            Windows((4, 4), stride)
+    with pytest.raises(UsageError, match="weights='flat' is unknown"):
+        Windows((4, 4), (2, 2), weights="flat")

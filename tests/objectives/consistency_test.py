@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from absl.testing import absltest, parameterized
+import pytest
 
 from configs import consistency
 from multimix_jax.errors import UsageError
@@ -14,6 +14,7 @@ from multimix_jax.training.step import make_train_step
 from tests import tiny
 
 SEG, CLS, CLS_U = "seg/labeled", "cls/labeled", "cls/unlabeled"
+WEAK, STRONG = f"{CLS_U}, teacher's view", f"{CLS_U}, view"
 MASKS = {"seg/cross_entropy", "seg/dice"}
 CLASSES = {"cls/cross_entropy"}
 SYSTEMS = {
@@ -29,7 +30,6 @@ STILL = ConsistencyObjective(
     MODEL, class_weight=0.5, spatial=0.0, intensity=False, threshold=0.5, ramp_up=100
 )
 MOVING = dataclasses.replace(STILL, spatial=1.0, intensity=True)
-MOVED = jax.jit(MOVING._views)
 STEP = 25  # a quarter of the ramp-up
 
 
@@ -62,124 +62,130 @@ def entropy(logits, mask):
     return -(mask * np.log(p) + (1 - mask) * np.log(1 - p)).mean()
 
 
-class SystemsTest(parameterized.TestCase):
-    @parameterized.parameters(*((system, False) for system in SYSTEMS), ("consistency", True))
-    def test_streams_and_terms(self, system, use_bridge):
-        streams, terms = SYSTEMS[system]
+@pytest.mark.parametrize(
+    ("system", "use_bridge"), [*((system, False) for system in SYSTEMS), ("consistency", True)]
+)
+def test_streams_and_terms(system, use_bridge):
+    streams, terms = SYSTEMS[system]
+    c = consistency.get_config(f"method={system}")
+    c.model.use_bridge = use_bridge
+    built = make_objective(c.method, model=c.model, dtype=c.dtype, terms=c.objective)
+    assert built.streams == streams
+    assert built.uses_average == (CLS_U in streams)
+    small = dataclasses.replace(
+        built, model=dataclasses.replace(built.model, filters=(4, 8), parent=None)
+    )
+    state = state_of(small)
+    loss, (metrics, _) = jax.eval_shape(small, state.params, state, tiny.batch(), tiny.keys())
+    assert (loss.shape, loss.dtype) == ((), jnp.float32)
+    everything = SYSTEMS["consistency"][1]
+    assert set(metrics) & everything == terms
+
+
+def test_every_system_differs_from_the_others():
+    amounts = {"consistency_equal_weights", "consistency_equal_streams"}  # of the same parts
+    configs, parts = set(), set()
+    for system in consistency.SYSTEMS:
         c = consistency.get_config(f"method={system}")
-        c.model.use_bridge = use_bridge
+        assert c.system == system
         built = make_objective(c.method, model=c.model, dtype=c.dtype, terms=c.objective)
-        self.assertEqual(built.streams, streams)
-        self.assertEqual(built.uses_average, CLS_U in streams)
-        small = dataclasses.replace(
-            built, model=dataclasses.replace(built.model, filters=(4, 8), parent=None)
-        )
-        state = state_of(small)
-        loss, (metrics, _) = jax.eval_shape(small, state.params, state, tiny.batch(), tiny.keys())
-        self.assertEqual((loss.shape, loss.dtype), ((), jnp.float32))
-        everything = SYSTEMS["consistency"][1]
-        self.assertEqual(set(metrics) & everything, terms)
-
-    def test_every_system_differs_from_the_others(self):
-        amounts = {"consistency_equal_weights", "consistency_equal_streams"}  # of the same parts
-        configs, parts = set(), set()
-        for system in consistency.SYSTEMS:
-            c = consistency.get_config(f"method={system}")
-            self.assertEqual(c.system, system)
-            built = make_objective(c.method, model=c.model, dtype=c.dtype, terms=c.objective)
-            if system not in amounts:
-                parts.add(built.components)
-            del c.system
-            configs.add(c.to_json())
-        self.assertLen(parts, len(consistency.SYSTEMS) - len(amounts))
-        self.assertLen(configs, len(consistency.SYSTEMS))
+        if system not in amounts:
+            parts.add(built.components)
+        del c.system
+        configs.add(c.to_json())
+    assert len(parts) == len(consistency.SYSTEMS) - len(amounts)
+    assert len(configs) == len(consistency.SYSTEMS)
 
 
-class LossTest(parameterized.TestCase):
-    def test_equals_its_parts(self):
-        """NumPy's formulas, the network apart."""
-        batch = tiny.batch()
-        (loss, (metrics, _)), _ = evaluate(STILL, batch)
-        say = jax.jit(lambda params, x: MODEL.apply({"params": params}, normalize(x)))
-        state = state_of(STILL)
-        student = lambda stream: say(state.params, batch[stream]["image"])
-        teacher = lambda stream: say(state.ema_params, batch[stream]["image"])
-        arrays = lambda x: np.asarray(x, np.float64)
+def test_equals_its_parts():
+    """NumPy's formulas, the network apart."""
+    batch = tiny.batch()
+    (loss, (metrics, _)), _ = evaluate(STILL, batch)
+    apply = jax.jit(lambda params, x: MODEL.apply({"params": params}, normalize(x)))
+    state = state_of(STILL)
+    student = lambda stream: apply(state.params, batch[stream]["image"])
+    teacher = lambda stream: apply(state.ema_params, batch[stream]["image"])
+    arrays = lambda x: np.asarray(x, np.float64)
 
-        mask = arrays(batch["seg/labeled"]["mask"])
-        logits = arrays(student(SEG).mask_logits)
-        p = sigmoid(logits)
-        sums = lambda x: x.sum(axis=(1, 2, 3))
-        dice = 1 - (2 * sums(p * mask) + 1) / (sums(p) + sums(mask) + 1)
-        labels = batch["cls/labeled"]["label"]
-        said = arrays(student(CLS).class_logits)
-        own = -log_softmax(said)[np.arange(len(labels)), labels]
-        guess = arrays(teacher(CLS_U).class_logits).argmax(-1)
-        strong = -log_softmax(arrays(student(CLS_U).class_logits))
-        pseudo = strong[np.arange(len(guess)), guess]
-        want = {
-            "seg/cross_entropy": entropy(logits, mask),
-            "seg/dice": dice.mean(),
-            "cls/cross_entropy": 0.5 * own.mean(),
-            "cls/pseudo_label": 0.5 * 0.25 * pseudo.mean(),
-        }
-        for name, value in want.items():
-            self.assertGreater(value, 0, name)
-            np.testing.assert_allclose(metrics[name], value, rtol=1e-4, err_msg=name)
-        np.testing.assert_allclose(loss, sum(want.values()), rtol=1e-4)
-        self.assertEqual(metrics["cls/accepted"], 1)
-        correct = (guess == batch["cls/unlabeled"]["label"]).mean()
-        np.testing.assert_allclose(metrics["cls/accepted_and_correct"], correct)
+    mask = arrays(batch["seg/labeled"]["mask"])
+    logits = arrays(student(SEG).mask_logits)
+    p = sigmoid(logits)
+    sums = lambda x: x.sum(axis=(1, 2, 3))
+    dice = 1 - (2 * sums(p * mask) + 1) / (sums(p) + sums(mask) + 1)
+    labels = batch["cls/labeled"]["label"]
+    own = -log_softmax(arrays(student(CLS).class_logits))[np.arange(len(labels)), labels]
+    guess = arrays(teacher(CLS_U).class_logits).argmax(-1)
+    strong = -log_softmax(arrays(student(CLS_U).class_logits))
+    pseudo = strong[np.arange(len(guess)), guess]
+    want = {
+        "seg/cross_entropy": entropy(logits, mask),
+        "seg/dice": dice.mean(),
+        "cls/cross_entropy": 0.5 * own.mean(),
+        "cls/pseudo_label": 0.5 * 0.25 * pseudo.mean(),
+    }
+    for name, value in want.items():
+        assert value > 0, name
+        np.testing.assert_allclose(metrics[name], value, rtol=1e-4, err_msg=name)
+    np.testing.assert_allclose(loss, sum(want.values()), rtol=1e-4)
+    assert metrics["cls/accepted"] == 1
+    correct = (guess == batch["cls/unlabeled"]["label"]).mean()
+    np.testing.assert_allclose(metrics["cls/accepted_and_correct"], correct)
 
-    def test_pseudo_labels_grow_no_further_than_to_their_weight(self):
-        weights = [
-            evaluate(STILL, step=step)[0][1][0]["cls/pseudo_label"] for step in (50, 100, 1000)
-        ]
-        np.testing.assert_allclose(weights, np.asarray([0.5, 1, 1]) * weights[-1], rtol=1e-5)
 
-    def test_two_parts_are_one_batch(self):
-        step = lambda parts: jax.jit(
-            make_train_step(STILL, optax.sgd(0.1), ema_decay=0.99, accumulate=parts)
-        )
-        whole, halves = (step(parts)(state_of(STILL), tiny.batch())[0] for parts in (1, 2))
-        self.assertLess(tiny.largest_difference(whole.params, halves.params), 1e-5)
+def test_pseudo_labels_grow_no_further_than_to_their_weight():
+    weights = [evaluate(STILL, step=step)[0][1][0]["cls/pseudo_label"] for step in (50, 100, 1000)]
+    np.testing.assert_allclose(weights, np.asarray([0.5, 1, 1]) * weights[-1], rtol=1e-5)
 
-    def test_unsure_pseudo_labels_give_exactly_nothing(self):
-        unsure = dataclasses.replace(STILL, threshold=1.1)
-        (_, (metrics, _)), _ = evaluate(unsure)
-        self.assertEqual(metrics["cls/pseudo_label"], 0)
-        self.assertEqual(metrics["cls/accepted"], 0)
 
-    def test_the_teacher_teaches_nothing_at_first(self):
-        (_, (metrics, _)), _ = evaluate(STILL, step=0)
-        self.assertEqual(metrics["cls/pseudo_label"], 0)
+def test_two_parts_are_one_batch():
+    step = lambda parts: jax.jit(
+        make_train_step(STILL, optax.sgd(0.1), ema_decay=0.99, accumulate=parts)
+    )
+    whole, halves = (step(parts)(state_of(STILL), tiny.batch())[0] for parts in (1, 2))
+    assert tiny.largest_difference(whole.params, halves.params) < 1e-5
 
-    def test_no_gradient_to_the_teacher(self):
-        state = state_of(MOVING)
-        of_teacher = lambda params: MOVING(
-            state.params, dataclasses.replace(state, ema_params=params), tiny.batch(), tiny.keys()
-        )[0]
-        gradient = jax.jit(jax.grad(of_teacher))(state.ema_params)
-        self.assertEqual(max(np.abs(leaf).max() for leaf in tiny.leaves(gradient)), 0)
 
-    def test_several_labels(self):
-        objective = dataclasses.replace(STILL, multi_label=True)
-        batch = tiny.batch()
-        both = np.eye(2, dtype=np.int32)[batch["cls/labeled"]["label"]]
-        batch["cls/labeled"]["label"] = both
-        batch["cls/unlabeled"]["label"] = both
-        (_, (metrics, stats)), _ = evaluate(objective, batch)
-        self.assertEqual(stats, {})
-        say = lambda x: MODEL.apply({"params": state_of(objective).params}, normalize(x))
-        logits = np.asarray(say(batch["cls/labeled"]["image"]).class_logits, np.float64)
-        want = 0.5 * entropy(logits, both)
-        np.testing.assert_allclose(metrics["cls/cross_entropy"], want, rtol=1e-4)
-        predicted = objective.network.predict(
-            {"params": state_of(objective).params}, batch["cls/labeled"]["image"]
-        )
-        np.testing.assert_allclose(predicted["classes"], sigmoid(logits), rtol=1e-4)
+def test_unsure_pseudo_labels_give_exactly_nothing():
+    unsure = dataclasses.replace(STILL, threshold=1.1)
+    (_, (metrics, _)), _ = evaluate(unsure)
+    assert metrics["cls/pseudo_label"] == 0
+    assert metrics["cls/accepted"] == 0
 
-    @parameterized.parameters(
+
+def test_the_teacher_teaches_nothing_at_first():
+    (_, (metrics, _)), _ = evaluate(STILL, step=0)
+    assert metrics["cls/pseudo_label"] == 0
+
+
+def test_no_gradient_to_the_teacher():
+    state = state_of(MOVING)
+    of_teacher = lambda params: MOVING(
+        state.params, dataclasses.replace(state, ema_params=params), tiny.batch(), tiny.keys()
+    )[0]
+    gradient = jax.jit(jax.grad(of_teacher))(state.ema_params)
+    assert max(np.abs(leaf).max() for leaf in tiny.leaves(gradient)) == 0
+
+
+def test_several_labels():
+    objective = dataclasses.replace(STILL, multi_label=True)
+    batch = tiny.batch()
+    both = np.eye(2, dtype=np.int32)[batch["cls/labeled"]["label"]]
+    batch["cls/labeled"]["label"] = both
+    batch["cls/unlabeled"]["label"] = both
+    (_, (metrics, stats)), _ = evaluate(objective, batch)
+    assert stats == {}
+    variables = {"params": state_of(objective).params}
+    images = batch["cls/labeled"]["image"]
+    logits = np.asarray(MODEL.apply(variables, normalize(images)).class_logits, np.float64)
+    want = 0.5 * entropy(logits, both)
+    np.testing.assert_allclose(metrics["cls/cross_entropy"], want, rtol=1e-4)
+    predicted = objective.network.predict(variables, images)
+    np.testing.assert_allclose(predicted["classes"], sigmoid(logits), rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
         (dict(threshold=95.0), r"objective.threshold=95.0 is no probability; set it from 0 to 1"),
         (dict(spatial=-1.0), r"objective.spatial=-1.0; set it to 0, for no spatial augmentation"),
         (dict(weak_spatial=-0.1), r"objective.weak_spatial=-0.1; set it to 0"),
@@ -187,50 +193,49 @@ class LossTest(parameterized.TestCase):
             dict(model=tiny.model(use_classifier=False, use_decoder=False, use_bridge=False)),
             "neither model.use_classifier nor model.use_decoder is on; set one to True",
         ),
-    )
-    def test_what_is_out_of_range_is_refused(self, change, message):
-        with self.assertRaisesRegex(UsageError, message):
-            dataclasses.replace(STILL, **change).check()
+    ],
+)
+def test_what_is_out_of_range_is_refused(change, message):
+    with pytest.raises(UsageError, match=message):
+        dataclasses.replace(STILL, **change).check()
 
 
-class ViewsTest(parameterized.TestCase):
-    def test_the_teacher_sees_less_of_a_change(self):
-        batch = tiny.batch()
-        views, weak, _ = MOVED(batch, tiny.keys())
-        image = batch["cls/unlabeled"]["image"]
-        weak, strong = (np.abs(seen - image).mean() for seen in (weak, views[CLS_U]))
-        self.assertBetween(weak, 1, strong)
-
-    def test_a_weak_view_moves_less(self):
-        """By poses alone, of a bright ramp: what changes is where a pixel comes from."""
-        ramp = np.broadcast_to(np.arange(tiny.SIDE, dtype=np.uint8)[:, None, None], (32, 16, 16, 1))
-        batch = tiny.batch(32)
-        batch["cls/unlabeled"]["image"] = 100 + 10 * ramp
-        poses = dataclasses.replace(MOVING, intensity=False)
-        seen = jax.jit(poses.views)(batch, tiny.keys())
-        weak, strong = (
-            np.abs(np.int32(seen[f"{CLS_U}, {who}"]) - np.int32(seen[CLS_U]))[:, 4:-4, 4:-4].mean()
-            for who in ("teacher's view", "view")
-        )
-        self.assertBetween(weak, 0.2 * strong, 0.5 * strong)
-        weak, strong = (np.int32(seen[f"{CLS_U}, {who}"]) for who in ("teacher's view", "view"))
-        self.assertGreater(np.abs(weak - strong).max(), 50)
-
-    def test_masks_move_with_their_images(self):
-        """A mask that is the image: after any pose it still is, since its look does not change."""
-        batch = tiny.batch()
-        mask = batch["seg/labeled"]["mask"]
-        batch["seg/labeled"]["image"] = 255 * mask
-        views, _, moved = MOVED(batch, tiny.keys())
-        np.testing.assert_allclose(views[SEG], 255 * np.asarray(moved), atol=1e-2)
-        self.assertGreater(np.abs(np.asarray(moved) - mask).max(), 0.5)
-
-    def test_without_poses_and_looks_nothing_moves(self):
-        batch = tiny.batch()
-        seen = jax.jit(STILL.views)(batch, tiny.keys())
-        for name in (SEG, CLS, CLS_U):
-            np.testing.assert_array_equal(seen[f"{name}, view"], seen[name])
+def mean_change(views, view, part=...):
+    return np.abs(np.int32(views[view]) - np.int32(views[CLS_U]))[part].mean()
 
 
-if __name__ == "__main__":
-    absltest.main()
+def test_the_teacher_sees_less_of_a_change():
+    batch = tiny.batch()
+    views = jax.jit(MOVING.views)(batch, tiny.keys())
+    weak, strong = (mean_change(views, view) for view in (WEAK, STRONG))
+    assert 1 <= weak <= strong
+
+
+def test_a_weak_view_moves_less():
+    """By poses alone, of a bright ramp: what changes is where a pixel comes from."""
+    ramp = np.broadcast_to(np.arange(tiny.SIDE, dtype=np.uint8)[:, None, None], (32, 16, 16, 1))
+    batch = tiny.batch(32)
+    batch["cls/unlabeled"]["image"] = 100 + 10 * ramp
+    poses = dataclasses.replace(MOVING, intensity=False)
+    views = jax.jit(poses.views)(batch, tiny.keys())
+    weak, strong = (mean_change(views, view, np.s_[:, 4:-4, 4:-4]) for view in (WEAK, STRONG))
+    assert 0.2 * strong <= weak <= 0.5 * strong
+    assert np.abs(np.int32(views[WEAK]) - np.int32(views[STRONG])).max() > 50
+
+
+def test_masks_move_with_their_images():
+    """A mask that is the image: after any pose it still is, since its look does not change."""
+    batch = tiny.batch()
+    mask = batch["seg/labeled"]["mask"]
+    batch["seg/labeled"]["image"] = 255 * mask
+    alone = dataclasses.replace(MOVING, model=tiny.model(use_bridge=False, use_classifier=False))
+    views, _, moved = jax.jit(alone._views)(batch, tiny.keys())
+    np.testing.assert_allclose(views[SEG], 255 * np.asarray(moved), atol=1e-2)
+    assert np.abs(np.asarray(moved) - mask).max() > 0.5
+
+
+def test_without_poses_and_looks_nothing_moves():
+    batch = tiny.batch()
+    views = jax.jit(STILL.views)(batch, tiny.keys())
+    for name in (SEG, CLS, CLS_U):
+        np.testing.assert_array_equal(views[f"{name}, view"], views[name])

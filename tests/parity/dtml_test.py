@@ -13,17 +13,12 @@ from multimix_jax.keys import ExampleKeys
 from multimix_jax.models import VNet
 from multimix_jax.objectives import DtmlObjective
 from multimix_jax.state import TrainState
+from tests.tiny import assert_near
 
 torch = pytest.importorskip("torch")
 torch_vnet = pytest.importorskip("benchmarks.torch_vnet")
 
 SMALL = dict(heads=("mask", "sdf"), filters=4, convolutions=(1, 2, 2))
-
-
-def near(got, want, message=""):
-    want = np.asarray(want.detach())
-    atol = 1e-4 * np.abs(want).max()
-    np.testing.assert_allclose(got, want, rtol=0, atol=atol, err_msg=message)
 
 
 @functools.cache
@@ -66,18 +61,18 @@ def test_outputs_statistics_and_gradients(sides, train):
     model.double().train(train)
     want = model(torch.tensor(images).double().movedim(-1, 1))
     for head, y in output.items():
-        near(y, want[head].movedim(1, -1), head)
+        assert_near(y, want[head].movedim(1, -1), head)
     sum((y**3).sum() for y in want.values()).backward()
     loaded = torch_vnet.VNet(len(sides), **SMALL)
     torch_vnet.load_flax(loaded, {"params": gradient, "batch_stats": updated["batch_stats"]})
     for name, got in loaded.named_parameters():
         # Batch norm of a batch takes the bias before it out: its gradient is rounding noise.
         if not (train and "_conv.bias" in name):
-            near(got.detach(), model.get_parameter(name).grad, name)
+            assert_near(got.detach(), model.get_parameter(name).grad, name)
     if train:
         for name, got in loaded.named_buffers():
             if "running" in name:
-                near(got, model.get_buffer(name), name)
+                assert_near(got, model.get_buffer(name), name)
 
 
 def torch_loss(outputs, mask, distance, sharpness, weight):
@@ -160,4 +155,4 @@ def test_loss_and_gradients_of_both_networks():
         torch_vnet.load_flax(loaded, {"params": gradient[name], "batch_stats": stats[name]})
         for key, got in loaded.named_parameters():
             if "_conv.bias" not in key:  # rounding noise before the norm of a batch
-                near(got.detach(), model.get_parameter(key).grad, f"{name} {key}")
+                assert_near(got.detach(), model.get_parameter(key).grad, f"{name} {key}")

@@ -84,13 +84,6 @@ def peer(params, bridge=True, lean=False):
     return model.double()
 
 
-def assert_near(got, want, message=""):
-    """The largest difference from PyTorch's tensor is 1e-4 of its largest value."""
-    want = np.asarray(want.detach())
-    atol = 1e-4 * np.abs(want).max()
-    np.testing.assert_allclose(got, want, rtol=0, atol=atol, err_msg=message)
-
-
 def test_published_count():
     sizes = [weight.numel() for weight in torch_multimix.MultiMix().parameters()]
     assert sum(sizes) == 1_965_155
@@ -119,13 +112,13 @@ def test_agree(bridge):
             masks = model.segment(inputs, features, saliency)
             mask, classes = model(inputs)
         for level, (ours_at, theirs_at) in enumerate(zip(got_features, features, strict=True)):
-            assert_near(ours_at, channels_last(theirs_at), f"level {level}")
-        assert_near(got.class_logits, model.classify(features))
-        assert_near(got.mask_logits, channels_last(masks))
+            tiny.assert_near(ours_at, channels_last(theirs_at), f"level {level}")
+        tiny.assert_near(got.class_logits, model.classify(features))
+        tiny.assert_near(got.mask_logits, channels_last(masks))
         if bridge:
-            assert_near(got.saliency, channels_last(saliency))
-        assert_near(got_probabilities["mask"], channels_last(mask))
-        assert_near(got_probabilities["classes"], classes)
+            tiny.assert_near(got.saliency, channels_last(saliency))
+        tiny.assert_near(got_probabilities["mask"], channels_last(mask))
+        tiny.assert_near(got_probabilities["classes"], classes)
 
 
 @pytest.mark.parametrize("form", [*LOSSES])
@@ -144,8 +137,8 @@ def test_loss_agree(form):
         sum(terms.values()).backward()
         for name, term in terms.items():
             assert term.item() != 0
-            assert_near(values[name], term, name)
-        assert_near(values["loss"], sum(terms.values()))
+            tiny.assert_near(values[name], term, name)
+        tiny.assert_near(values["loss"], sum(terms.values()))
         for name, got in peer(gradient).named_parameters():
             # An instance norm takes the bias before it out: its gradient is rounding noise.
             if not ("conv" in name and name.endswith("bias")):
@@ -204,14 +197,14 @@ def test_interpolation_with_aligned_corners(source, target):
     want = torch.nn.functional.interpolate(
         torch.tensor(images).permute(0, 3, 1, 2), target, mode="bilinear", align_corners=True
     )
-    assert_near(interpolation.resize_aligned(images, *target), want.permute(0, 2, 3, 1))
+    tiny.assert_near(interpolation.resize_aligned(images, *target), want.permute(0, 2, 3, 1))
 
 
 def test_instance_norm_and_leaky_relu():
     images = np.random.default_rng(0).normal(3, 2, (2, 6, 5, 4)).astype(np.float32)
     normed = torch.nn.functional.instance_norm(torch.tensor(images).permute(0, 3, 1, 2))
     want = torch.nn.functional.leaky_relu(normed, 0.2)
-    assert_near(norms.instance_norm_relu(images), want.permute(0, 2, 3, 1))
+    tiny.assert_near(norms.instance_norm_relu(images), want.permute(0, 2, 3, 1))
 
 
 @pytest.mark.parametrize(

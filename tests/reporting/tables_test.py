@@ -3,8 +3,6 @@
 import pathlib
 import re
 
-import pytest
-
 from multimix_jax.names import Head
 from multimix_jax.reporting import compare, groups, published, tables
 from multimix_jax.runs import record
@@ -91,15 +89,6 @@ def test_a_set_without_the_metric_of_another_has_a_dash():
         "best": {"a": {"accuracy": entry(0.5), "auroc": entry(0.6)}, "b": {"accuracy": entry(1)}}
     }
     assert tables.of_run(results).splitlines()[2].split()[-1] == "-"
-
-
-@pytest.fixture(scope="module")
-def runs(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("runs")
-    for method in ("unet", "umtl", "umtl_s"):
-        for seed in (0, 1):
-            write_run(folder, method, seed)
-    return folder
 
 
 def test_overview(runs):

@@ -45,7 +45,7 @@ for name in {names}:
 def run(tmp_path_factory):
     """Folder of a small MultiMix, and by name of a batch: the images and what they shall give."""
     folder = tmp_path_factory.mktemp("export")
-    config = small_config(folder, **{"model.filters": (4, 8), "size": SIZE})
+    config = small_config(folder, size=SIZE)
     predictor, variables = write_run(folder / "run", config)
     rng = np.random.default_rng(1)
     wanted = {}
@@ -68,12 +68,12 @@ def check_reloaded(run, out, *, blocked, atol):
         [sys.executable, "-c", program], cwd=out, capture_output=True, text=True, env=_env()
     )
     assert result.returncode == 0, result.stderr
-    for name, wanted in run.wanted.items():
-        with np.load(run.folder / f"{name}.npz") as found:
-            assert set(found) == set(wanted)
-            for part, value in wanted.items():
-                assert found[part].shape == value.shape
-                np.testing.assert_allclose(found[part], value, atol=atol, err_msg=part)
+    for name, want in run.wanted.items():
+        with np.load(run.folder / f"{name}.npz") as predictions:
+            assert set(predictions) == set(want)
+            for part, value in want.items():
+                assert predictions[part].shape == value.shape
+                np.testing.assert_allclose(predictions[part], value, atol=atol, err_msg=part)
 
 
 def _env():
@@ -116,7 +116,7 @@ def test_stablehlo_needs_nothing_but_jax_and_numpy(run, capsys):
 
 
 def export_or_skip(run, out, form, words):
-    """Other libraries may lag behind the newest JAX; that is said, and nothing is left behind."""
+    """Other libraries may lag behind the newest JAX; they are skipped, and leave nothing behind."""
     try:
         export.export_run(run.path, out, Checkpoint.BEST, form)
     except UsageError as error:
@@ -146,9 +146,9 @@ def test_onnx(run):
 def test_images_are_resized_as_in_preparation(sides):
     """By Pillow; float32 and float64 may round to neighbouring grey values now and then."""
     images = np.random.default_rng(0).integers(0, 256, (2, *sides, 1)).astype(np.uint8)
-    found = export.fit_images(images, SIZE, "squash")
-    wanted = np.stack([resize_image(image[..., 0], SIZE, SIZE) for image in images])[..., None]
-    differences = np.abs(np.asarray(found, int) - wanted)
+    resized = export.fit_images(images, SIZE, "squash")
+    want = np.stack([resize_image(image[..., 0], SIZE, SIZE) for image in images])[..., None]
+    differences = np.abs(np.asarray(resized, int) - want)
     assert differences.max() <= (0 if sides == (SIZE, SIZE) else 1)
     assert (differences > 0).mean() < 0.01
 
@@ -158,30 +158,30 @@ def test_images_are_resized_as_in_preparation(sides):
 def test_images_are_padded_as_in_preparation(sides, channels):
     shape = (2, *sides, channels)
     images = np.random.default_rng(0).integers(0, 256, shape).astype(np.uint8)
-    found = export.fit_images(images, SIZE, "pad")
+    resized = export.fit_images(images, SIZE, "pad")
     spec = ResizeSpec(SIZE, "pad", channels)
-    wanted = np.stack([spec.image(image[..., 0] if channels == 1 else image) for image in images])
-    differences = np.abs(np.asarray(found, int) - wanted)
+    want = np.stack([spec.image(image[..., 0] if channels == 1 else image) for image in images])
+    differences = np.abs(np.asarray(resized, int) - want)
     assert differences.max() <= 1
     assert (differences > 0).mean() < 0.01
 
 
 def test_networks_without_a_classifier(tmp_path):
-    """Two networks with batch norm: no saliency, no classes, but more ways to the mask."""
+    """Two networks with batch norm: no saliency, no classes, but more masks."""
     config = dtml.get_config("data=jsrt,filters=2")
     config.size, config.model.convolutions = SIZE, (1, 1)
     predictor, variables = write_run(tmp_path / "run", config)
     export.export_run(tmp_path / "run", tmp_path / "out", Checkpoint.BEST, "stablehlo")
     program = jax.export.deserialize(bytearray((tmp_path / "out/model.stablehlo").read_bytes()))
     images = np.random.default_rng(0).integers(0, 256, (2, SIZE, SIZE, 1)).astype(np.uint8)
-    found, wanted = program.call(images), predictor([variables], images)
-    assert set(found) == set(wanted) == {"mask", "mask_sdf", "mask_average", "distance"}
-    for name, value in wanted.items():
-        np.testing.assert_allclose(found[name], value, atol=1e-5, err_msg=name)
+    predictions, want = program.call(images), predictor([variables], images)
+    assert set(predictions) == set(want) == {"mask", "mask_sdf", "mask_average", "distance"}
+    for name, value in want.items():
+        np.testing.assert_allclose(predictions[name], value, atol=1e-5, err_msg=name)
 
 
 def test_the_dtype_is_that_of_the_training_or_another(tmp_path):
-    config = small_config(tmp_path, **{"model.filters": (4, 8), "size": SIZE, "dtype": "bfloat16"})
+    config = small_config(tmp_path, size=SIZE, dtype="bfloat16")
     write_run(tmp_path, config)
     images = jax.ShapeDtypeStruct((1, SIZE, SIZE, 1), np.uint8)
     for dtype, there in ((None, True), ("float32", False)):
@@ -191,7 +191,7 @@ def test_the_dtype_is_that_of_the_training_or_another(tmp_path):
 
 def test_labels_come_from_the_data_and_the_calibration_from_the_evaluation(tmp_path):
     labels = LabelSpec(("well", "ill"), mask_names=("lung", "heart"))
-    config = small_config(tmp_path, **{"model.filters": (4, 8), "size": SIZE})
+    config = small_config(tmp_path, size=SIZE)
     write_run(tmp_path / "run", config, labels=labels)
     chosen = {"step": -1, "temperature": 3.0, "threshold": 0.25}
     evaluated = FinishedRun(tmp_path, {}, None, labels, {"run": {Checkpoint.BEST: chosen}}, {})

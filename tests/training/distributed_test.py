@@ -10,7 +10,6 @@ import jax
 import numpy as np
 import pytest
 
-from configs import multimix
 from multimix_jax.names import Checkpoint
 from multimix_jax.training import preemption
 from multimix_jax.training.checkpoint import Checkpoints
@@ -18,7 +17,6 @@ from tests.small_runs import (
     first_state,
     launch_flags,
     launch_main,
-    prepare_phantoms,
     small_config,
     start_launch,
     wait_for_lines,
@@ -27,21 +25,11 @@ from tests.small_runs import (
 STEPS = 24
 
 
-@pytest.fixture(scope="module")
-def prepared(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("prepared")
-    prepare_phantoms(folder)
-    return folder
-
-
 def make_config(prepared, system):
-    config = small_config(
-        prepared, steps=STEPS, log_every=1, eval_every=12, checkpoint_every=4, ema_decay=0.9
-    )
+    every = dict(log_every=1, eval_every=12, checkpoint_every=4)
+    config = small_config(prepared, system, steps=STEPS, ema_decay=0.9, **every)
     # Adam divides by the size of a gradient: where that is near zero it makes steps of rounding.
     config.optimizer.name = "sgd"
-    with config.unlocked():
-        multimix.use_system(config, system)
     return config
 
 
@@ -79,8 +67,8 @@ def test_stopped_bereft_and_gone_on_alone(prepared, tmp_path, monkeypatch, syste
         processes[1].send_signal(signal.SIGTERM)
         errors = [process.communicate(timeout=500)[1] for process in processes]
     assert [process.returncode for process in processes] == [preemption.STATUS] * 2, errors
-    (said,) = {line for text in errors for line in text.splitlines() if "stopped after" in line}
-    stopped = int(said.split()[3])
+    (line,) = {line for text in errors for line in text.splitlines() if "stopped after" in line}
+    stopped = int(line.split()[3])
     assert max(map(int, os.listdir(workdir / "checkpoints" / Checkpoint.LAST))) == stopped < STEPS
     lines = metrics.read_text().count("\n")
 
@@ -88,8 +76,8 @@ def test_stopped_bereft_and_gone_on_alone(prepared, tmp_path, monkeypatch, syste
         wait_for_lines(metrics, lines + 6, processes[0])
         processes[1].kill()
         # A minute is promised, on a machine that does nothing else.
-        _, said = processes[0].communicate(timeout=60 if system == "multimix" else 500)
-    assert processes[0].returncode not in (0, preemption.STATUS), said
+        _, errors = processes[0].communicate(timeout=60 if system == "multimix" else 500)
+    assert processes[0].returncode not in (0, preemption.STATUS), errors
     assert not (workdir / "results.json").exists()
 
     launch_main(config, workdir)
@@ -101,11 +89,11 @@ def test_stopped_bereft_and_gone_on_alone(prepared, tmp_path, monkeypatch, syste
 def assert_nearly_the_same(ours, theirs, like):
     """Sums over processes round otherwise than sums within one."""
     for which in (Checkpoint.BEST, Checkpoint.LAST):
-        found = []
+        restored = []
         for path in (ours, theirs):
             with Checkpoints(path) as checkpoints:
-                found.append(checkpoints.restore(which, like))
-        (our_state, our_meta), (their_state, their_meta) = found
+                restored.append(checkpoints.restore(which, like))
+        (our_state, our_meta), (their_state, their_meta) = restored
         jax.tree.map(
             lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5),
             *((state.params, state.ema_params) for state in (our_state, their_state)),

@@ -8,11 +8,10 @@ import jax
 import numpy as np
 import pytest
 
-from configs import multimix
 from multimix_jax.training import machine
 from multimix_jax.training.preemption import PreemptionGuard
 from tests import process
-from tests.small_runs import make_run, prepare_phantoms, small_config
+from tests.small_runs import make_run, small_config
 
 COMPILED = "/jax/core/compile/backend_compile_duration"
 SAMPLES = 30
@@ -22,7 +21,7 @@ LONGEST = 60.0  # seconds that a checkpoint may be on its way
 
 
 @dataclasses.dataclass
-class Held:
+class Sample:
     """What the program holds after a step, between two checkpoints."""
 
     step: int
@@ -46,22 +45,20 @@ def compiled():
     jax.monitoring.unregister_event_duration_listener(note)
 
 
-def train(folder, compiled, *, steps, checkpoint_every, system="multimix", leak=0):
+def train(prepared, workdir, compiled, *, steps, checkpoint_every, system="multimix", leak=0):
     """Trains a small network through all that a run has; loses `leak` bytes a step."""
-    prepare_phantoms(folder / "prepared")
     machine.keep_compiled()
     config = small_config(
-        folder / "prepared",
+        prepared,
+        system,
         steps=steps,
         eval_every=2 * checkpoint_every,
         checkpoint_every=checkpoint_every,
         ema_decay=0.9,
     )
-    with config.unlocked():
-        multimix.use_system(config, system)
-    run = make_run(config, folder / "run")
+    run = make_run(config, workdir)
     batches = run.data.batches
-    held, lost = [], []
+    samples, lost = [], []
 
     def watched(start, stop):
         every = stop // SAMPLES
@@ -71,8 +68,8 @@ def train(folder, compiled, *, steps, checkpoint_every, system="multimix", leak=
             # A state that was just saved keeps the shards it was written from until the next step.
             if step and step % every == 0 and step % checkpoint_every != 1:
                 wait_for_checkpoints(arrays)
-                held.append(
-                    Held(
+                samples.append(
+                    Sample(
                         step=step,
                         memory=process.memory(),
                         compiled=len(compiled),
@@ -86,7 +83,7 @@ def train(folder, compiled, *, steps, checkpoint_every, system="multimix", leak=
     with process.only_new_garbage(), PreemptionGuard(grace_period=60) as guard:
         with mock.patch.object(type(run.data), "batches", lambda _, *steps: watched(*steps)):
             run.train(guard)
-    return held
+    return samples
 
 
 def wait_for_checkpoints(arrays):
@@ -97,10 +94,10 @@ def wait_for_checkpoints(arrays):
         time.sleep(0.05)
 
 
-def check(held):
+def check(samples):
     """Compares the last third of a training to the second."""
-    print(*held, sep="\n")  # shown where a test fails, or by pytest -s
-    second, last = held[SAMPLES // 3 : -SAMPLES // 3], held[-SAMPLES // 3 :]
+    print(*samples, sep="\n")  # shown where a test fails, or by pytest -s
+    second, last = samples[SAMPLES // 3 : -SAMPLES // 3], samples[-SAMPLES // 3 :]
     least = lambda name, part: min(getattr(sample, name) for sample in part)
     steps = last[0].step - second[0].step
     grown = least("memory", last) - least("memory", second)
@@ -114,20 +111,24 @@ def check(held):
 
 
 @process.on_linux
-def test_nothing_grows(tmp_path, compiled):
+def test_nothing_grows(prepared, tmp_path, compiled):
     # The long form trains the full system, which takes three times as long to compile.
-    check(train(tmp_path, compiled, steps=150, checkpoint_every=15, system="umtl"))
+    check(
+        train(prepared, tmp_path / "run", compiled, steps=150, checkpoint_every=15, system="umtl")
+    )
 
 
 @process.on_linux
 @pytest.mark.slow
-def test_nothing_grows_for_long(tmp_path, compiled):
-    check(train(tmp_path, compiled, steps=2000, checkpoint_every=20))
+def test_nothing_grows_for_long(prepared, tmp_path, compiled):
+    check(train(prepared, tmp_path / "run", compiled, steps=2000, checkpoint_every=20))
 
 
 @process.on_linux
 @pytest.mark.slow
-def test_a_leak_of_20_kb_a_step_is_seen(tmp_path, compiled):
-    held = train(tmp_path, compiled, steps=1000, checkpoint_every=20, leak=20_000)
+def test_a_leak_of_20_kb_a_step_is_noticed(prepared, tmp_path, compiled):
+    samples = train(
+        prepared, tmp_path / "run", compiled, steps=1000, checkpoint_every=20, leak=20_000
+    )
     with pytest.raises(AssertionError, match="memory grows"):
-        check(held)
+        check(samples)
