@@ -13,8 +13,8 @@ import multimix_jax
 ROOT = pathlib.Path(multimix_jax.__file__).parents[1]
 # Each room may import itself and those before it; what lies beside them is the ground floor.
 ROOMS = (
-    *("ops", "augment", "models", "objectives", "evaluation", "inference"),
-    *("training", "runs", "reporting", "commands"),
+    *("ops", "augment", "models", "objectives", "training", "evaluation"),
+    *("inference", "runs", "reporting", "commands"),
 )
 WORDS = ("atomic", "errors", "labels", "names")  # of the ground floor, free of JAX
 OURS = {"configs", "data_pipelines", "multimix_jax", "launch", "tests", "benchmarks"}
