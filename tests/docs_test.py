@@ -1,5 +1,6 @@
 """The documentation: its code runs, its links lead somewhere, its API page is fresh."""
 
+import functools
 import importlib
 import importlib.util
 import pathlib
@@ -17,6 +18,8 @@ STARTS = ("README.md", "docs/index.md")  # what a reader opens first
 LINK = re.compile(r"\]\(([^()\s]+)\)")
 CODE_BLOCK = re.compile(r"^```.*?^```", re.MULTILINE | re.DOTALL)
 MODULE = re.compile(r"\b(?:multimix_jax|data_pipelines)(?:\.\w+)+")
+LAUNCH = re.compile(r"(?:python launch\.py|multimix-(?:train|audit)) .*")
+CONFIG = re.compile(r"--config=(configs/\w+)\.py(?::(\S+))?")
 SOURCE_FILE = re.compile(
     r"\b(?:multimix_jax|data_pipelines|configs|benchmarks|tests)/[a-z0-9_/]+\.py\b"
 )
@@ -108,6 +111,31 @@ def test_modules_and_source_files_that_a_page_names_exist(page):
     modules = {name for name in MODULE.findall(text) if not importable(name)}
     files = {name for name in SOURCE_FILE.findall(text) if not (ROOT / name).is_file()}
     assert not modules | files, f"{relative(page)}: these do not exist"
+
+
+def commands(page):
+    """The commands of a page that may take a config, in code blocks or in the text."""
+    text = page.read_text(encoding="utf-8").replace("\\\n", " ")
+    lines = [line for block in CODE_BLOCK.findall(text) for line in block.splitlines()]
+    lines += [" ".join(code.split()) for code in re.findall(r"`([^`]+)`", prose(page))]
+    return [command for line in lines for command in LAUNCH.findall(line)]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=relative)
+def test_commands_name_configs_with_their_arguments_and_fields(page):
+    for command in commands(page):
+        named = CONFIG.search(command)
+        if named is None or "..." in (named[2] or ""):
+            continue
+        module = importlib.import_module(named[1].replace("/", "."))
+        arguments = re.sub(r",\w+=(STEPS|METHOD)\b", "", named[2] or "")
+        config = module.get_config(arguments) if named[2] else module.get_config()
+        for field in re.findall(r"--config\.([\w.]+)=", command):
+            assert functools.reduce(lambda c, part: c[part], field.split("."), config) is not None
+
+
+def test_commands_are_found():
+    assert len([c for page in PAGES for c in commands(page)]) > 20
 
 
 @pytest.fixture(scope="module")
