@@ -7,7 +7,6 @@ Started again it goes on where it stopped, or prints the results of a finished r
 config can be set: --config.steps=500.
 """
 
-import contextlib
 import functools
 import gc
 import logging
@@ -26,15 +25,13 @@ from data_pipelines.files.paths import files_below
 from data_pipelines.resize import ResizeSpec
 from data_pipelines.threads import in_threads
 from multimix_jax.commands import predict as predict_command
+from multimix_jax.commands import train
 from multimix_jax.commands.ends import ends_quietly, one_line_errors
-from multimix_jax.commands.train import run_one
 from multimix_jax.errors import UsageError
 from multimix_jax.names import Stream
 from multimix_jax.runs.data import RunData
-from multimix_jax.runs.grid import run_all
 from multimix_jax.runs.spec import RunSpec
 from multimix_jax.training import machine, parallel
-from multimix_jax.training.preemption import STATUS, Preempted, PreemptionGuard
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "Config file, with :arguments if any.")
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run, or of the grid's runs.")
@@ -63,36 +60,19 @@ def open_data(config: Mapping[str, Any], spec: RunSpec, streams: Sequence[Stream
 
 def launch(c: ConfigDict, workdir: str, mode: str = "train", cell: int | None = None) -> int:
     """Does what the flags ask for; gives the status to end with."""
-    if cell is not None and "grid" not in c:
-        raise UsageError(f"--cell={cell} is for grids (--config=configs/grid.py)")
     machine.keep_compiled()
     absl_logging.set_verbosity(absl_logging.FATAL)  # orbax reports its every step and error
     logging.getLogger("data_pipelines").setLevel(logging.INFO)
-    try:
-        with PreemptionGuard(c.grace_period) as guard:
-            run = functools.partial(
-                run_one, open_data=open_data, contents=contents, guard=guard, mode=mode
-            )
-            if "grid" in c:
-                # An error in one of several processes would leave the others at another run.
-                errors = ERRORS if jax.process_count() == 1 else ()
-                cells = {name: cell_.to_dict() for name, cell_ in grid.cells(c).items()}
-                run_all(cells, workdir, run, errors=errors, only=cell)
-            else:
-                run(c.to_dict(), workdir)
-    except Preempted as preempted:
-        print(preempted, file=sys.stderr)
-        return STATUS
-    return 0
+    cells = {name: one.to_dict() for name, one in grid.cells(c).items()} if "grid" in c else {}
+    parts = train.Parts(open_data, contents, ERRORS)
+    return train.run_config(c.to_dict(), workdir, parts, mode=mode, cells=cells, only=cell)
 
 
 def main(argv: list[str]) -> None:
     del argv
     machine.set_xla_flags()
     address = (_COORDINATOR.value, _PROCESSES.value, _PROCESS.value)
-    session: contextlib.AbstractContextManager = contextlib.nullcontext()
-    if _DISTRIBUTED.value or any(part is not None for part in address):
-        session = parallel.distributed_session(*address)
+    session = parallel.distributed_session(*address, of_cluster=_DISTRIBUTED.value)
     errors = functools.partial(one_line_errors, ERRORS, _WORKDIR.value)
     with errors(), session, errors():  # of joining the others, and of all that is done with them
         status = launch(_CONFIG.value, _WORKDIR.value, _MODE.value, _CELL.value)
@@ -109,15 +89,11 @@ def run() -> None:
         app.run(main, flags_parser=arguments.parse)
 
 
+# The command `multimix-predict`, which reads files exactly as for training.
 IMAGE_FILES = predict_command.ImageFiles(
     files.IMAGE_SUFFIXES, files_below, files.read_image, ResizeSpec, in_threads
 )
-
-
-def predict() -> None:
-    """The command `multimix-predict`, which reads files exactly as for training."""
-    predict_command.main(IMAGE_FILES)
-
+predict = functools.partial(predict_command.main, IMAGE_FILES)
 
 if __name__ == "__main__":
     run()

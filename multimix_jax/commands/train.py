@@ -1,54 +1,106 @@
-"""One run: what is left to do of it, from a config to its printed results."""
+"""What is left to do of a run, or of a grid of runs, from a config to printed results."""
 
+import dataclasses
+import functools
 import pathlib
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import jax
+
+from multimix_jax.errors import UsageError
 from multimix_jax.names import Stream
 from multimix_jax.objectives import make_objective
 from multimix_jax.reporting import tables
 from multimix_jax.reporting.observer import PictureObserver
 from multimix_jax.runs import workdir
 from multimix_jax.runs.data import RunData
+from multimix_jax.runs.grid import run_all
 from multimix_jax.runs.programs import make_programs
 from multimix_jax.runs.run import Run
 from multimix_jax.runs.spec import RunSpec
 from multimix_jax.training import parallel
-from multimix_jax.training.preemption import PreemptionGuard
+from multimix_jax.training.preemption import STATUS, Preempted, PreemptionGuard
 
 OpenData = Callable[[Mapping[str, Any], RunSpec, Sequence[Stream]], RunData]
+
+
+@dataclasses.dataclass(frozen=True)
+class Parts:
+    """What training takes from the data pipelines.
+
+    Attributes:
+      open_data: opens, and where need be prepares, the data of a run with these streams.
+      contents: digests of what a config's own folders hold, by kind of file.
+      errors: what both raise for what a user can mend, and UsageError.
+    """
+
+    open_data: OpenData
+    contents: Callable[[Mapping[str, Any]], Mapping[str, str]]
+    errors: tuple[type[Exception], ...]
+
+
+def run_config(
+    config: Mapping[str, Any],
+    path: str | pathlib.Path,
+    parts: Parts,
+    *,
+    mode: str = "train",
+    cells: Mapping[str, Mapping[str, Any]] | None = None,
+    only: int | None = None,
+) -> int:
+    """Goes on with a run, or with a grid of them; gives the status to end with.
+
+    Args:
+      config: the fields of configs/common.py, as JSON values.
+      path: folder of the run, or of the grid's runs.
+      parts: of data_pipelines.
+      mode: 'train' trains and evaluates; 'eval' evaluates again.
+      cells: configs of a grid's runs by name; None or empty for one run.
+      only: the one cell to run, counted from 0; None for all.
+
+    Raises:
+      UsageError: something that was asked for cannot be done.
+    """
+    if only is not None and not cells:
+        raise UsageError(f"--cell={only} is for grids (--config=configs/grid.py)")
+    try:
+        with PreemptionGuard(config["grace_period"]) as guard:
+            run = functools.partial(run_one, parts=parts, guard=guard, mode=mode)
+            if cells:
+                # An error in one of several processes would leave the others at another run.
+                errors = parts.errors if jax.process_count() == 1 else ()
+                run_all(cells, path, run, errors=errors, only=only)
+            else:
+                run(config, path)
+    except Preempted as preempted:
+        print(preempted, file=sys.stderr)
+        return STATUS
+    return 0
 
 
 def run_one(
     config: Mapping[str, Any],
     path: str | pathlib.Path,
     *,
-    open_data: OpenData,
-    contents: Callable[[Mapping[str, Any]], Mapping[str, str]],
+    parts: Parts,
     guard: PreemptionGuard,
     mode: str = "train",
 ) -> None:
     """Does what is left to do in a run's folder, and prints its results.
-
-    Args:
-      config: the fields of configs/common.py, as JSON values.
-      path: folder of the run.
-      open_data: opens, and where need be prepares, the data of a run with these streams.
-      contents: digests of what the config's own folders hold, by kind of file.
-      guard: notes signals.
-      mode: 'train' trains and evaluates; 'eval' evaluates again.
 
     Raises:
       UsageError: something that was asked for cannot be done.
     """
     train, spec = mode == "train", RunSpec.of_config(config)
     folder = workdir.check(path, config, begin=train)
-    workdir.check_contents(folder, contents(config))
+    workdir.check_contents(folder, parts.contents(config))
     results = workdir.finished(folder, spec.training.steps, set(spec.data.tests))
     if train and results:
         print(f"{folder} is finished; its results:\n{tables.of_run(results)}")
         return
-    run = make_run(config, folder, open_data)
+    run = make_run(config, folder, parts.open_data)
     if train:
         run.train(guard)
     if parallel.is_first():

@@ -100,7 +100,11 @@ def shard_step(
 
 @contextlib.contextmanager
 def distributed_session(
-    coordinator_address: str | None, num_processes: int | None, process_id: int | None
+    coordinator_address: str | None,
+    num_processes: int | None,
+    process_id: int | None,
+    *,
+    of_cluster: bool,
 ) -> Iterator[None]:
     """This process as one of those that train together; to be entered before the first array.
 
@@ -111,10 +115,15 @@ def distributed_session(
       coordinator_address: HOST:PORT of the first process.
       num_processes, process_id: how many there are; which one this is, from 0. What is None is
         asked of the cluster (SLURM, a TPU pod slice, Kubernetes, Open MPI).
+      of_cluster: whether there are others though all is to be asked; without that and any argument
+        this process trains alone.
 
     Raises:
       UsageError: an argument is missing or wrong.
     """
+    if not of_cluster and coordinator_address is num_processes is process_id is None:
+        yield
+        return
     try:
         jax.distributed.initialize(
             coordinator_address,
