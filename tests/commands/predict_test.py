@@ -14,7 +14,6 @@ import pytest
 from PIL import Image
 
 import launch
-from configs import multimix
 from data_pipelines.files.images import resize_image
 from multimix_jax.commands import predict
 from multimix_jax.evaluation.calibration import Calibration
@@ -26,26 +25,17 @@ from multimix_jax.reporting import prediction_files
 from multimix_jax.runs import trained_model
 from multimix_jax.runs.trained_model import read_model
 from tests.official_formats import write_dicom
-from tests.random_runs import write_run
+from tests.random_runs import write_run, write_runs
 from tests.small_runs import ROOT, small_config
 
 SIZE = 16
-
-
-def config_of(folder, system="multimix", **fields):
-    c = small_config(folder, **{"model.filters": (4, 8), "size": SIZE, **fields})
-    with c.unlocked():
-        multimix.use_system(c, system)
-    return c
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     """Runs of random weights, `a`, `b` and `unet`, and a folder of images."""
     folder = tmp_path_factory.mktemp("predict")
-    for seed, name in enumerate(("a", "b")):
-        write_run(folder / name, config_of(folder), seed=seed)
-    write_run(folder / "unet", config_of(folder, "unet"))
+    write_runs(folder, SIZE)
     rng = np.random.default_rng(0)
     images = folder / "images"
     (images / "ward").mkdir(parents=True)
@@ -75,7 +65,7 @@ def test_thresholds_are_averaged_or_asked_for(folder, tmp_path, capsys):
 
 
 def test_dropout_of_a_network_without(folder, tmp_path, capsys):
-    write_run(tmp_path / "run", config_of(folder, **{"model.dropout_rate": 0.0}))
+    write_run(tmp_path / "run", small_config(folder, **{"model.dropout_rate": 0.0}))
     image = folder / "images" / "one.png"
     assert command(tmp_path / "run", image, "--out", tmp_path / "out", "--dropout", 2) == 1
     assert "run was trained without dropout (config.model.dropout_rate=0.0)" in (

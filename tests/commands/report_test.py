@@ -11,15 +11,6 @@ from multimix_jax.commands import report
 from tests.finished_runs import write_run
 
 
-@pytest.fixture(scope="module")
-def runs(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("runs")
-    for method in ("unet", "umtl", "umtl_s"):
-        for seed in (0, 1):
-            write_run(folder, method, seed)
-    return folder
-
-
 def run_command(monkeypatch, *arguments):
     monkeypatch.setattr(sys, "argv", ["report", *map(str, arguments)])
     report.main()

@@ -8,7 +8,7 @@ import pytest
 from configs import grid, quickstart
 from data_pipelines import streams
 from multimix_jax.runs.programs import make_programs
-from tests.small_runs import NETWORK, launch_main, prepare_phantoms
+from tests.small_runs import NETWORK, launch_main
 
 ARGUMENTS = "systems=enc+umtl,budgets=10/5,seeds=0+1,size=32"
 CELLS = [
@@ -23,13 +23,6 @@ FIELDS = {
     **{"batch_size": 4, "eval_batch_size": 8, "model.filters": NETWORK},
     **{"steps": 8, "log_every": 1, "eval_every": 4, "checkpoint_every": 2},
 }
-
-
-@pytest.fixture(scope="module")
-def prepared(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("prepared")
-    prepare_phantoms(folder)
-    return folder
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,6 @@ from tests.small_runs import (
     first_state,
     launch_flags,
     launch_main,
-    prepare_phantoms,
     small_config,
     start_launch,
     wait_for_lines,
@@ -27,11 +26,9 @@ FIELDS = dict(
 
 
 @pytest.mark.slow
-def test_fifty_kills_leave_no_trace(tmp_path):
+def test_fifty_kills_leave_no_trace(prepared, tmp_path):
     """Everything is, bit by bit, what it would have been: also where a checkpoint was being
     written, since every third step writes one."""
-    prepared = tmp_path / "prepared"
-    prepare_phantoms(prepared)
     config = small_config(prepared, **FIELDS)
     whole = tmp_path / "whole"
     with start_launch(*launch_flags(config, whole)) as process:

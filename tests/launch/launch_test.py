@@ -37,7 +37,6 @@ from tests.small_runs import (
     first_state,
     launch_flags,
     launch_main,
-    prepare_phantoms,
     small_config,
     start_launch,
     wait_for_lines,
@@ -53,10 +52,8 @@ STEPS = 12
 
 
 @pytest.fixture(scope="module")
-def config(tmp_path_factory):
-    prepared_dir = tmp_path_factory.mktemp("prepared")
-    prepare_phantoms(prepared_dir)
-    return small_config(prepared_dir, steps=STEPS, eval_every=4, checkpoint_every=5)
+def config(prepared):
+    return small_config(prepared, steps=STEPS, eval_every=4, checkpoint_every=5)
 
 
 @pytest.fixture(scope="module")

@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 
 from benchmarks import prediction
-from configs import multimix
 from multimix_jax.labels import LabelSpec
 from multimix_jax.models.multimix import normalize
 from multimix_jax.names import Checkpoint, Head
@@ -14,15 +13,8 @@ from multimix_jax.runs.trained_model import read_model
 from tests.random_runs import write_run
 from tests.small_runs import prepare_phantoms, small_config
 
+FIELDS = dict(flips=True, keep_largest=1, test_data="phantom_seg_a=test,phantom_cls_a=test")
 LEFT_OUT = ["no flips", "all components of a mask", "saliency of zeros"]
-
-
-def config_of(folder, system="multimix", **fields):
-    fields = {"test_data": "phantom_seg_a=test,phantom_cls_a=test", **fields}
-    c = small_config(folder, flips=True, keep_largest=1, **fields)
-    with c.unlocked():
-        multimix.use_system(c, system)
-    return c
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +23,8 @@ def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("prediction")
     prepare_phantoms(folder)
     for system in ("multimix", "enc"):
-        write_run(folder / system, config_of(folder, system), labels=LabelSpec(("well", "ill")))
+        config = small_config(folder, system, **FIELDS)
+        write_run(folder / system, config, labels=LabelSpec(("well", "ill")))
     return folder
 
 
