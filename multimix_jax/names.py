@@ -43,12 +43,12 @@ class Head(enum.StrEnum):
 
     @property
     def is_mask(self) -> bool:
-        return self in (Head.MASK, Head.MASK_SDF, Head.MASK_AVERAGE)
+        return self.startswith("mask")
 
     @property
     def short(self) -> str:
         """How metrics of a mask are told apart: '' of the first, 'sdf', 'average'."""
-        return {Head.MASK_SDF: "sdf", Head.MASK_AVERAGE: "average"}.get(self, "")
+        return self.partition("_")[2]
 
     def metric(self, name: str) -> str:
         """The name of a mask's metric in results: 'dice', 'sdf/dice', 'average/dice'."""

@@ -15,7 +15,7 @@ from multimix_jax.reporting.groups import Group, comparable
 from multimix_jax.runs.record import FinishedRun, Images
 
 Tested = tuple[FinishedRun, Images]  # a run, and its figures of each image of a data set
-DICE = {Head.MASK: "dice", Head.MASK_SDF: "sdf/dice", Head.MASK_AVERAGE: "average/dice"}
+DICE = {head: head.metric("dice") for head in Head if head.is_mask}
 # What stands at the axes.
 ROC = ("false positive rate", "true positive rate")
 CALIBRATION = ("predicted probability of class 1", "share of class 1")
