@@ -11,7 +11,8 @@ from absl import flags
 from data_pipelines import exclude
 from data_pipelines.errors import DataError
 
-# Flags that were called otherwise, and what to do instead.
+# Flags and configs that were called otherwise, and what to do instead.
+RENAMED_CONFIGS = {"configs/best.py": "use configs/consistency.py"}
 RENAMED = {
     "fix_list": "use --exclude_list",
     "config.leave_out": "use --config.exclude",
@@ -60,7 +61,7 @@ def with_packaged(arguments: Sequence[str]) -> list[str]:
     configs/quickstart.py, becomes the path of the one that is installed with this package.
 
     Raises:
-        DataError: one of the flags is called otherwise now.
+        DataError: a flag or a config is called otherwise now.
     """
     resolved, before = [], ""
     for argument in arguments:
@@ -79,6 +80,8 @@ def with_packaged(arguments: Sequence[str]) -> list[str]:
 def _packaged(config: str) -> str:
     """The installed file of that name, if there is one and none in the working folder."""
     file, colon, options = config.partition(":")
+    if file in RENAMED_CONFIGS and not os.path.exists(file):
+        raise DataError(f"{file} is no config any more; {RENAMED_CONFIGS[file]}")
     installed = Path(__file__).parent.parent / file
     if file.endswith(".py") and not os.path.exists(file) and installed.is_file():
         return f"{installed}{colon}{options}"

@@ -14,6 +14,12 @@ def test_what_was_called_otherwise(old, form):
         with_packaged(["--config=configs/multimix.py", form.format(old), "x"])
 
 
+@pytest.mark.parametrize("form", [["--config={}"], ["--config", "{}:method=x"]])
+def test_a_config_that_was_called_otherwise(form):
+    with pytest.raises(DataError, match="configs/best.py is no config any more; use configs/cons"):
+        with_packaged([part.format("configs/best.py") for part in form])
+
+
 def test_values_are_not_flags():
     arguments = ["--config.data_dir", "fix_list", "--config.excluded=config.leave_out"]
     assert with_packaged(arguments) == arguments
