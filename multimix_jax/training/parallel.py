@@ -246,7 +246,11 @@ def make_predict(
 
 
 def check_divisible(batch_size: int, accumulate: int, device_count: int | None = None) -> None:
-    """Raises UsageError where a batch cannot be split evenly over devices and micro-batches."""
+    """Whether a batch can be split evenly over devices, all by default, and micro-batches.
+
+    Raises:
+      UsageError: it cannot.
+    """
     device_count = jax.device_count() if device_count is None else device_count
     count = device_count * accumulate
     if batch_size % count:

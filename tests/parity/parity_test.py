@@ -41,7 +41,7 @@ def ours(bridge=True):
 def variables(bridge=True):
     """Weights drawn by NumPy, since XLA takes long to compile its own draws."""
     rng = np.random.default_rng(0)
-    shapes = jax.eval_shape(lambda key: ours(bridge).init(key, SIDE), jax.random.key(0))
+    shapes = jax.eval_shape(lambda key: ours(bridge).network.init(key, SIDE), jax.random.key(0))
     draw = lambda leaf: rng.uniform(-0.3, 0.3, leaf.shape).astype(leaf.dtype)
     return jax.tree.map(draw, shapes)
 
