@@ -40,9 +40,8 @@ class ConsistencyObjective(JointObjective):
     A view is a spatial and an intensity augmentation (`augment.spatial`, `augment.intensity`), a
     strong one has a hole besides, a weak one is a spatial augmentation of strength `weak_spatial`.
     Images with masks keep their intensities: others cost the masks more than they teach them. The
-    teacher is the moving average of the
-    weights (Tarvainen & Valpola 2017), without dropout; pseudo-labels are as in FixMatch (Sohn et
-    al. 2020). r = min(step / ramp_up, 1).
+    teacher is the moving average of the weights (Tarvainen & Valpola 2017), without dropout;
+    pseudo-labels are as in FixMatch (Sohn et al. 2020). r = min(step / ramp_up, 1).
 
     Attributes:
       model, multi_label, pseudo_label_weight, threshold: see `JointObjective`.
@@ -121,7 +120,10 @@ class ConsistencyObjective(JointObjective):
         return {name: images.round().astype(jnp.uint8) for name, images in shown.items()}
 
     def _views(self, batch: Batch, keys: ExampleKeys) -> tuple[dict[Stream, jax.Array], Any, Any]:
-        """What the student sees, by stream, and the teacher, float in 0..255; the masks."""
+        """What the student sees, by stream, and the teacher, float in 0..255; the masks.
+
+        The names of the keys decide the random numbers, and so stay as they are.
+        """
         views: dict[Stream, jax.Array] = {}
         weak = mask = None
         for stream in self.streams:
