@@ -167,6 +167,7 @@ class SetBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):
         with _no_leftovers(self.index_path.parent):
             root.mkdir(parents=True, exist_ok=True)
             with _locked(root):
+                root.mkdir(parents=True, exist_ok=True)  # another that failed has removed it
                 if self.index_path.exists():  # another process was first
                     self.info.read_from_directory(self.data_dir)
                 elif self.index_path.parent.exists():  # stopped between the records and the table
