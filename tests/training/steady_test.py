@@ -113,7 +113,7 @@ def check(samples):
 @process.on_linux
 @pytest.mark.xfail(
     jax.__version_info__ >= (0, 12),
-    reason="under pytest the weights of each validation stay, by JAX 0.12; in a program they do not",
+    reason="under pytest, JAX 0.12 keeps the weights of each validation; in a program it does not",
 )
 def test_nothing_grows(prepared, tmp_path, compiled):
     # The long form trains the full system, which takes three times as long to compile.
