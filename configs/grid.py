@@ -49,7 +49,7 @@ def cells(c: ml_collections.ConfigDict) -> dict[str, ml_collections.ConfigDict]:
     systems = list(module.ALL) if c.grid.systems == "all" else c.grid.systems.split("+")
     budgets = [_budget(text) for text in c.grid.budgets.split("+")]
     seeds = [_seed(text) for text in c.grid.seeds.split("+")]
-    found = {}
+    configs = {}
     for system, (labels, masks), seed in itertools.product(systems, budgets, seeds):
         cell = c.copy_and_resolve_references().unlock()
         del cell.grid
@@ -61,8 +61,8 @@ def cells(c: ml_collections.ConfigDict) -> dict[str, ml_collections.ConfigDict]:
         name = [cell.system]
         name += [f"{labels}labels"] * classifies
         name += [f"{masks}masks"] * segments
-        found["_".join([*name, f"seed{seed}"])] = cell.lock()
-    return found
+        configs["_".join([*name, f"seed{seed}"])] = cell.lock()
+    return configs
 
 
 def _budget(text: str) -> tuple[str, str]:

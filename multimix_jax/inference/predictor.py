@@ -115,10 +115,10 @@ class Predictor:
         for index, (member, own) in enumerate(zip(self.members, variables, strict=True)):
             for flipped in (False, True) if self.compare_flips else (False,):
                 own_keys = _fold_in(keys, 2 * index + flipped)
-                seen = _flip(images) if flipped else images
+                view = _flip(images) if flipped else images
                 alone = dataclasses.replace(member, flips=member.flips and not self.compare_flips)
-                answer = self._draws(alone, own, seen, own_keys)
-                shown = saliency.make_map(self.saliency, member.network, own, seen, own_keys)
+                answer = self._draws(alone, own, view, own_keys)
+                shown = saliency.make_map(self.saliency, member.network, own, view, own_keys)
                 if flipped:
                     answer = _flip_back(answer, axis=3)
                     shown = None if shown is None else _flip(shown)

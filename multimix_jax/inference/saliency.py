@@ -91,13 +91,13 @@ def integrated_gradients(
       its ends, but for what the steps leave out.
     """
     gradient = _gradient_of_strongest(score, images)
-    way = images - baseline
+    difference = images - baseline
 
     def add(total: jax.Array, step: jax.Array) -> tuple[jax.Array, None]:
-        return total + gradient(baseline + (step + 0.5) / steps * way), None
+        return total + gradient(baseline + (step + 0.5) / steps * difference), None
 
     total, _ = jax.lax.scan(add, jnp.zeros_like(images), jnp.arange(steps))
-    return way * total / steps
+    return difference * total / steps
 
 
 def _gradient_of_strongest(score: Score, images: jax.Array) -> Score:

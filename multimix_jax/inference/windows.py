@@ -120,8 +120,8 @@ def make_sliding_window(
         def one_batch(index: jax.Array, sums: dict[str, jax.Array]) -> dict[str, jax.Array]:
             places = index * batch_size + jnp.arange(batch_size)
             at = starts[jnp.minimum(places, count - 1)]
-            found = predict(variables, jax.vmap(cut, in_axes=(None, 0))(image, at))
-            for name, values in found.items():
+            answer = predict(variables, jax.vmap(cut, in_axes=(None, 0))(image, at))
+            for name, values in answer.items():
                 for row in range(batch_size):
                     # The last channel adds up the weights; beyond the last window nothing counts.
                     shown = jnp.where(places[row] < count, weight, 0.0)
@@ -145,8 +145,8 @@ def make_sliding_window(
         places = np.zeros((most, len(patch)), np.int32)
         places[: len(starts)] = starts
         padded = np.pad(image, [*padding, (0, 0)])
-        found = compiled(variables, padded, places, jnp.int32(len(starts)))
+        answer = compiled(variables, padded, places, jnp.int32(len(starts)))
         inner = tuple(slice(b, b + size) for b, size in zip(before, sides))
-        return {name: np.asarray(values)[inner] for name, values in found.items()}
+        return {name: np.asarray(values)[inner] for name, values in answer.items()}
 
     return whole

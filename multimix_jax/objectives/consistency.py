@@ -5,7 +5,7 @@ The recipe of configs/consistency.py; docs/results.md says what each part is wor
 
 import dataclasses
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -16,7 +16,6 @@ from multimix_jax.augment.intensity import augment_intensity, cutout
 from multimix_jax.augment.spatial import apply_transform, draw_transform
 from multimix_jax.errors import UsageError
 from multimix_jax.keys import ExampleKeys
-from multimix_jax.labels import LabelSpec
 from multimix_jax.models.multimix import normalize
 from multimix_jax.names import Component, Stream
 from multimix_jax.objectives.base import Batch, Method, Metrics
@@ -102,12 +101,12 @@ class ConsistencyObjective(JointObjective):
             terms["seg/dice"] = losses.dice_loss(logits=logits, mask=mask).mean()
         if self.model.use_classifier:
             logits = self._apply(params, [level[split:] for level in features], method="classify")
-            found, monitors = self._classification(logits, batch, taught)
+            class_terms, monitors = self._classification(logits, batch, taught)
             weights: dict[str, Any] = {
                 "cls/cross_entropy": self.class_weight,
                 "cls/pseudo_label": self.class_weight * self.pseudo_label_weight * ramp_up,
             }
-            terms |= {name: weights[name] * value for name, value in found.items()}
+            terms |= {name: weights[name] * value for name, value in class_terms.items()}
         return jnp.asarray(sum(terms.values())), ({**terms, **monitors}, state.batch_stats)
 
     def views(self, batch: Batch, keys: ExampleKeys) -> dict[str, jax.Array]:
@@ -164,15 +163,6 @@ class ConsistencyObjective(JointObjective):
         return self.network.class_logits(variables, normalize(images))
 
 
-def _make(
-    model: Mapping[str, Any],
-    dtype: str,
-    terms: Mapping[str, Any],
-    labels: LabelSpec,
-    axis_name: str,
-) -> ConsistencyObjective:
-    del axis_name  # means over the devices are taken by the training step
-    return ConsistencyObjective.of_config(model, dtype, terms, labels)
-
-
-METHOD = Method(_make, switches=(*SWITCHES, "objective.spatial", "objective.intensity"))
+METHOD = Method(
+    ConsistencyObjective.of_config, switches=(*SWITCHES, "objective.spatial", "objective.intensity")
+)

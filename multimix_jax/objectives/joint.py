@@ -96,9 +96,16 @@ class JointObjective:
 
     @classmethod
     def of_config(
-        cls, model: Mapping[str, Any], dtype: str, terms: Mapping[str, Any], labels: LabelSpec
+        cls,
+        model: Mapping[str, Any],
+        dtype: str,
+        terms: Mapping[str, Any],
+        labels: LabelSpec,
+        axis_name: str = "",
     ) -> Self:
         """The objective with its network, from plain values; see `objectives.make_objective`.
+
+        Nothing in it needs the other devices of `axis_name`.
 
         Raises:
           UsageError: a field is unknown, there is nothing to train, or a number is out of its

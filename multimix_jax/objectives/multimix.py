@@ -1,7 +1,6 @@
 """The loss of MultiMix, term by term; with terms switched off, of the systems it is compared to."""
 
 import dataclasses
-from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -10,7 +9,6 @@ import jax.numpy as jnp
 from multimix_jax import losses
 from multimix_jax.augment import randaugment
 from multimix_jax.keys import ExampleKeys
-from multimix_jax.labels import LabelSpec
 from multimix_jax.models.multimix import normalize
 from multimix_jax.names import Component, Stream, Task
 from multimix_jax.objectives.base import Batch, Method, Metrics
@@ -132,15 +130,4 @@ class MultiMixObjective(JointObjective):
         return self._apply(params, features, method="classify")
 
 
-def _make(
-    model: Mapping[str, Any],
-    dtype: str,
-    terms: Mapping[str, Any],
-    labels: LabelSpec,
-    axis_name: str,
-) -> MultiMixObjective:
-    del axis_name  # nothing in it needs the other devices
-    return MultiMixObjective.of_config(model, dtype, terms, labels)
-
-
-METHOD = Method(_make, switches=(*SWITCHES, "objective.kl_weight"))
+METHOD = Method(MultiMixObjective.of_config, switches=(*SWITCHES, "objective.kl_weight"))

@@ -242,7 +242,7 @@ def read_run(path: pathlib.Path) -> FinishedRun:
             for name in (workdir.CONFIG, workdir.RESULTS)
         )
         images = _read_images(path / workdir.PER_IMAGE)
-        spec, labels = RunSpec.of_config(config), read_labels(path)
+        spec, labels = RunSpec.read(path / workdir.CONFIG), read_labels(path)
         run = FinishedRun(path, config, spec, labels, results, images)
         _ = run.components, *map(run.calibration, Checkpoint)  # which fail where they are damaged
         if workdir.finished(path, spec.training.steps) is None:

@@ -219,11 +219,11 @@ def differences(old: Any, new: Any, key: str = "") -> list[tuple[str, Any, Any]]
     """The fields in which two configs differ, nested ones with dots, and their values."""
     if not (isinstance(old, dict) and isinstance(new, dict)):
         return [] if old == new else [(key, old, new)]
-    found = []
+    differing = []
     for name in sorted(set(old) | set(new)):
         inner = f"{key}.{name}" if key else name
-        found += differences(old.get(name), new.get(name), inner)
-    return found
+        differing += differences(old.get(name), new.get(name), inner)
+    return differing
 
 
 def _build(kind: Any, values: dict[str, Any], prefix: str) -> Any:

@@ -2,6 +2,7 @@
 
 import csv
 import dataclasses
+import json
 
 import numpy as np
 import pytest
@@ -18,6 +19,7 @@ from multimix_jax.runs.picture_files import (
     write_examples,
     write_gallery,
 )
+from tests.finished_runs import write_run
 
 
 def test_per_image_file(tmp_path):
@@ -130,3 +132,12 @@ def test_damaged_labels(tmp_path, content):
     (tmp_path / "labels.json").write_text(content)
     with pytest.raises(UsageError, match="labels.json is missing or damaged"):
         record.read_labels(tmp_path)
+
+
+def test_a_config_that_lacks_a_field_is_named(tmp_path):
+    path = write_run(tmp_path, "unet", 0)
+    config = json.loads((path / "config.json").read_text())
+    del config["system"]
+    (path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(UsageError, match=rf"{path}/config.json: config.system is missing"):
+        record.read_run(path)
