@@ -1,5 +1,5 @@
 """Reported numbers."""
 
-from multimix_jax.evaluation import calibration, classification, curves, intervals, segmentation
+from multimix_jax.evaluation import calibration, classification, intervals, segmentation
 
-__all__ = ["calibration", "classification", "curves", "intervals", "segmentation"]
+__all__ = ["calibration", "classification", "intervals", "segmentation"]

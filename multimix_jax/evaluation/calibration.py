@@ -1,6 +1,8 @@
 """Probabilities that mean what they say: a temperature and a threshold, chosen on validation."""
 
 import dataclasses
+import functools
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -8,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import scipy.optimize
 
-from multimix_jax.evaluation.classification import check_classification
+from multimix_jax.evaluation.classification import check_classification, classification_metrics
 
 _COLDEST, _HOTTEST = 0.25, 20.0  # a set without a single error would ask for 0
 
@@ -34,11 +36,6 @@ class Calibration:
         if not self.temperature > 0:
             raise ValueError(f"temperature is {self.temperature}, but it must be more than 0")
 
-    @property
-    def cut(self) -> float:
-        """The threshold of the calibrated probability of class 1 that metrics are to take."""
-        return 0.5 if self.threshold is None else self.threshold
-
     def __call__(self, probabilities: Any) -> jax.Array:
         """Probabilities [...,K] of a softmax, or of sigmoids -> those of the divided logits."""
         log = lambda p: jnp.log(jnp.maximum(p, float(np.finfo(np.float32).tiny)))
@@ -48,17 +45,37 @@ class Calibration:
         return jax.nn.softmax(log(probabilities) / self.temperature)
 
 
+def metrics_with(
+    calibration: Calibration | None,
+    probabilities: np.ndarray,
+    labels: np.ndarray,
+    *,
+    class_names: Sequence[str],
+    weights: np.ndarray | None = None,
+) -> dict[str, Any]:
+    """`classification_metrics`, and what a calibration makes of the calibration error and accuracy.
+
+    These are `ece_calibrated` and, of two classes, `accuracy_at_validation_threshold`.
+    """
+    measure = functools.partial(
+        classification_metrics, labels=labels, class_names=class_names, weights=weights
+    )
+    metrics = measure(probabilities)
+    if calibration is None:
+        return metrics
+    threshold = 0.5 if calibration.threshold is None else calibration.threshold
+    calibrated = measure(np.asarray(calibration(probabilities)), threshold=threshold)
+    metrics["ece_calibrated"] = calibrated["ece"]
+    if calibration.threshold is not None:
+        metrics["accuracy_at_validation_threshold"] = calibrated["accuracy"]
+    return metrics
+
+
 def fit(probabilities: np.ndarray, labels: np.ndarray) -> Calibration:
     """The temperature of the lowest cross-entropy, and then the most accurate threshold.
 
-    Meant for the validation set, whose mix of classes the threshold takes over.
-
-    Args:
-      probabilities: [N,K] of a softmax, or of sigmoids.
-      labels: integers [N] in 0..K-1; or, multi-label, [N,K] of 0 and 1.
-
-    Raises:
-      ValueError: the shapes disagree, there is no image or a label has no class.
+    Meant for the validation set, whose mix of classes the threshold takes over. Probabilities and
+    labels are as for `classification_metrics`, with the same ValueError.
     """
     probabilities, labels = check_classification(probabilities, labels, np.shape(probabilities)[-1])
     multi_label = labels.ndim == 2
@@ -84,18 +101,10 @@ def fit(probabilities: np.ndarray, labels: np.ndarray) -> Calibration:
 
 
 def best_threshold(probabilities: np.ndarray, labels: np.ndarray) -> float:
-    """The threshold on the probability of class 1 with the highest accuracy.
+    """The threshold on the probability of class 1, of two, with the highest accuracy.
 
-    Meant for the validation set, whose mix of classes it takes over. The candidates are the
-    middles between neighbouring scores, one below all (0) and one above all (just over 1); of
-    equally good ones the closest to 0.5.
-
-    Args:
-      probabilities: `[N, 2]` in [0, 1].
-      labels: 0 or 1, `[N]`.
-
-    Raises:
-      ValueError: the shapes disagree, there is no image or a label has no class.
+    The candidates are the middles between neighbouring scores, one below all (0) and one above all
+    (just over 1); of equally good ones the closest to 0.5.
     """
     probabilities, labels = check_classification(probabilities, labels, 2)
     scores, positions = np.unique(probabilities[:, 1], return_inverse=True)

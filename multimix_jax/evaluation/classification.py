@@ -1,10 +1,9 @@
 """How well predicted classes and their probabilities agree with the labels of a set."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
-
-from multimix_jax.evaluation import intervals
 
 _CALIBRATION_BINS = 15
 
@@ -15,8 +14,9 @@ def classification_metrics(
     *,
     class_names: Sequence[str],
     threshold: float = 0.5,
-) -> dict[str, float]:
-    """How well predicted classes and their probabilities agree with the labels of a set.
+    weights: np.ndarray | None = None,
+) -> dict[str, Any]:
+    """accuracy, balanced_accuracy, f1_<name> of each class, auroc, average_precision and ece.
 
     Two classes: class 1 is the positive one, predicted where its probability is at least the
     threshold. More: the most probable class; AUROC and average precision are the mean over each
@@ -31,36 +31,21 @@ def classification_metrics(
     Args:
       probabilities: `[N, K]` in [0, 1].
       labels: integers `[N]` in 0..K-1; or, multi-label, `[N, K]` of 0 and 1.
-      class_names: K names, for the keys of F1.
+      class_names: K names.
       threshold: on the probability of class 1, read for two classes and multi-label only.
-
-    Returns:
-      accuracy, balanced_accuracy, f1_<name> for each class, auroc, average_precision, ece.
+      weights: `[R, N]`, how often each image is in each of R sets, as from
+        `intervals.resampled_counts`; then each metric is an array `[R]`, else one number.
 
     Raises:
       ValueError: the shapes disagree, there is no image or a label has no class.
     """
-    weights = np.ones((1, len(labels)))
-    columns = _metrics_of_sets(probabilities, labels, weights, class_names, threshold)
-    return {name: float(column[0]) for name, column in columns.items()}
-
-
-def classification_resamples(
-    probabilities: np.ndarray,
-    labels: np.ndarray,
-    *,
-    class_names: Sequence[str],
-    threshold: float = 0.5,
-    seed: int = 0,
-    resamples: int = 1000,
-) -> dict[str, np.ndarray]:
-    """Each of the `classification_metrics` [R] over N images drawn with replacement, R times.
-
-    All metrics see the same resampled images. A resample without two classes has no AUROC and no
-    average precision, NaN; `percentile_interval` leaves those out.
-    """
-    weights = intervals.resampled_counts(len(labels), seed, resamples)
-    return _metrics_of_sets(probabilities, labels, weights, class_names, threshold)
+    probabilities, labels = check_classification(probabilities, labels, len(class_names))
+    sets = np.ones((1, len(labels))) if weights is None else weights
+    measure = _multi_class_metrics if labels.ndim == 1 else _multi_label_metrics
+    metrics = measure(probabilities, labels, sets, class_names, threshold)
+    if weights is None:
+        return {name: float(values[0]) for name, values in metrics.items()}
+    return metrics
 
 
 def predicted_classes(probabilities: np.ndarray, threshold: float = 0.5) -> np.ndarray:
@@ -80,6 +65,35 @@ def share_right(probabilities: np.ndarray, labels: np.ndarray) -> np.ndarray:
     if labels.ndim == 2:
         return ((probabilities >= 0.5) == (labels > 0)).mean(axis=1)
     return (predicted_classes(probabilities) == labels).astype(float)
+
+
+def roc_curve(scores: np.ndarray, positive: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The receiver operating characteristic of `scores` [N], bool `positive` [N].
+
+    False and true positive rate [T+1], from (0, 0) to (1, 1), at each of the T different scores,
+    the highest first; zeros where there is no negative, or no positive.
+    """
+    values, place = np.unique(-scores, return_inverse=True)
+    rates = []
+    for counted in (~positive, positive):
+        counts = np.bincount(place, weights=counted, minlength=len(values))
+        rates.append(np.concatenate([[0.0], counts.cumsum() / max(counted.sum(), 1)]))
+    return rates[0], rates[1]
+
+
+def reliability_curve(
+    probability: np.ndarray, positive: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Mean probability [N] in [0, 1], and share of the `positive` (bool [N]), in each of ten bins.
+
+    They are of equal width; those of fewer than five images are left out.
+    """
+    place = np.minimum((probability * 10).astype(int), 9)
+    used = [place == b for b in range(10) if (place == b).sum() >= 5]
+    return (
+        np.array([probability[chosen].mean() for chosen in used]),
+        np.array([positive[chosen].mean() for chosen in used]),
+    )
 
 
 def check_classification(
@@ -102,18 +116,14 @@ def check_classification(
     return probabilities, labels
 
 
-def _metrics_of_sets(
+def _multi_class_metrics(
     probabilities: np.ndarray,
     labels: np.ndarray,
     weights: np.ndarray,
     class_names: Sequence[str],
     threshold: float,
 ) -> dict[str, np.ndarray]:
-    """The metrics of R sets at once, `[R]` each; row r counts image n `weights[r, n]` times."""
     classes = len(class_names)
-    probabilities, labels = check_classification(probabilities, labels, classes)
-    if labels.ndim == 2:
-        return _multi_label_metrics(probabilities, labels, weights, class_names, threshold)
     predicted = predicted_classes(probabilities, threshold)
     cells = np.eye(classes * classes)[labels * classes + predicted]
     confusion = (weights @ cells).reshape(-1, classes, classes)
@@ -141,11 +151,10 @@ def _multi_label_metrics(
     class_names: Sequence[str],
     threshold: float,
 ) -> dict[str, np.ndarray]:
-    """Of classes that are each there or not: the means over them, and F1 and AUROC of each."""
     each = {}
     for k, name in enumerate(class_names):
         pair = np.stack([1 - probabilities[:, k], probabilities[:, k]], axis=1)
-        each[name] = _metrics_of_sets(pair, labels[:, k], weights, ("", name), threshold)
+        each[name] = _multi_class_metrics(pair, labels[:, k], weights, ("", name), threshold)
 
     def mean(metric: str) -> np.ndarray:
         return _mean_of_defined(np.stack([metrics[metric] for metrics in each.values()], 1))
@@ -178,7 +187,6 @@ def _ranking(
 def _calibration_error(
     probabilities: np.ndarray, labels: np.ndarray, weights: np.ndarray
 ) -> np.ndarray:
-    """The expected calibration error [R] of R sets."""
     predicted = predicted_classes(probabilities, 0.5)
     confidence = probabilities[np.arange(len(labels)), predicted]
     bins = np.ceil(confidence * _CALIBRATION_BINS).astype(int).clip(1, _CALIBRATION_BINS) - 1

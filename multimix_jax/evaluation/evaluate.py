@@ -1,15 +1,16 @@
 """How good the predictions for a whole data set are."""
 
 import dataclasses
+import functools
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
 import numpy as np
 
 from multimix_jax.errors import UsageError
-from multimix_jax.evaluation import classification, segmentation
-from multimix_jax.evaluation.calibration import Calibration
-from multimix_jax.evaluation.intervals import percentile_interval, summarize
+from multimix_jax.evaluation import segmentation
+from multimix_jax.evaluation.calibration import Calibration, metrics_with
+from multimix_jax.evaluation.intervals import percentile_interval, resampled_counts, summarize
 from multimix_jax.labels import LabelSpec
 from multimix_jax.names import Head
 
@@ -21,30 +22,25 @@ class EvalSet(Protocol):
     """A data set to evaluate on: `N` images that `batches` gives once each, in the order of ids.
 
     Volumes have an axis more, and each its own size; batches hold one of them.
+
+    Attributes:
+      has_mask: bool [N], whether the mask is known.
+      spacing: float32 [N,2 or 3], mm per pixel along each axis, 0 where unknown.
+      affines: from voxels to mm, float64 [N,4,4], zeros where unknown; None of images.
     """
 
     name: str
 
     @property
     def label_spec(self) -> LabelSpec: ...
-
     @property
     def ids(self) -> Sequence[str]: ...
-
     @property
-    def has_mask(self) -> np.ndarray:
-        """bool [N], whether the mask is known."""
-        ...
-
+    def has_mask(self) -> np.ndarray: ...
     @property
-    def spacing(self) -> np.ndarray:
-        """float32 [N,2 or 3], mm per pixel along each axis, 0 where unknown."""
-        ...
-
+    def spacing(self) -> np.ndarray: ...
     @property
-    def affines(self) -> np.ndarray | None:
-        """From voxels to mm, float64 [N,4,4], zeros where unknown; None of images."""
-        ...
+    def affines(self) -> np.ndarray | None: ...
 
     def images(self, indices: np.ndarray) -> np.ndarray | list[np.ndarray]:
         """Some of the images, by their place in `ids`: uint8 [n,H,W,C], or a list of volumes."""
@@ -62,10 +58,8 @@ class Predictions:
     """What is predicted for the N images of a set, beside the truth.
 
     Attributes:
-      ids: N names.
       masks: by head, bool [N,H,W,C'], or a list of volumes; {} if none.
-      truths: bool, as a mask.
-      has_mask: bool [N], whether the truth is known.
+      truths: bool, as a mask; `has_mask` [N] tells which are known.
       classes: [N,K] probabilities, or None.
       labels: int [N], or multi-label [N,K] of 0 and 1; -1 where unknown.
       spacing: [N,2 or 3] mm per pixel, 0 where unknown.
@@ -96,62 +90,45 @@ def measure(
     calibration: Calibration | None = None,
     intervals: bool = True,
 ) -> tuple[Summary, list[Row]]:
-    """All metrics of a set.
+    """All metrics of a set, and one row per image with its own.
 
-    Args:
-      predictions: of the set.
-      class_names: of the model's classes.
-      calibration: chosen on validation; adds `ece_calibrated` and, of two classes,
-        `accuracy_at_validation_threshold`.
-      intervals: whether to compute the intervals of the class metrics, which takes a while.
-
-    Returns:
-      `{metric: {"mean", "ci95", "n"}}`, with "std" for metrics that are per image; and one row per
-      image with its own figures. Those of `Head.MASK_SDF` are called 'sdf/dice', and so on.
+    `{metric: {"mean", "ci95", "n"}}`, with "std" for metrics that are per image. Those of
+    `Head.MASK_SDF` are called 'sdf/dice', and so on. See `metrics_with` for what a calibration,
+    chosen on validation, adds. The intervals of the class metrics take a while.
     """
     rows: list[Row] = [{"id": name} for name in predictions.ids]
-    summary: Summary = {}
-    if predictions.masks and predictions.has_mask.any():
-        measured = np.flatnonzero(predictions.has_mask).tolist()
-        for index in measured:
-            rows[index] |= _mask_metrics(predictions, index)
-        names = dict.fromkeys(name for index in measured for name in rows[index] if name != "id")
-        per_image = {
-            name: np.array([rows[index].get(name, np.nan) for index in measured], float)
-            for name in names
-        }
-        summary |= {k: dict(v) for k, v in summarize(per_image).items()}
-    known = predictions.has_label
-    if predictions.classes is not None and known.any():
-        probabilities, labels = predictions.classes[known], predictions.labels[known]
-        summary |= _class_metrics(probabilities, labels, class_names, calibration, intervals)
-        for index in np.flatnonzero(known).tolist():
-            probability = predictions.classes[index]
-            rows[index] |= label_columns(predictions.labels[index], class_names)
-            rows[index] |= {
-                f"probability_{name}": float(p)
-                for name, p in zip(class_names, probability, strict=True)
-            }
+    measured = np.flatnonzero(predictions.has_mask).tolist() if predictions.masks else []
+    for index in measured:
+        rows[index] |= _mask_metrics(predictions, index)
+    names = dict.fromkeys(name for index in measured for name in rows[index] if name != "id")
+    summary: Summary = {
+        name: summarize(np.array([rows[index].get(name, np.nan) for index in measured], float))
+        for name in names
+    }
+    known = np.flatnonzero(predictions.has_label).tolist()
+    if predictions.classes is None or not known:
+        return summary, rows
+    probabilities, labels = predictions.classes[known], predictions.labels[known]
+    summary |= _class_metrics(probabilities, labels, class_names, calibration, intervals)
+    for index, probability, label in zip(known, probabilities, labels, strict=True):
+        if label.ndim:
+            named = zip(class_names, label, strict=True)
+            rows[index] |= {f"label_{name}": int(there) for name, there in named}
+        else:
+            rows[index]["label"] = int(label)
+        named = zip(class_names, probability, strict=True)
+        rows[index] |= {f"probability_{name}": float(p) for name, p in named}
     return summary, rows
-
-
-def label_columns(label: np.ndarray, class_names: Sequence[str]) -> dict[str, float | int | str]:
-    """`label`, of one image's; of multi-label a `label_<name>` of 0 or 1 for each."""
-    if label.ndim == 0:
-        return {"label": int(label)}
-    return {f"label_{name}": int(there) for name, there in zip(class_names, label, strict=True)}
 
 
 def _mask_metrics(predictions: Predictions, index: int) -> dict[str, float]:
     """Metrics of one image, the mean over its mask channels; of several, the Dice of each, too."""
-    spacing, truth = predictions.spacing[index], predictions.truths[index]
+    spacing, truth = predictions.spacing[index].tolist(), predictions.truths[index]
     values = {}
     for head, masks in predictions.masks.items():
         channels = [
             segmentation.segmentation_metrics(
-                masks[index][..., channel],
-                truth[..., channel],
-                spacing=spacing.tolist() if (spacing > 0).all() else None,
+                masks[index][..., channel], truth[..., channel], spacing=spacing
             )
             for channel in range(truth.shape[-1])
         ]
@@ -171,30 +148,19 @@ def _class_metrics(
     calibration: Calibration | None,
     intervals: bool,
 ) -> Summary:
-    def measure_at(probabilities: np.ndarray, threshold: float = 0.5) -> Summary:
-        values = classification.classification_metrics(
-            probabilities, labels, class_names=class_names, threshold=threshold
-        )
-        # What one class alone leaves undefined, such as AUROC, is left out.
-        summary: Summary = {
-            name: {"mean": value, "n": len(labels)}
-            for name, value in values.items()
-            if not np.isnan(value)
-        }
-        if intervals:
-            drawn = classification.classification_resamples(
-                probabilities, labels, class_names=class_names, threshold=threshold
-            )
-            for name, entry in summary.items():
-                entry["ci95"] = percentile_interval(drawn[name])
-        return summary
-
-    summary = measure_at(probabilities)
-    if calibration is not None:
-        calibrated = measure_at(np.asarray(calibration(probabilities)), calibration.cut)
-        summary["ece_calibrated"] = calibrated["ece"]
-        if calibration.threshold is not None:
-            summary["accuracy_at_validation_threshold"] = calibrated["accuracy"]
+    measure_sets = functools.partial(
+        metrics_with, calibration, probabilities, labels, class_names=class_names
+    )
+    # What one class alone leaves undefined, such as AUROC, is left out.
+    summary: Summary = {
+        name: {"mean": value, "n": len(labels)}
+        for name, value in measure_sets().items()
+        if not np.isnan(value)
+    }
+    if intervals:
+        drawn = measure_sets(weights=resampled_counts(len(labels)))
+        for name, entry in summary.items():
+            entry["ci95"] = percentile_interval(drawn[name])
     return summary
 
 

@@ -7,46 +7,21 @@ from scipy import ndimage
 
 
 def surface(mask: np.ndarray) -> np.ndarray:
-    """The pixels of a mask with a neighbour outside it, sharing an edge (2D) or a face (3D).
+    """The pixels of a bool mask with a neighbour outside it, sharing an edge (2D) or a face (3D).
 
-    Args:
-      mask: bool, any shape. Beyond the image all is outside.
-
-    Returns:
-      bool of the same shape.
-
-    Raises:
-      ValueError: the mask is not bool.
+    Beyond the image all is outside.
     """
-    if mask.dtype != np.bool_:
-        raise ValueError(f"mask is {mask.dtype}, expected bool: compare it with a threshold first")
     return mask & ~ndimage.binary_erosion(mask)
 
 
 def surface_distances(
     prediction: np.ndarray, truth: np.ndarray, spacing: Sequence[float] | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
-    """For each surface pixel of one mask, how far the nearest surface pixel of the other is.
+    """How far each surface pixel of one mask is from the nearest of the other, and the reverse.
 
-    Args:
-      prediction: bool, any shape, not empty.
-      truth: bool of the same shape, not empty.
-      spacing: distance between neighbours along each axis; without it the unit is the pixel.
-
-    Returns:
-      Distances from the prediction to the truth, and from the truth to the prediction: two
-      float64 vectors with one number per surface pixel, in the unit of the spacing.
-
-    Raises:
-      ValueError: the shapes differ, a mask is empty or not bool, or the spacing is not positive
-        with one number per axis.
+    Takes bool masks of one shape, neither of them empty, and the spacing along each axis (without
+    it the unit is the pixel). Gives two float64 vectors, in the unit of the spacing.
     """
-    if prediction.shape != truth.shape:
-        raise ValueError(f"prediction is {prediction.shape}, but truth is {truth.shape}")
-    if not (prediction.any() and truth.any()):
-        raise ValueError("an empty mask has no surface: handle empty masks before")
-    if spacing is not None and (len(spacing) != truth.ndim or min(spacing) <= 0):
-        raise ValueError(f"spacing is {spacing}, expected {truth.ndim} positive numbers")
     # All surfaces lie in the box around both masks, and nothing just outside it is in a mask.
     (box,) = ndimage.find_objects((prediction | truth).astype(np.uint8))
     ours, theirs = surface(prediction[box]), surface(truth[box])
@@ -56,14 +31,10 @@ def surface_distances(
 
 
 def largest_components(mask: np.ndarray, count: int) -> np.ndarray:
-    """The largest connected parts of each channel of a mask; pixels touch by edges or faces.
+    """The largest connected parts of each channel of a bool mask [(D,)H,W,C].
 
-    Args:
-      mask: bool [(D,)H,W,C].
-      count: how many; 0 leaves the mask as it is; of parts of one size the first counts as larger.
-
-    Returns:
-      bool of the same shape.
+    Pixels touch by edges or faces. Of parts of one size the first counts as larger; a count of 0
+    leaves the mask as it is.
     """
     if not count:
         return mask

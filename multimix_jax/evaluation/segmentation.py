@@ -18,22 +18,19 @@ def segmentation_metrics(
     With the counts TP, FP, FN of pixels: dice = 2TP / (2TP + FP + FN), jaccard = TP / (TP + FP +
     FN), precision = TP / (TP + FP), recall = TP / (TP + FN), all in [0, 1]. ssim compares the
     masks as images of range 1 (Wang et al. 2004) in uniform windows of 7 pixels a side, in
-    [-1, 1]. From the distances of either surface to the other: hd, the greatest (Hausdorff);
-    hd95, the greater of the two 95th percentiles; assd, the mean over both surfaces together;
-    ahd, the greater of the two means (average Hausdorff). Both masks empty: overlaps 1,
-    distances 0. One empty: overlaps 0, distances the diagonal of the image.
+    [-1, 1]. From the distances of either surface to the other, in pixels: hd, the greatest
+    (Hausdorff); hd95, the greater of the two 95th percentiles; assd, the mean over both surfaces
+    together; ahd, the greater of the two means (average Hausdorff); and hd_mm, hd95_mm, assd_mm
+    and ahd_mm where the spacing is known. Both masks empty: overlaps 1, distances 0. One empty:
+    overlaps 0, distances the diagonal of the image.
 
     Args:
-      prediction: bool, `[H, W]` or `[D, H, W]`, at least 7 pixels a side.
-      truth: bool of the same shape.
+      prediction, truth: bool `[H, W]` or `[D, H, W]`, at least 7 pixels a side.
       spacing: mm between neighbours along each axis; zeros mean that it is unknown.
 
-    Returns:
-      dice, jaccard, precision, recall, ssim, and in pixels hd, hd95, assd, ahd; where the spacing
-      is known hd_mm, hd95_mm, assd_mm and ahd_mm too.
-
     Raises:
-      ValueError: the masks are not bool, differ in shape or are too small.
+      ValueError: the masks are not bool, differ in shape or are too small, or the spacing has not
+        one number per axis.
     """
     for name, mask in (("prediction", prediction), ("truth", truth)):
         if mask.dtype != np.bool_:
@@ -53,23 +50,20 @@ def segmentation_metrics(
         jaccard = both / (ours + theirs - both)
         precision = both / max(ours, 1)
         recall = both / max(theirs, 1)
-    ssim = structural_similarity(
-        prediction.astype(np.float64),
-        truth.astype(np.float64),
-        data_range=1.0,
-        win_size=_SSIM_WINDOW,
-    )
+    images = (mask.astype(np.float64) for mask in (prediction, truth))
     metrics = {
         "dice": dice,
         "jaccard": jaccard,
         "precision": precision,
         "recall": recall,
-        "ssim": float(ssim),
+        "ssim": float(structural_similarity(*images, data_range=1.0, win_size=_SSIM_WINDOW)),
         **_distances(prediction, truth, None),
     }
     if spacing is not None and min(spacing) > 0:
+        if len(spacing) != truth.ndim:
+            raise ValueError(f"spacing is {spacing}, expected {truth.ndim} numbers")
         in_mm = _distances(prediction, truth, spacing)
-        metrics.update({f"{name}_mm": value for name, value in in_mm.items()})
+        metrics |= {f"{name}_mm": value for name, value in in_mm.items()}
     return metrics
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from multimix_jax.errors import UsageError
-from multimix_jax.evaluation import classification, intervals
+from multimix_jax.evaluation import calibration, classification, intervals
 from multimix_jax.names import BASELINE, Checkpoint, Task
 from multimix_jax.reporting.groups import (
     Group,
@@ -90,18 +90,13 @@ def _resampled(
             if name != "label" and not name.startswith(("label_", "probability_"))
         }
         if images.class_names:
-            at = functools.partial(
-                classification.classification_resamples,
-                labels=images.labels,
+            resampled |= calibration.metrics_with(
+                run.calibration(checkpoint),
+                images.probabilities,
+                images.labels,
                 class_names=images.class_names,
+                weights=intervals.resampled_counts(len(images.labels)),
             )
-            resampled |= at(images.probabilities)
-            calibration = run.calibration(checkpoint)
-            if calibration is not None:
-                probabilities = np.asarray(calibration(images.probabilities))
-                calibrated = at(probabilities, threshold=calibration.cut)
-                resampled["ece_calibrated"] = calibrated["ece"]
-                resampled["accuracy_at_validation_threshold"] = calibrated["accuracy"]
         for name, values in resampled.items():
             drawn.setdefault(name, []).append(values)
     return {name: np.mean(values, axis=0) for name, values in drawn.items()}
@@ -255,10 +250,14 @@ def _auroc_difference(pairs: Mapping[int, tuple[Images, Images]]) -> dict[str, A
 
 def _auroc(images: Images) -> tuple[float, np.ndarray]:
     """AUROC, and on sets of images drawn anew [R]."""
-    of_images, names = (images.probabilities, images.labels), images.class_names
-    whole = classification.classification_metrics(*of_images, class_names=names)
-    drawn = classification.classification_resamples(*of_images, class_names=names)
-    return whole["auroc"], drawn["auroc"]
+    measure = functools.partial(
+        classification.classification_metrics,
+        images.probabilities,
+        images.labels,
+        class_names=images.class_names,
+    )
+    drawn = measure(weights=intervals.resampled_counts(len(images.labels)))
+    return measure()["auroc"], drawn["auroc"]
 
 
 def holm(p_values: Sequence[float]) -> list[float]:

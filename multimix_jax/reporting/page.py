@@ -17,7 +17,7 @@ from PIL import Image
 
 from multimix_jax import atomic
 from multimix_jax.errors import UsageError
-from multimix_jax.evaluation import classification, curves
+from multimix_jax.evaluation.classification import of_class, reliability_curve, roc_curve
 from multimix_jax.names import Checkpoint, Task
 from multimix_jax.reporting import charts, pictures, selection, tables
 from multimix_jax.reporting.charts import Curve
@@ -120,13 +120,13 @@ def _class_curves(run: FinishedRun) -> Iterator[tuple[str, list[Chart]]]:
                 if len(images.class_names) == 2 and index == 0 and images.labels.ndim == 1:
                     continue  # the same as the other class, turned round
                 scores = images.probabilities[:, index]
-                positive = classification.of_class(images.labels, index)
+                positive = of_class(images.labels, index)
                 label = f"{which}, {name}"
-                roc.append(Curve(label, *curves.roc_curve(scores, positive)))
-                calibration.append(Curve(label, *curves.reliability_curve(scores, positive)))
+                roc.append(Curve(label, *roc_curve(scores, positive)))
+                calibration.append(Curve(label, *reliability_curve(scores, positive)))
                 if chosen is not None:
                     scores = np.asarray(chosen(images.probabilities))[:, index]
-                    points = curves.reliability_curve(scores, positive)
+                    points = reliability_curve(scores, positive)
                     calibration.append(Curve(f"{label}, calibrated", *points))
         if roc:
             rates = {"x": "false positive rate", "y": "true positive rate"}

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 
-from multimix_jax.evaluation.curves import reliability_curve, roc_curve
+from multimix_jax.evaluation.classification import reliability_curve, roc_curve
 from multimix_jax.names import Checkpoint, Component, Head, Task
 from multimix_jax.reporting import pictures, tables
 from multimix_jax.reporting.charts import Curve, add_legend, color_of, draw_curves, panels, save

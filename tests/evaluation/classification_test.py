@@ -6,12 +6,8 @@ import numpy as np
 import pytest
 from sklearn import metrics as sklearn_metrics
 
-from multimix_jax.evaluation.classification import (
-    classification_metrics,
-    classification_resamples,
-    share_right,
-)
-from multimix_jax.evaluation.intervals import percentile_interval
+from multimix_jax.evaluation.classification import classification_metrics, share_right
+from multimix_jax.evaluation.intervals import percentile_interval, resampled_counts
 
 
 def random_classes(count, classes, seed, decimals):
@@ -146,8 +142,9 @@ def test_one_class_only(classes, label):
     got = classification_metrics(probabilities, labels, class_names=names(classes))
     check(got, sklearn_classification(probabilities, labels))
     assert np.isnan(got["auroc"]) and np.isnan(got["average_precision"])
-    drawn = classification_resamples(
-        probabilities, labels, class_names=names(classes), resamples=10
+    weights = resampled_counts(30, resamples=10)
+    drawn = classification_metrics(
+        probabilities, labels, class_names=names(classes), weights=weights
     )
     assert np.isnan(percentile_interval(drawn["auroc"])).all()
 
@@ -170,16 +167,19 @@ def test_one_image():
     ],
 )
 def test_labels_and_probabilities_that_do_not_belong_together(shape, labels, words):
-    for function in (classification_metrics, classification_resamples):
+    for weights in (None, np.ones((1, len(labels)))):
         with pytest.raises(ValueError, match=words):
-            function(np.ones(shape), np.asarray(labels, int), class_names=names(2))
+            classification_metrics(
+                np.ones(shape), np.asarray(labels, int), class_names=names(2), weights=weights
+            )
 
 
 @pytest.mark.parametrize(("classes", "count", "decimals"), [(2, 80, 1), (2, 6, 8), (3, 60, 2)])
 def test_equals_scikit_learn_on_each_resample(classes, count, decimals):
     probabilities, labels = random_classes(count, classes, 1, decimals)
-    got = classification_resamples(
-        probabilities, labels, class_names=names(classes), threshold=0.4, seed=5, resamples=15
+    weights = resampled_counts(count, seed=5, resamples=15)
+    got = classification_metrics(
+        probabilities, labels, class_names=names(classes), threshold=0.4, weights=weights
     )
     drawn = np.random.default_rng(5).integers(0, count, (15, count))
     rows = [sklearn_classification(probabilities[i], labels[i], 0.4) for i in drawn]

@@ -117,3 +117,9 @@ def test_too_small_for_ssim():
     mask = np.ones((8, 8, 1), bool)
     with pytest.raises(ValueError, match="7 pixels a side"):
         segmentation_metrics(mask, mask)
+
+
+def test_a_spacing_of_another_number_of_axes_is_refused():
+    mask = np.ones((8, 8), bool)
+    with pytest.raises(ValueError, match="expected 2 numbers"):
+        segmentation_metrics(mask, mask, spacing=(1.0, 1.0, 1.0))
