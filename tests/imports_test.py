@@ -84,7 +84,7 @@ def test_configs_are_values():
 @pytest.mark.parametrize(
     ("package", "owners"),
     [
-        ("orbax", {"parallel.py", "state_io.py"}),
+        ("orbax", {"checkpoint.py", "parallel.py"}),
         ("matplotlib", {"charts.py", "pictures.py", "plots.py"}),
         ("torch", {"convert.py"}),
         ("nibabel", {"nifti.py"}),

@@ -3,6 +3,7 @@
 import concurrent.futures
 import contextlib
 import errno
+import hashlib
 import json
 import logging
 import pathlib
@@ -12,15 +13,17 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
+import orbax.checkpoint as ocp
 
+from multimix_jax import atomic
 from multimix_jax.errors import UsageError
 from multimix_jax.names import Checkpoint
 from multimix_jax.state import TrainState
-from multimix_jax.training import checksums, parallel, state_io
+from multimix_jax.training import parallel
 
 PyTree = Any
 _KEPT = {Checkpoint.LAST: 2, Checkpoint.BEST: 1}
-_STATE, _META = "state", "meta.json"
+_STATE, _META, _CHECKSUMS = "state", "meta.json", "checksums.json"
 _logger = logging.getLogger(__name__)
 
 
@@ -28,15 +31,12 @@ class Checkpoints(contextlib.AbstractContextManager):
     """`WORKDIR/checkpoints/{last,best}/STEP`, written in the background and whole or not at all.
 
     Each holds `state`, a checkpoint of Orbax; `meta.json`; and `checksums.json`, of all files of
-    both: one that does not agree with them is never used. Of several processes the first writes.
-    Leaving the context waits for what is still being written.
+    both: one that does not agree with them is never used. Of several processes the first writes,
+    and all read together, unless this one reads `alone`. Leaving the context waits for what is
+    still being written.
     """
 
     def __init__(self, workdir: str | pathlib.Path, *, alone: bool = False):
-        """Args:
-        workdir: folder of the run; the same one for all processes, if there are several.
-        alone: only this one of several processes reads; else all read together.
-        """
         self._root = pathlib.Path(workdir).absolute() / "checkpoints"
         self._alone = alone
         # One thread, so that checkpoints appear in the order in which they were saved.
@@ -73,9 +73,10 @@ class Checkpoints(contextlib.AbstractContextManager):
             for left in folder.glob(".*.tmp"):  # by a process that was killed
                 _remove(left)
             temporary.mkdir(parents=True)
-            state_io.write_state(temporary / _STATE, state)
+            with _orbax() as orbax:
+                orbax.save(temporary / _STATE, args=ocp.args.PyTreeSave(state))
             (temporary / _META).write_text(meta, encoding="utf-8")
-            checksums.write(temporary)
+            atomic.write_json(temporary / _CHECKSUMS, _checksums(temporary))
             temporary.rename(target)
             for old in _steps(folder)[_KEPT[Checkpoint(which)] :]:  # whole, too, until it is gone
                 _remove((folder / str(old)).rename(folder / f".{old}.tmp"))
@@ -89,7 +90,7 @@ class Checkpoints(contextlib.AbstractContextManager):
             )
 
     def restore(self, which: str, like: TrainState) -> tuple[TrainState, dict[str, Any]] | None:
-        """The newest sound checkpoint of that kind, shaped and placed like `like`; None if none.
+        """State, placed like `like`, and `meta` of the newest sound checkpoint; None if there is none.
 
         Damaged ones are named in a warning and moved to `checkpoints/damaged`.
 
@@ -102,18 +103,10 @@ class Checkpoints(contextlib.AbstractContextManager):
     def restore_variables(
         self, which: str, like: PyTree | None = None, *, average: bool = True
     ) -> tuple[int, PyTree, dict[str, Any]] | None:
-        """What to evaluate the newest checkpoint with, whatever optimiser it was trained with.
+        """As `restore`: step, variables to evaluate with, whatever optimiser they had, and `meta`.
 
-        Args:
-          which: Checkpoint.LAST or Checkpoint.BEST.
-          like: `TrainState.eval_variables` of the model; None takes what is there.
-          average: take the moving average of the weights, where one was kept.
-
-        Returns:
-          Step, variables and `meta`, or None.
-
-        Raises:
-          UsageError: as for `restore`.
+        `like` is `TrainState.eval_variables` of the model; None takes what is there. With `average`
+        they are the moving average of the weights, where one was kept.
         """
 
         def choose(saved: Mapping[str, PyTree]) -> dict[str, PyTree]:
@@ -131,36 +124,27 @@ class Checkpoints(contextlib.AbstractContextManager):
     def _restore(
         self, which: str, choose: Callable[[Mapping[str, PyTree]], PyTree]
     ) -> tuple[int, PyTree, dict[str, Any]] | None:
-        """Step, state and meta of the newest sound checkpoint; `choose` as for `read_state`."""
+        """Step, state and meta of the newest sound checkpoint; `choose` as for `_read_state`."""
         concurrent.futures.wait(self._writing.values())
-        step = self._newest_sound(which)
-        if step is None:
-            return None
-        path = self._root / which / str(step)
-        try:
-            state = state_io.read_state(path / _STATE, choose)
-        except state_io.DifferentModel as error:
-            raise _none_usable({path: str(error)}) from error
-        return step, state, json.loads((path / _META).read_text(encoding="utf-8"))
-
-    def _newest_sound(self, which: str) -> int | None:
-        """Moves newer ones that are damaged aside, so that their steps can be saved again."""
         self._meet()  # once the first process has written what it was still writing
         damaged: dict[pathlib.Path, str] = {}
         for step in _steps(self._root / which):
             path = self._root / which / str(step)
-            fault = checksums.find_fault(path)
-            if not fault:
-                self._meet()  # once all processes know what is damaged
-                for other, reason in damaged.items():
-                    self._move_aside(other, reason)
-                return step
-            damaged[path] = fault
+            fault = _find_fault(path)
+            if fault:
+                damaged[path] = fault
+                continue
+            self._meet()  # once all processes know what is damaged
+            for other, reason in damaged.items():
+                self._move_aside(other, reason)
+            meta = json.loads((path / _META).read_text(encoding="utf-8"))
+            return step, _read_state(path, choose), meta
         if damaged:
             raise _none_usable(damaged)
         return None
 
     def _move_aside(self, path: pathlib.Path, fault: str) -> None:
+        """So that its step can be saved again."""
         aside = self._root / "damaged" / f"{path.parent.name}_{path.name}"
         _logger.warning(
             f"checkpoint {path} is damaged ({fault}): moved to {aside}, an older one is used"
@@ -205,6 +189,71 @@ def _steps(folder: pathlib.Path) -> list[int]:
     except OSError:  # no folder yet, or a disk that does not answer
         return []
     return sorted((int(name) for name in names if name.isdecimal()), reverse=True)
+
+
+def _orbax() -> ocp.Checkpointer:
+    """Of this process by itself, whatever other processes do."""
+    this = jax.process_index()
+    options = ocp.options.MultiprocessingOptions(primary_host=this, active_processes={this})
+    handler = ocp.PyTreeCheckpointHandler(multiprocessing_options=options)
+    return ocp.Checkpointer(handler, multiprocessing_options=options)
+
+
+def _read_state(path: pathlib.Path, choose: Callable[[Mapping[str, PyTree]], PyTree]) -> PyTree:
+    """A state or, where `choose` gives a mapping, parts of it by the names of its fields.
+
+    `choose` gets the shapes of what was saved; what is read is shaped and placed like its result.
+    """
+    with _orbax() as orbax:
+        saved = orbax.metadata(path / _STATE).item_metadata.tree
+        like = choose(saved)
+        wanted = like if isinstance(like, Mapping) else vars(like)
+        theirs, ours = _shapes({name: saved[name] for name in wanted}), _shapes(wanted)
+        # Orbax notices, too, but leaves reads behind that fail later, each with a traceback.
+        for name in sorted(theirs.keys() | ours.keys()):
+            there, here = theirs.get(name), ours.get(name)
+            if there != here:
+                raise _none_usable({path: f"{name} is {there}, but {here} in the model"})
+        arguments = ocp.args.PyTreeRestore(
+            jax.tree.map(ocp.utils.to_shape_dtype_struct, like),
+            restore_args=ocp.checkpoint_utils.construct_restore_args(like),
+            partial_restore=True,
+        )
+        return orbax.restore(path / _STATE, args=arguments)
+
+
+def _shapes(tree: PyTree) -> dict[str, str]:
+    """Type and shape of each array, by its name on disk."""
+    arrays = ocp.tree.to_flat_dict(tree, sep=".")
+    return {name: f"{array.dtype}{list(array.shape)}" for name, array in arrays.items()}
+
+
+def _checksums(folder: pathlib.Path) -> dict[str, str]:
+    """Of each file by its name, but for their own."""
+    checksums = {}
+    for path in folder.rglob("*"):
+        name = path.relative_to(folder).as_posix()
+        if path.is_file() and name != _CHECKSUMS:
+            with path.open("rb") as file:
+                checksums[name] = hashlib.file_digest(file, "blake2b").hexdigest()
+    return checksums
+
+
+def _find_fault(folder: pathlib.Path) -> str:
+    """What is wrong with the files of a checkpoint; '' if they are as they were written."""
+    try:
+        listed = json.loads((folder / _CHECKSUMS).read_text(encoding="utf-8"))
+        current = _checksums(folder)
+    except (OSError, ValueError, RecursionError) as error:
+        return f"{type(error).__name__}: {error}"
+    if not isinstance(listed, dict):
+        return f"{_CHECKSUMS} lists no checksums"
+    for name in sorted(listed.keys() | current.keys()):
+        if name not in current:
+            return f"{name} is missing"
+        if listed.get(name) != current[name]:
+            return f"the checksum of {name} does not agree"
+    return ""
 
 
 def _remove(folder: pathlib.Path) -> None:

@@ -23,9 +23,7 @@ PyTree = Any
 class Cadence:
     """How often something is done, in steps; the last step does all of it.
 
-    Attributes:
-      log_every, eval_every, checkpoint_every: 1 or more.
-      max_skipped: how many steps in a row may be not finite, before training ends.
+    `max_skipped` steps in a row may be not finite, before training ends.
     """
 
     log_every: int = dataclasses.field(metadata={"least": 1, "free": True})
@@ -35,38 +33,25 @@ class Cadence:
 
 
 class TrainingData(Protocol):
-    """What the loop asks of the data."""
+    """What the loop asks of the data: NumPy arrays of the steps `start` to `stop` - 1, and the ids
+    of a step's examples by stream."""
 
     images_per_step: int
 
-    def batches(self, start: int, stop: int) -> Iterator[PyTree]:
-        """Batches of NumPy arrays of the steps from `start` to `stop` - 1."""
-        ...
-
-    def ids_of_step(self, step: int) -> Mapping[str, Sequence[str]]:
-        """Ids of a step's examples, by stream."""
-        ...
+    def batches(self, start: int, stop: int) -> Iterator[PyTree]: ...
+    def ids_of_step(self, step: int) -> Mapping[str, Sequence[str]]: ...
 
 
 @dataclasses.dataclass
 class Progress:
-    """What a run carries besides its state; saved with every checkpoint as JSON values.
+    """What a run carries besides its state; saved with every checkpoint as JSON values."""
 
-    Attributes:
-      data: identifies the order of the data, which with the step gives the position in it.
-      best_score: highest validation score so far, None before the first.
-      best_step: where it was reached.
-      seconds: time spent training, over all starts, compilation and validation included.
-      skipped: steps that were not finite, and so not learned from.
-      skipped_in_row: how many of them were the last ones.
-    """
-
-    data: str = ""
-    best_score: float | None = None
+    data: str = ""  # identifies the order of the data, which with the step gives the place in it
+    best_score: float | None = None  # on validation
     best_step: int | None = None
-    seconds: float = 0.0
-    skipped: int = 0
-    skipped_in_row: int = 0
+    seconds: float = 0.0  # of training, over all starts, with compilation and validation
+    skipped: int = 0  # steps that were not finite, and so not learned from
+    skipped_in_row: int = 0  # how many of them were the last ones
 
 
 def restore(
@@ -74,8 +59,7 @@ def restore(
 ) -> tuple[TrainState, Progress]:
     """State and progress of the last checkpoint, or those given where there is none.
 
-    Raises:
-      UsageError: the checkpoint is damaged, or was made with other data.
+    UsageError where the checkpoint is damaged, or was made with other data.
     """
     restored = checkpoints.restore(Checkpoint.LAST, state)
     if restored is None:
@@ -96,55 +80,53 @@ def check_data(trained: str, here: str) -> None:
         )
 
 
+@dataclasses.dataclass
 class _Log:
     """Metrics of the steps, fetched one step late, so that the device never waits for the host."""
 
-    def __init__(
-        self, steps: int, cadence: Cadence, data: TrainingData, writer: MetricWriter, bar: tqdm
-    ):
-        self._steps, self._cadence, self._data = steps, cadence, data
-        self._writer, self._bar = writer, bar
-        self._waiting: tuple[int, Mapping[str, jax.Array]] | None = None
-        self._last: tuple[int, float] | None = None  # step and time; the first steps compile
+    steps: int
+    cadence: Cadence
+    data: TrainingData
+    writer: MetricWriter
+    bar: tqdm
+    progress: Progress
+    noted: tuple[int, Mapping[str, jax.Array]] | None = None  # of a step, on the device
+    last: tuple[int, float] | None = None  # step and time; the first steps compile
 
-    def note(self, step: int, metrics: Mapping[str, jax.Array]) -> None:
-        """Metrics of a step, on the device."""
-        self._waiting = step, metrics
-
-    def fetch(self, progress: Progress) -> None:
+    def fetch(self) -> None:
         """Writes the metrics that were noted last, and counts a step that was skipped.
 
-        Raises:
-          UsageError: too many steps in a row were not finite.
+        Raises UsageError where too many steps in a row were not finite.
         """
-        if self._waiting is None:
+        if self.noted is None:
             return
-        (step, metrics), self._waiting = self._waiting, None
+        (step, metrics), self.noted = self.noted, None
         if float(metrics["skipped"]):
-            self._skipped(step, metrics, progress)
+            self._skipped(step, metrics)
         else:
-            progress.skipped_in_row = 0
-        if step % self._cadence.log_every and step != self._steps:
+            self.progress.skipped_in_row = 0
+        if step % self.cadence.log_every and step != self.steps:
             return
         values = {name: float(value) for name, value in metrics.items()}
-        self._writer.scalars(step, "train", values)
+        self.writer.scalars(step, "train", values)
         text, now = f"loss {values['loss']:.3f}", time.monotonic()
-        if self._last is not None:
-            before, then = self._last
-            speed = (step - before) * self._data.images_per_step / (now - then)
-            self._writer.speed(step, speed)
+        if self.last is not None:
+            before, then = self.last
+            speed = (step - before) * self.data.images_per_step / (now - then)
+            self.writer.speed(step, speed)
             text += f", {speed:.0f} images/s"
-        self._bar.set_postfix_str(text)
-        self._last = step, now
+        self.bar.set_postfix_str(text)
+        self.last = step, now
 
-    def _skipped(self, step: int, metrics: Mapping[str, jax.Array], progress: Progress) -> None:
+    def _skipped(self, step: int, metrics: Mapping[str, jax.Array]) -> None:
+        progress = self.progress
         progress.skipped += 1
         progress.skipped_in_row += 1
         values = {name: float(metrics[name]) for name in ("loss", "grad_norm")}
         text = ", ".join(f"{name} {value:g}" for name, value in values.items())
-        self._writer.skipped(step, values, self._data.ids_of_step(step - 1))
-        self._bar.write(f"step {step}: not finite ({text}), nothing was learned from it")
-        if progress.skipped_in_row >= self._cadence.max_skipped:
+        self.writer.skipped(step, values, self.data.ids_of_step(step - 1))
+        self.bar.write(f"step {step}: not finite ({text}), nothing was learned from it")
+        if progress.skipped_in_row >= self.cadence.max_skipped:
             raise UsageError(
                 f"{progress.skipped_in_row} steps in a row were not finite, the last step {step} "
                 f"({text}); their images are listed in metrics.jsonl. Look at these, or lower "
@@ -167,20 +149,8 @@ def train(
 ) -> TrainState:
     """Trains from `state.step` to `steps`; what it wrote up to there is as if never interrupted.
 
-    Args:
-      state: placed by `sharded.put_state`.
-      sharded: the compiled step.
-      data: to train on.
-      steps: where to end.
-      cadence: of logging, validation and checkpoints.
-      validate: (variables, step) -> (score, metrics).
-      writer: of metrics.
-      checkpoints: to save to.
-      progress: updated in place.
-      guard: asked after each step.
-
-    Returns:
-      The state after the last step.
+    `state` is placed by `sharded.put_state`; `validate` is (variables, step) -> (score, metrics);
+    `progress` is updated in place; `guard` is asked after each step.
 
     Raises:
       Preempted: by SIGTERM or SIGINT; the state was saved.
@@ -189,7 +159,7 @@ def train(
     begun, before = time.monotonic(), progress.seconds
     step = int(state.step)
     bar = tqdm(total=steps, initial=step, desc="Training", unit=" steps", disable=None)
-    log = _Log(steps, cadence, data, writer, bar)
+    log = _Log(steps, cadence, data, writer, bar, progress)
 
     def save(which: Checkpoint) -> None:
         progress.seconds = before + time.monotonic() - begun
@@ -200,13 +170,13 @@ def train(
             state, metrics = sharded.step(state, batch)
             step += 1
             bar.update()
-            log.fetch(progress)
-            log.note(step, metrics)
+            log.fetch()
+            log.noted = step, metrics
             stop = guard.requested(step)
             evaluate = step == steps or step % cadence.eval_every == 0
             if not (evaluate or stop or step % cadence.checkpoint_every == 0):
                 continue
-            log.fetch(progress)  # a checkpoint stands for all metrics before it
+            log.fetch()  # a checkpoint stands for all metrics before it
             if evaluate:
                 score, validation = validate(parallel.local_copy(state.eval_variables), step)
                 score = parallel.broadcast_from_process_0(score)
