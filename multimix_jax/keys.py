@@ -15,24 +15,17 @@ class ExampleKeys:
 
     Example i of the global batch gets the same key whether the batch lies on one device or on many,
     whole or in parts, so that runs do not depend on how they are spread.
-
-    Attributes:
-      key: key of this training step.
-      shard: which of the equal parts of the global batch this is, int32 scalar.
     """
 
-    key: jax.Array
-    shard: jax.Array | int = 0
+    key: jax.Array  # of this training step
+    shard: jax.Array | int = 0  # which of the equal parts of the global batch this is
 
     def __call__(self, name: str, count: int) -> jax.Array:
         """Keys [count] for the purpose `name`; `count` examples lie in each part."""
         return self.several({name: count})
 
     def several(self, counts: Mapping[str, int]) -> jax.Array:
-        """Keys for several purposes, by name with their counts, one after the other.
-
-        They are those that a call for each gives; drawn together they compile faster.
-        """
+        """As a call for each name, one after the other; drawn together they compile faster."""
         salts = [zlib.crc32(name.encode()) & 0x7FFFFFFF for name in counts]
         indices = [self.shard * count + jnp.arange(count) for count in counts.values()]
         named = jax.vmap(jax.random.fold_in, in_axes=(None, 0))(

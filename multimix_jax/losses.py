@@ -14,12 +14,8 @@ import optax
 def cross_entropy(*, logits: jax.Array, label: jax.Array) -> jax.Array:
     """-log softmax(logits)[label]; of independent classes the mean of their binary entropies.
 
-    Args:
-      logits: [B,K].
-      label: [B] integers in 0..K-1; or, of independent classes, [B,K] of 0 and 1.
-
-    Returns:
-      [B], zero or more.
+    From logits [B,K] and label [B], integers in 0..K-1, or of independent classes [B,K] of 0 and 1;
+    gives [B], zero or more.
     """
     chex.assert_rank([logits, label], [2, {1, 2}])
     if label.ndim == 1:
@@ -33,14 +29,8 @@ def pseudo_labels(
 ) -> tuple[jax.Array, jax.Array]:
     """The classes that a network takes to be true, and whether it is confident enough.
 
-    Args:
-      logits: [B,K].
-      threshold: probability in [0, 1] of the answer, from which it counts.
-      multi_label: whether an image has any number of the classes, each by itself; else one.
-
-    Returns:
-      Labels, integers in 0..K-1 [B], or of independent classes 0 and 1 [B,K]; and bool of that
-      shape.
+    From logits [B,K]; the answer counts from a probability of `threshold` in [0, 1]. Gives labels,
+    integers in 0..K-1 [B], or of independent classes 0 and 1 [B,K]; and bool of that shape.
     """
     if multi_label:  # the probability of the likelier of the two answers
         return (logits >= 0).astype(jnp.int32), jax.nn.sigmoid(jnp.abs(logits)) >= threshold
@@ -57,16 +47,9 @@ def pseudo_label_cross_entropy(
     """1(max softmax(weak) >= threshold) * CE(strong, argmax weak).
 
     Consistency of two views of one unlabelled image (FixMatch, Sohn et al. 2020, equation 4;
-    MultiMix, Haque et al. 2021, equation 2). No gradient reaches `weak_logits`.
-
-    Args:
-      weak_logits: [B,K], of the weakly augmented view.
-      strong_logits: [B,K], of the strongly augmented view.
-      threshold: confidence in [0, 1] from which a pseudo-label counts.
-      multi_label: whether the classes are independent, which takes the mean over them.
-
-    Returns:
-      [B], exactly zero where the weak view is not confident enough.
+    MultiMix, Haque et al. 2021, equation 2). Logits are [B,K], the threshold is in [0, 1]; gives
+    [B], exactly zero where the weak view is not confident enough, of independent classes the mean
+    over them. No gradient reaches `weak_logits`.
     """
     chex.assert_rank([weak_logits, strong_logits], 2)
     chex.assert_equal_shape([weak_logits, strong_logits])
@@ -83,14 +66,7 @@ def dice_loss(*, logits: jax.Array, mask: jax.Array, smooth: float = 1.0) -> jax
 
     Soft Dice (Milletari et al. 2016) with plain sums below the line, as in MultiMix (Haque et al.
     2021, equation 4). Sums run over the pixels of each mask channel; the channels are averaged.
-
-    Args:
-      logits: [B,H,W,C].
-      mask: [B,H,W,C] in [0, 1].
-      smooth: keeps empty masks finite, at least 0.
-
-    Returns:
-      [B] in [0, 1].
+    From [B,H,W,C], the mask in [0, 1]; gives [B] in [0, 1].
     """
     chex.assert_rank([logits, mask], 4)
     chex.assert_equal_shape([logits, mask])
@@ -105,14 +81,7 @@ def bernoulli_kl(*, p_logits: jax.Array, q_logits: jax.Array) -> jax.Array:
 
     The regulariser between predicted masks of MultiMix (Haque et al. 2021, equation 4). The
     authors' code takes a softmax over the single channel, which is always 0; this is the two-class
-    form that the text means.
-
-    Args:
-      p_logits: [B,H,W,C].
-      q_logits: [B,H,W,C].
-
-    Returns:
-      [B], zero or more: the mean over pixels and channels, in nats.
+    form that the text means. From [B,H,W,C]; gives [B], the mean over pixels and channels, in nats.
     """
     chex.assert_rank([p_logits, q_logits], 4)
     chex.assert_equal_shape([p_logits, q_logits])
@@ -125,12 +94,7 @@ def bernoulli_kl(*, p_logits: jax.Array, q_logits: jax.Array) -> jax.Array:
 def binary_cross_entropy(*, logits: jax.Array, mask: jax.Array) -> jax.Array:
     """-y log p - (1 - y) log(1 - p), p = sigmoid(logits), the mean over pixels and channels.
 
-    Args:
-      logits: [B,(D,)H,W,C].
-      mask: of the same shape, in [0, 1].
-
-    Returns:
-      [B], zero or more, in nats.
+    From [B,(D,)H,W,C], the mask in [0, 1]; gives [B], in nats.
     """
     chex.assert_equal_shape([logits, mask])
     entropy = optax.losses.sigmoid_binary_cross_entropy(logits, mask)
@@ -143,15 +107,8 @@ def squared_dice_loss(
     """1 - (2 sum(p y) + smooth) / (sum(p^2) + sum(y^2) + smooth).
 
     Soft Dice with squares below the line (Milletari et al. 2016; Zhang & Zhang 2021, equations 3
-    and 4). Sums run over the pixels of each channel; the channels are averaged.
-
-    Args:
-      probability: [B,(D,)H,W,C] in [0, 1].
-      mask: of the same shape, in [0, 1].
-      smooth: keeps empty masks finite, more than 0.
-
-    Returns:
-      [B] in [0, 1].
+    and 4). Sums run over the pixels of each channel; the channels are averaged. From [B,(D,)H,W,C],
+    both in [0, 1]; gives [B] in [0, 1].
     """
     chex.assert_equal_shape([probability, mask])
     pixels = tuple(range(1, mask.ndim - 1))
@@ -164,16 +121,9 @@ def squared_dice_loss(
 def mask_of_distance(distance: jax.Array, sharpness: float) -> jax.Array:
     """sigmoid(-sharpness * distance): a soft mask of a signed distance map, negative inside.
 
-    The inverse of the task transformation (Zhang & Zhang 2021, equation 2; sharpness 1500). Finite
-    for any argument. Its slope is computed as p (1 - p) with 1 - p = sigmoid(sharpness * distance),
-    so that it does not vanish where p is rounded to 1.
-
-    Args:
-      distance: any shape, in [-1, 1].
-      sharpness: k, more than 0.
-
-    Returns:
-      The same shape, in [0, 1].
+    The inverse of the task transformation (Zhang & Zhang 2021, equation 2; sharpness 1500). Of any
+    shape, distances in [-1, 1]; finite for any argument. Its slope is computed as p (1 - p) with
+    1 - p = sigmoid(sharpness * distance), so that it does not vanish where p is rounded to 1.
     """
     return jax.nn.sigmoid(-sharpness * distance)
 

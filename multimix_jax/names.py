@@ -24,12 +24,11 @@ class Stream(enum.StrEnum):
 
     @property
     def labeled(self) -> bool:
-        return self in (Stream.SEG_LABELED, Stream.CLS_LABELED)
+        return self.endswith("/labeled")
 
     @classmethod
     def of(cls, task: Task, *, labeled: bool) -> "Stream":
-        """The stream of a task with, or without, labels."""
-        return next(s for s in cls if s.task == task and s.labeled == labeled)
+        return cls(f"{task}/{'labeled' if labeled else 'unlabeled'}")
 
 
 class Head(enum.StrEnum):

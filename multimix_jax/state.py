@@ -1,6 +1,6 @@
 """What a run consists of between two steps, and nothing else."""
 
-from typing import Any
+from typing import Any, Self
 
 import flax
 import jax
@@ -12,24 +12,14 @@ PyTree = Any
 
 @flax.struct.dataclass
 class TrainState:
-    """State of training.
+    """State of training."""
 
-    Attributes:
-      step: updates made so far, int32 scalar.
-      seed: of everything random in training, uint32 scalar; here, so that runs of several seeds
-        share one compiled step.
-      params: trained weights.
-      opt_state: the optimiser's.
-      batch_stats: running statistics of a model that has any, else {}.
-      ema_params: moving average of `params`, or None where it is not kept.
-    """
-
-    step: jax.Array
-    seed: jax.Array
+    step: jax.Array  # updates made so far, int32 scalar
+    seed: jax.Array  # of all randomness, uint32; here, so that several seeds share a compiled step
     params: PyTree
     opt_state: optax.OptState
-    batch_stats: PyTree
-    ema_params: PyTree | None
+    batch_stats: PyTree  # running statistics of a model that has any, else {}
+    ema_params: PyTree | None  # moving average of `params`, or None where it is not kept
 
     @classmethod
     def create(
@@ -39,11 +29,8 @@ class TrainState:
         *,
         seed: int = 0,
         keep_average: bool = False,
-    ) -> "TrainState":
-        """State before the first step, from the variables that `model.init` gave.
-
-        The moving average starts as a copy of the weights.
-        """
+    ) -> Self:
+        """State before the first step, from the variables that `model.init` gave."""
         # Copies, because a step may donate its state: the caller's arrays must outlive that.
         copied = jax.tree.map(jnp.copy, dict(variables))
         params = copied["params"]

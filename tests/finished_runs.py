@@ -1,5 +1,6 @@
 """Folders of finished runs, written by hand."""
 
+import dataclasses
 import json
 import pathlib
 from collections.abc import Mapping
@@ -88,7 +89,7 @@ def write_run(
             }
     record.write_per_image(path, rows)
     (path / "config.json").write_text(json.dumps(c.to_dict()))
-    atomic.write_json(path / workdir.LABELS, labels.to_json())
+    atomic.write_json(path / workdir.LABELS, dataclasses.asdict(labels))
     atomic.write_json(path / workdir.CONTENTS, contents or {})
     record.write_results(path, results)
     share = 0.8 if c.model.use_decoder else 1.0  # lines of two systems lie apart

@@ -136,7 +136,7 @@ def _described(program: Program) -> dict[str, Any]:
     return {
         "inputs": {IMAGES: shown(program.argument) | {"range": [0, 255]}},
         "outputs": {name: shown(leaf) for name, leaf in program.result.items()},
-        "labels": program.model.labels.to_json(),
+        "labels": dataclasses.asdict(program.model.labels),
         "calibration": dataclasses.asdict(program.model.calibration),
         "size": program.model.size,
         "fit": program.model.spec.data.fit,

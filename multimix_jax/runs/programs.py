@@ -89,7 +89,7 @@ class Programs:
     @functools.cached_property
     def views(self) -> Callable[..., dict[str, jax.Array]]:
         """`Objective.views`, for one figure."""
-        return machine.compile_for_once(self.objective.views)
+        return jax.jit(self.objective.views, compiler_options=machine.quick_options())
 
     def initial_state(self, seed: int, size: int) -> TrainState:
         """State before the first step, for images of `size` x `size`."""

@@ -1,5 +1,6 @@
 """The folder of a run: which config it belongs to, and what is written beside the checkpoints."""
 
+import dataclasses
 import json
 import pathlib
 from collections.abc import Collection, Mapping
@@ -99,7 +100,7 @@ def claim(path: pathlib.Path, config: Mapping[str, Any], data: RunData) -> None:
     path.mkdir(parents=True, exist_ok=True)
     for name, values in (
         (IDS, data.ids),
-        (LABELS, data.label_spec.to_json()),
+        (LABELS, dataclasses.asdict(data.label_spec)),
         (CONTENTS, dict(data.contents)),
     ):
         if not (path / name).exists():

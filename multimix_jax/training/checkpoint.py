@@ -90,7 +90,7 @@ class Checkpoints(contextlib.AbstractContextManager):
             )
 
     def restore(self, which: str, like: TrainState) -> tuple[TrainState, dict[str, Any]] | None:
-        """State, placed like `like`, and `meta` of the newest sound checkpoint; None if there is none.
+        """State, placed like `like`, and `meta` of the newest sound checkpoint, or None.
 
         Damaged ones are named in a warning and moved to `checkpoints/damaged`.
 

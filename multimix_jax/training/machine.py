@@ -1,7 +1,6 @@
 """What is set up once for the machine at hand: flags of XLA, compiled programs, memory."""
 
 import os
-from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -38,8 +37,3 @@ def set_xla_flags() -> None:
 def quick_options() -> dict[str, Any] | None:
     """To compile what runs once: on CPU, optimising it takes longer than computing it."""
     return {"xla_backend_optimization_level": 0} if jax.default_backend() == "cpu" else None
-
-
-def compile_for_once(function: Callable[..., Any]) -> Callable[..., Any]:
-    """`jax.jit` with `quick_options`."""
-    return jax.jit(function, compiler_options=quick_options())

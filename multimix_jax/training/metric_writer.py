@@ -16,15 +16,11 @@ from multimix_jax import atomic
 class MetricWriter(contextlib.AbstractContextManager):
     """Writes `WORKDIR/metrics.jsonl` and `WORKDIR/tensorboard/`.
 
-    A resumed run first drops the lines written after `step`, so that none comes twice.
+    A resumed run first drops the lines written after `step`, so that none comes twice. A `silent`
+    one writes nothing, since another process does.
     """
 
     def __init__(self, workdir: str | pathlib.Path, step: int = 0, *, silent: bool = False):
-        """Args:
-        workdir: folder of the run.
-        step: where the run goes on.
-        silent: writes nothing, since another process does.
-        """
         workdir = pathlib.Path(workdir)
         path = pathlib.Path(os.devnull) if silent else workdir / "metrics.jsonl"
         if not silent:

@@ -1,5 +1,6 @@
 """A step sharded over devices and processes: the only file that knows there are many."""
 
+import collections
 import contextlib
 import dataclasses
 import functools
@@ -30,10 +31,8 @@ _CACHED_PIXELS = 2 * 128**2  # of a stream; the fastest at sides 64, 128 and 256
 class ShardedStep:
     """A step compiled for several devices, and how to place its arguments on them.
 
-    Attributes:
-      step: (state, batch) -> (state, metrics); donates the state.
-      put_state: places a state (the same on every device, no leading device axis).
-      put_batch: places a batch of NumPy arrays [B,...], this process's share, split over devices.
+    `step` donates the state. `put_state` places a state, the same on every device without a leading
+    device axis; `put_batch` this process's share of a batch, NumPy arrays [B,...], split over them.
     """
 
     step: Callable[[PyTree, PyTree], tuple[PyTree, PyTree]]
@@ -47,15 +46,10 @@ def shard_step(
     backend: str = "pmap",
     devices: Sequence[jax.Device] | None = None,
 ) -> ShardedStep:
-    """Compiles `step`, written for one shard with collectives over `AXIS`, for `devices`.
+    """Compiles `step`, as from `make_train_step(..., axis_name=parallel.AXIS)`, for devices.
 
-    Args:
-      step: as `make_train_step(..., axis_name=parallel.AXIS)` gives it.
-      backend: 'pmap', or 'jit' (with `jax.shard_map` over a mesh); both give the same numbers.
-      devices: all by default.
-
-    Raises:
-      UsageError: unknown backend.
+    `backend` is 'pmap', or 'jit' (with `jax.shard_map` over a mesh), with the same numbers;
+    UsageError for another. `devices` are all by default.
     """
     devices = list(devices or jax.devices())
 
@@ -111,15 +105,9 @@ def distributed_session(
     Only the first writes to stdout. One that fails ends at once, without waiting for the others,
     and then the others end too: at the next sum over all, or after HEARTBEAT seconds.
 
-    Args:
-      coordinator_address: HOST:PORT of the first process.
-      num_processes, process_id: how many there are; which one this is, from 0. What is None is
-        asked of the cluster (SLURM, a TPU pod slice, Kubernetes, Open MPI).
-      of_cluster: whether there are others though all is to be asked; without that and any argument
-        this process trains alone.
-
-    Raises:
-      UsageError: an argument is missing or wrong.
+    What is None of HOST:PORT of the first process, their number, and which one this is, from 0, is
+    asked of the cluster (SLURM, a TPU pod slice, Kubernetes, Open MPI). Where all is None and this
+    is not `of_cluster`, this process trains alone. UsageError where they are missing or wrong.
     """
     if not of_cluster and coordinator_address is num_processes is process_id is None:
         yield
@@ -179,12 +167,10 @@ def wait_for_all() -> None:
 
 def process_0_first(function: Callable[[], _Result]) -> _Result:
     """`function()` in the first process and then, when that is done, in all others at once."""
-    if not is_first():
-        wait_for_all()
-        return function()
-    result = function()
+    if is_first():
+        result = function()
     wait_for_all()
-    return result
+    return result if is_first() else function()
 
 
 def broadcast_from_process_0(value: float) -> float:
@@ -217,14 +203,10 @@ def make_predict(
     devices: Sequence[jax.Device] | None = None,
     compiler_options: dict[str, Any] | None = None,
 ) -> Callable[[PyTree, PyTree], PyTree]:
-    """Compiles `predict(variables, batch)` over devices, the batch's arrays [B,...] split.
+    """Compiles `predict(variables, batch)`, which gives arrays of one entry per image.
 
-    Batches are filled up to a multiple of the devices and cut again.
-
-    Args:
-      predict: gives arrays of one entry per image.
-      devices: this process's by default.
-      compiler_options: of XLA.
+    The arrays of a batch, [B,...], are split over the devices, this process's by default: filled up
+    to a multiple of them, and cut again.
     """
     devices = list(devices or jax.local_devices())
     split = _sharding(devices, AXIS)
@@ -246,12 +228,8 @@ def make_predict(
 
 
 def check_divisible(batch_size: int, accumulate: int, device_count: int | None = None) -> None:
-    """Whether a batch can be split evenly over devices, all by default, and micro-batches.
-
-    Raises:
-      UsageError: it cannot.
-    """
-    device_count = jax.device_count() if device_count is None else device_count
+    """UsageError unless a batch splits evenly over devices, all by default, and micro-batches."""
+    device_count = device_count or jax.device_count()
     count = device_count * accumulate
     if batch_size % count:
         raise UsageError(
@@ -263,10 +241,7 @@ def check_divisible(batch_size: int, accumulate: int, device_count: int | None =
 def micro_batches_for_caches(batch_size: int, size: int, device_count: int | None = None) -> int:
     """How many micro-batches, so that each one's layers stay in a CPU's caches; elsewhere one.
 
-    Args:
-      batch_size: images per stream, over all devices.
-      size: side of the images in pixels.
-      device_count: all devices by default.
+    `batch_size` counts the images per stream over all devices, `size` is their side in pixels.
     """
     share, rest = divmod(batch_size, device_count or jax.device_count())
     if rest or jax.default_backend() != "cpu":
@@ -277,14 +252,12 @@ def micro_batches_for_caches(batch_size: int, size: int, device_count: int | Non
 
 def prefetch(batches: Iterator[PyTree], put: Callable[[PyTree], PyTree]) -> Iterator[PyTree]:
     """Places each batch while the one before is being worked on; copies run asynchronously."""
-    ahead: PyTree | None = None
+    placed: collections.deque[PyTree] = collections.deque()
     for batch in batches:
-        placed = put(batch)
-        if ahead is not None:
-            yield ahead
-        ahead = placed
-    if ahead is not None:
-        yield ahead
+        placed.append(put(batch))
+        if len(placed) > 1:
+            yield placed.popleft()
+    yield from placed
 
 
 def _sharding(devices: Sequence[jax.Device], *axes: str) -> NamedSharding:

@@ -8,7 +8,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
-from types import FrameType
+from typing import Self
 
 import jax
 from tqdm import tqdm
@@ -35,9 +35,6 @@ class PreemptionGuard(contextlib.AbstractContextManager):
     """
 
     def __init__(self, grace_period: float):
-        """Args:
-        grace_period: seconds that the system leaves between its signal and the end of the process.
-        """
         self._grace_period = grace_period
         self._on_disk: Callable[[], int] = lambda: 0
         self._step = 0
@@ -45,7 +42,7 @@ class PreemptionGuard(contextlib.AbstractContextManager):
         self._any_signaled: jax.Array | None = None
         self._undo = contextlib.ExitStack()
 
-    def __enter__(self) -> "PreemptionGuard":
+    def __enter__(self) -> Self:
         if threading.current_thread() is not threading.main_thread():
             return self  # Python hands signals to the main thread alone
         # Python's own handlers wait until the main thread has left XLA; the numbers of the signals
@@ -57,8 +54,8 @@ class PreemptionGuard(contextlib.AbstractContextManager):
         for undo in (receiver.close, listener.join, sender.close):
             self._undo.callback(undo)
         self._undo.callback(signal.set_wakeup_fd, signal.set_wakeup_fd(sender.fileno()))
-        for number in _SIGNALS:
-            self._undo.callback(signal.signal, number, signal.signal(number, _ignore))
+        for number in _SIGNALS:  # a handler in place of the default, so that Python passes it on
+            self._undo.callback(signal.signal, number, signal.signal(number, lambda *_: None))
         return self
 
     def __exit__(self, *exc_info: object) -> None:
@@ -66,12 +63,8 @@ class PreemptionGuard(contextlib.AbstractContextManager):
         self._undo.close()
 
     def begin(self, step: int, on_disk: Callable[[], int]) -> None:
-        """A training loop begins after `step`, which a checkpoint holds, or which is 0.
-
-        Args:
-          step: of the loop's first state.
-          on_disk: the step of the newest checkpoint that is whole, 0 if there is none.
-        """
+        """A training loop begins after `step`; `on_disk` gives that of the newest whole checkpoint,
+        0 if there is none."""
         self._on_disk, self._step = on_disk, step
 
     def requested(self, step: int) -> bool:
@@ -105,22 +98,18 @@ class PreemptionGuard(contextlib.AbstractContextManager):
         else:
             _say(f"{name}: no step to save; ending within {NOTHING_UNSAVED:g} s")
         while not self._left.wait(0.1):
-            now, unsaved = time.monotonic(), self._unsaved()
+            now, unsaved, lost = time.monotonic(), self._unsaved(), ""
+            waited, limit = now - saved_since, NOTHING_UNSAVED
             if unsaved:
                 saved_since = now
                 waited, limit = now - begun, self._grace_period
-            else:
-                waited, limit = now - saved_since, NOTHING_UNSAVED
-            if waited < limit:
-                continue
-            lost = ""
-            if unsaved:
                 lost = (
                     f" {limit:g} s after {name}, before a checkpoint was written: "
                     f"lost are the steps {unsaved[0]} to {unsaved[-1]}"
                 )
-            _say(f"stopped{lost}; the same command goes on from the last checkpoint")
-            os._exit(STATUS)
+            if waited >= limit:
+                _say(f"stopped{lost}; the same command goes on from the last checkpoint")
+                os._exit(STATUS)
 
     def _unsaved(self) -> range:
         """The steps that were begun and that no checkpoint on disk holds."""
@@ -131,8 +120,3 @@ def _say(line: str) -> None:
     """To stderr, above a progress bar if there is one."""
     tqdm.write(line, file=sys.stderr)
     sys.stderr.flush()
-
-
-def _ignore(number: int, frame: FrameType | None) -> None:
-    """Stands in for the default, so that Python passes the signal on."""
-    del number, frame

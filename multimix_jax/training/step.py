@@ -31,23 +31,19 @@ def make_train_step(
 ) -> TrainStep:
     """Binds a loss and an optimiser into a pure step `(state, batch) -> (state, metrics)`.
 
-    Wrap it in `jax.jit`, or in `parallel.shard_step` with `axis_name=parallel.AXIS`.
+    Wrap it in `jax.jit`, or in `parallel.shard_step` with `axis_name=parallel.AXIS`, the mapped
+    axis to average over. Metrics are those of `loss_fn` with `loss`, `grad_norm`, `param_norm` and
+    `skipped`: 1 where the loss or its gradient was not finite, so that nothing was learned (else
+    0). The step counts all the same, so that other images come next.
 
     Args:
       loss_fn: `(params, state, batch, keys) -> (loss, (metrics, batch_stats))`: a scalar that is a
         mean over the batch, a dictionary of scalars, and the new batch statistics (give
         `state.batch_stats` back where there are none). `keys(name, count)` gives one random key per
         example, a function of (`state.seed`, `state.step`, name, example).
-      optimizer: optax transformation.
       ema_decay: of the moving average of the weights, where the state keeps one.
       accumulate: micro-batches that the batch is cut into, one after the other, to save memory (on
         CPU also time: `parallel.micro_batches_for_caches`); the gradient is that of the whole.
-      axis_name: mapped axis to average over, None outside of a map.
-
-    Returns:
-      The step. Metrics are those of `loss_fn` with `loss`, `grad_norm`, `param_norm` and `skipped`:
-      1 where the loss or its gradient was not finite, so that nothing was learned (else 0). The
-      step counts all the same, so that other images come next.
     """
 
     def train_step(state: TrainState, batch: PyTree) -> tuple[TrainState, Metrics]:
