@@ -150,6 +150,19 @@ def field_text(line: ast.AnnAssign) -> str:
     return f"{text} = {ast.unparse(line.value)}"
 
 
+def field_comments(value: type) -> list[str]:
+    """What the comments behind the fields of a class say of them."""
+    node, lines = definition(value), textwrap.dedent(inspect.getsource(value)).splitlines()
+    assert isinstance(node, ast.ClassDef)
+    described_fields = []
+    for line in node.body:
+        if isinstance(line, ast.AnnAssign):
+            _, _, comment = lines[line.lineno - 1].partition("  # ")
+            if comment:
+                described_fields.append(f"* `{ast.unparse(line.target)}`: {paragraph(comment)}")
+    return described_fields
+
+
 def own_docstring(value: object) -> str:
     """The docstring that the source has; one that `dataclass` made counts as none."""
     node = definition(value)
@@ -159,10 +172,10 @@ def own_docstring(value: object) -> str:
 
 
 def described(docstring: str) -> str:
-    """The first paragraph, then arguments, attributes, result and errors, as Markdown."""
+    """The paragraphs, then arguments, attributes, result and errors, as Markdown."""
     headings = "|".join(SECTIONS)
     pieces = re.split(rf"^({headings}):\n", docstring, flags=re.MULTILINE)
-    blocks = [paragraph(pieces[0].split("\n\n")[0])] if pieces[0].strip() else []
+    blocks = [paragraph(text) for text in pieces[0].split("\n\n") if text.strip()]
     for heading, body in zip(pieces[1::2], pieces[2::2], strict=True):
         blocks.append(f"{heading}:\n\n" + "\n".join(items(heading, body)))
     return "\n\n".join(blocks)
@@ -212,6 +225,7 @@ def entry_text(entry: Entry) -> str:
     blocks.append(f"```python\n{signature(short, entry.value)}\n```")
     blocks.append(described(own_docstring(entry.value)))
     if inspect.isclass(entry.value):
+        blocks.append("\n".join(field_comments(entry.value)))
         for method in methods(entry.value):
             text = signature(method.name, method.value)
             blocks.append(f"Method of `{short}`:\n\n```python\n{text}\n```")

@@ -163,7 +163,8 @@ def test_every_public_name_has_a_docstring(make_api):
 def test_api_page_lists_arguments_and_errors(make_api):
     docstring = """Adds.
 
-        Not on the page.
+        What is not a number
+        is left out.
 
         Args:
           a, b: numbers,
@@ -180,6 +181,8 @@ def test_api_page_lists_arguments_and_errors(make_api):
     assert text == "\n".join(
         [
             "Adds.",
+            "",
+            "What is not a number is left out.",
             "",
             "Args:",
             "",

@@ -1,6 +1,6 @@
 """How well predicted classes and their probabilities agree with the labels of a set."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -41,8 +41,16 @@ def classification_metrics(
     """
     probabilities, labels = check_classification(probabilities, labels, len(class_names))
     sets = np.ones((1, len(labels))) if weights is None else weights
-    measure = _multi_class_metrics if labels.ndim == 1 else _multi_label_metrics
-    metrics = measure(probabilities, labels, sets, class_names, threshold)
+    if labels.ndim == 1:
+        metrics = _metrics_of_sets(probabilities, labels, sets, class_names, threshold)
+    else:
+        pairs = np.stack([1 - probabilities, probabilities], axis=-1)
+        metrics = _mean_over_classes(
+            {
+                name: _metrics_of_sets(pairs[:, k], labels[:, k], sets, ("", name), threshold)
+                for k, name in enumerate(class_names)
+            }
+        )
     if weights is None:
         return {name: float(values[0]) for name, values in metrics.items()}
     return metrics
@@ -116,7 +124,7 @@ def check_classification(
     return probabilities, labels
 
 
-def _multi_class_metrics(
+def _metrics_of_sets(
     probabilities: np.ndarray,
     labels: np.ndarray,
     weights: np.ndarray,
@@ -144,17 +152,8 @@ def _multi_class_metrics(
     return metrics
 
 
-def _multi_label_metrics(
-    probabilities: np.ndarray,
-    labels: np.ndarray,
-    weights: np.ndarray,
-    class_names: Sequence[str],
-    threshold: float,
-) -> dict[str, np.ndarray]:
-    each = {}
-    for k, name in enumerate(class_names):
-        pair = np.stack([1 - probabilities[:, k], probabilities[:, k]], axis=1)
-        each[name] = _multi_class_metrics(pair, labels[:, k], weights, ("", name), threshold)
+def _mean_over_classes(each: Mapping[str, Mapping[str, np.ndarray]]) -> dict[str, np.ndarray]:
+    """Of classes that are each there or not, with the F1 and the AUROC of each."""
 
     def mean(metric: str) -> np.ndarray:
         return _mean_of_defined(np.stack([metrics[metric] for metrics in each.values()], 1))

@@ -22,11 +22,6 @@ class EvalSet(Protocol):
     """A data set to evaluate on: `N` images that `batches` gives once each, in the order of ids.
 
     Volumes have an axis more, and each its own size; batches hold one of them.
-
-    Attributes:
-      has_mask: bool [N], whether the mask is known.
-      spacing: float32 [N,2 or 3], mm per pixel along each axis, 0 where unknown.
-      affines: from voxels to mm, float64 [N,4,4], zeros where unknown; None of images.
     """
 
     name: str
@@ -36,46 +31,35 @@ class EvalSet(Protocol):
     @property
     def ids(self) -> Sequence[str]: ...
     @property
-    def has_mask(self) -> np.ndarray: ...
+    def has_mask(self) -> np.ndarray: ...  # bool [N], whether the mask is known
     @property
-    def spacing(self) -> np.ndarray: ...
+    def spacing(self) -> np.ndarray: ...  # float32 [N,2 or 3], mm per pixel, 0 where unknown
     @property
-    def affines(self) -> np.ndarray | None: ...
+    def affines(self) -> np.ndarray | None: ...  # voxels to mm, [N,4,4], 0 unknown; None: images
 
     def images(self, indices: np.ndarray) -> np.ndarray | list[np.ndarray]:
         """Some of the images, by their place in `ids`: uint8 [n,H,W,C], or a list of volumes."""
         ...
 
     def batches(self, batch_size: int) -> Iterator[Mapping[str, np.ndarray]]:
-        """`image` uint8 [B,H,W,C]; `mask` [B,H,W,C'] of 0/1, `has_mask` [B]; `label` [B], or
-        multi-label [B,K], -1 for none; `valid` [B], False for images that only fill up the last
-        batch."""
+        """`image` uint8 [B,H,W,C]; `mask` [B,H,W,C'] of 0/1, `has_mask` [B]; `label` [B], or [B,K]
+        multi-label, -1 for none; `valid` [B], False for those that only fill up the last batch."""
         ...
 
 
 @dataclasses.dataclass(frozen=True)
 class Predictions:
-    """What is predicted for the N images of a set, beside the truth.
-
-    Attributes:
-      masks: by head, bool [N,H,W,C'], or a list of volumes; {} if none.
-      truths: bool, as a mask; `has_mask` [N] tells which are known.
-      classes: [N,K] probabilities, or None.
-      labels: int [N], or multi-label [N,K] of 0 and 1; -1 where unknown.
-      spacing: [N,2 or 3] mm per pixel, 0 where unknown.
-      mask_names: of the masks' channels, where there are several.
-      distance: signed distance maps, float16, if any.
-    """
+    """What is predicted for the N images of a set, beside the truth."""
 
     ids: Sequence[str]
-    masks: Mapping[Head, Sequence[np.ndarray]]
-    truths: Sequence[np.ndarray]
-    has_mask: np.ndarray
-    classes: np.ndarray | None
-    labels: np.ndarray
-    spacing: np.ndarray
-    mask_names: Sequence[str] = ()
-    distance: Sequence[np.ndarray] | None = None
+    masks: Mapping[Head, Sequence[np.ndarray]]  # bool [N,H,W,C'], or a list of volumes
+    truths: Sequence[np.ndarray]  # bool, as a mask
+    has_mask: np.ndarray  # bool [N], whether the truth is known
+    classes: np.ndarray | None  # probabilities [N,K]
+    labels: np.ndarray  # int [N], or multi-label [N,K] of 0 and 1; -1 where unknown
+    spacing: np.ndarray  # [N,2 or 3] mm per pixel, 0 where unknown
+    mask_names: Sequence[str] = ()  # of the masks' channels, where there are several
+    distance: Sequence[np.ndarray] | None = None  # signed distance maps, float16
 
     @property
     def has_label(self) -> np.ndarray:
@@ -109,7 +93,16 @@ def measure(
     if predictions.classes is None or not known:
         return summary, rows
     probabilities, labels = predictions.classes[known], predictions.labels[known]
-    summary |= _class_metrics(probabilities, labels, class_names, calibration, intervals)
+    measure_sets = functools.partial(
+        metrics_with, calibration, probabilities, labels, class_names=class_names
+    )
+    drawn = measure_sets(weights=resampled_counts(len(known))) if intervals else {}
+    for name, value in measure_sets().items():
+        if np.isnan(value):  # what one class alone leaves undefined, such as AUROC
+            continue
+        summary[name] = {"mean": value, "n": len(known)}
+        if intervals:
+            summary[name]["ci95"] = percentile_interval(drawn[name])
     for index, probability, label in zip(known, probabilities, labels, strict=True):
         if label.ndim:
             named = zip(class_names, label, strict=True)
@@ -139,29 +132,6 @@ def _mask_metrics(predictions: Predictions, index: int) -> dict[str, float]:
             for name, metric in zip(names, channels, strict=True):
                 values[head.metric(f"dice_{name}")] = metric["dice"]
     return values
-
-
-def _class_metrics(
-    probabilities: np.ndarray,
-    labels: np.ndarray,
-    class_names: Sequence[str],
-    calibration: Calibration | None,
-    intervals: bool,
-) -> Summary:
-    measure_sets = functools.partial(
-        metrics_with, calibration, probabilities, labels, class_names=class_names
-    )
-    # What one class alone leaves undefined, such as AUROC, is left out.
-    summary: Summary = {
-        name: {"mean": value, "n": len(labels)}
-        for name, value in measure_sets().items()
-        if not np.isnan(value)
-    }
-    if intervals:
-        drawn = measure_sets(weights=resampled_counts(len(labels)))
-        for name, entry in summary.items():
-            entry["ci95"] = percentile_interval(drawn[name])
-    return summary
 
 
 def validation_score(summaries: Sequence[Summary]) -> float:
