@@ -1,5 +1,7 @@
 """Learning-rate schedules and the optimiser chain."""
 
+from typing import Any
+
 import jax
 import optax
 
@@ -15,15 +17,25 @@ def make_schedule(
     decay_every: int = 0,
     decay_rate: float = 0.1,
 ) -> optax.Schedule:
-    """Learning rate by step: linear from 0 over `warmup_steps`, then a schedule by name.
+    """Learning rate by step.
 
-    'constant', 'cosine' (to 0 at `steps`) or 'step' (times `decay_rate` each `decay_every` steps);
-    UsageError for another name, and for 'step' without `decay_every`.
+    Args:
+      name: 'constant', 'cosine' (to 0 at `steps`) or 'step' (times `decay_rate` each `decay_every`
+        steps).
+      learning_rate: the highest.
+      steps: length of training.
+      warmup_steps: linear from 0 before the schedule begins.
+      decay_every: for 'step', in steps.
+      decay_rate: for 'step'.
+
+    Raises:
+      UsageError: unknown name, or 'step' without `decay_every`.
     """
+    length = max(steps - warmup_steps, 1)
     if name == "constant":
         schedule = optax.constant_schedule(learning_rate)
     elif name == "cosine":
-        schedule = optax.cosine_decay_schedule(learning_rate, max(steps - warmup_steps, 1))
+        schedule = optax.cosine_decay_schedule(learning_rate, length)
     elif name == "step":
         if decay_every < 1:
             raise UsageError(
@@ -42,6 +54,11 @@ def make_schedule(
     return schedule
 
 
+def _is_matrix(params: Any) -> Any:
+    """Biases and scales are not decayed."""
+    return jax.tree.map(lambda p: p.ndim > 1, params)
+
+
 def make_optimizer(
     schedule: optax.Schedule,
     *,
@@ -50,12 +67,19 @@ def make_optimizer(
     momentum: float = 0.9,
     clip_norm: float = 0.0,
 ) -> optax.GradientTransformation:
-    """Clipping by global norm (0 for none), then an optimiser by name.
+    """Clipping by global norm, then 'adam', 'adamw' or 'sgd'.
 
-    'adam' (without weight decay), 'adamw' (decoupled) or 'sgd' (`momentum`; decay added to the
-    gradient); biases and scales are not decayed. UsageError for another name or a decay for 'adam'.
+    Args:
+      schedule: learning rate by step.
+      name: 'adam', 'adamw' (decoupled weight decay) or 'sgd' (momentum; weight decay added to the
+        gradient).
+      weight_decay: of kernels; 'adam' takes none.
+      momentum: of 'sgd'.
+      clip_norm: largest global norm of the gradient, 0 for no clipping.
+
+    Raises:
+      UsageError: unknown name, or weight decay given to 'adam'.
     """
-    matrices = lambda params: jax.tree.map(lambda p: p.ndim > 1, params)
     if name == "adam":
         if weight_decay:
             raise UsageError(
@@ -64,10 +88,11 @@ def make_optimizer(
             )
         update = optax.adam(schedule)
     elif name == "adamw":
-        update = optax.adamw(schedule, weight_decay=weight_decay, mask=matrices)
+        update = optax.adamw(schedule, weight_decay=weight_decay, mask=_is_matrix)
     elif name == "sgd":
-        decay = optax.add_decayed_weights(weight_decay, mask=matrices)
-        update = optax.chain(decay, optax.sgd(schedule, momentum))
+        update = optax.chain(
+            optax.add_decayed_weights(weight_decay, mask=_is_matrix), optax.sgd(schedule, momentum)
+        )
     else:
         raise UsageError(
             f"optimizer.name={name!r} is unknown; use 'adam', 'adamw' or 'sgd' "
