@@ -38,11 +38,7 @@ def pseudo_labels(
 
 
 def pseudo_label_cross_entropy(
-    *,
-    weak_logits: jax.Array,
-    strong_logits: jax.Array,
-    threshold: float,
-    multi_label: bool = False,
+    *, weak_logits: jax.Array, strong_logits: jax.Array, threshold: float, multi_label: bool = False
 ) -> jax.Array:
     """1(max softmax(weak) >= threshold) * CE(strong, argmax weak).
 

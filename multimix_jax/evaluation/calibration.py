@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import scipy.optimize
+import scipy.special
 
 from multimix_jax.evaluation.classification import check_classification, classification_metrics
 
@@ -86,9 +87,8 @@ def fit(probabilities: np.ndarray, labels: np.ndarray) -> Calibration:
 
     def cross_entropy(log_temperature: float) -> float:
         cooled = logits / np.exp(log_temperature)
-        cooled -= cooled.max(axis=1, keepdims=True)
-        right = cooled[np.arange(len(labels)), labels]
-        return float((np.log(np.exp(cooled).sum(axis=1)) - right).mean())
+        right = scipy.special.log_softmax(cooled, axis=1)[np.arange(len(labels)), labels]
+        return float(-right.mean())
 
     # Of the logarithm of the temperature the loss has one valley.
     bounds = (np.log(_COLDEST), np.log(_HOTTEST))

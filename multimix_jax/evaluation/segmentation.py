@@ -44,21 +44,17 @@ def segmentation_metrics(
         )
     both, ours, theirs = (int(mask.sum()) for mask in (prediction & truth, prediction, truth))
     if ours + theirs == 0:
-        dice = jaccard = precision = recall = 1.0
+        metrics = dict.fromkeys(("dice", "jaccard", "precision", "recall"), 1.0)
     else:
-        dice = 2 * both / (ours + theirs)
-        jaccard = both / (ours + theirs - both)
-        precision = both / max(ours, 1)
-        recall = both / max(theirs, 1)
+        metrics = {
+            "dice": 2 * both / (ours + theirs),
+            "jaccard": both / (ours + theirs - both),
+            "precision": both / max(ours, 1),
+            "recall": both / max(theirs, 1),
+        }
     images = (mask.astype(np.float64) for mask in (prediction, truth))
-    metrics = {
-        "dice": dice,
-        "jaccard": jaccard,
-        "precision": precision,
-        "recall": recall,
-        "ssim": float(structural_similarity(*images, data_range=1.0, win_size=_SSIM_WINDOW)),
-        **_distances(prediction, truth, None),
-    }
+    ssim = structural_similarity(*images, data_range=1.0, win_size=_SSIM_WINDOW)
+    metrics |= {"ssim": float(ssim), **_distances(prediction, truth, None)}
     if spacing is not None and min(spacing) > 0:
         if len(spacing) != truth.ndim:
             raise ValueError(f"spacing is {spacing}, expected {truth.ndim} numbers")
@@ -70,18 +66,15 @@ def segmentation_metrics(
 def _distances(
     prediction: np.ndarray, truth: np.ndarray, spacing: Sequence[float] | None
 ) -> dict[str, float]:
-    names = ("hd", "hd95", "assd", "ahd")
     ours, theirs = prediction.any(), truth.any()
-    if not (ours or theirs):
-        return dict.fromkeys(names, 0.0)
     if not (ours and theirs):
         sides = np.asarray(truth.shape) * (1.0 if spacing is None else np.asarray(spacing))
-        return dict.fromkeys(names, float(np.linalg.norm(sides)))
+        diagonal = float(np.linalg.norm(sides)) if ours or theirs else 0.0
+        return dict.fromkeys(("hd", "hd95", "assd", "ahd"), diagonal)
     directed = geometry.surface_distances(prediction, truth, spacing)
-    values = (
-        max(distances.max() for distances in directed),
-        max(np.percentile(distances, 95) for distances in directed),
-        np.concatenate(directed).mean(),
-        max(distances.mean() for distances in directed),
-    )
-    return {name: float(value) for name, value in zip(names, values, strict=True)}
+    return {
+        "hd": float(max(distances.max() for distances in directed)),
+        "hd95": float(max(np.percentile(distances, 95) for distances in directed)),
+        "assd": float(np.concatenate(directed).mean()),
+        "ahd": float(max(distances.mean() for distances in directed)),
+    }

@@ -20,6 +20,7 @@ from orbax.checkpoint import multihost
 from multimix_jax.errors import UsageError
 
 PyTree = Any
+Step = Callable[[PyTree, PyTree], tuple[PyTree, PyTree]]
 _Result = TypeVar("_Result")
 AXIS = "batch"
 HEARTBEAT = 20  # seconds without a sign of life, after which a process counts as gone
@@ -35,16 +36,13 @@ class ShardedStep:
     device axis; `put_batch` this process's share of a batch, NumPy arrays [B,...], split over them.
     """
 
-    step: Callable[[PyTree, PyTree], tuple[PyTree, PyTree]]
+    step: Step
     put_state: Callable[[PyTree], PyTree]
     put_batch: Callable[[PyTree], PyTree]
 
 
 def shard_step(
-    step: Callable[[PyTree, PyTree], tuple[PyTree, PyTree]],
-    *,
-    backend: str = "pmap",
-    devices: Sequence[jax.Device] | None = None,
+    step: Step, *, backend: str = "pmap", devices: Sequence[jax.Device] | None = None
 ) -> ShardedStep:
     """Compiles `step`, as from `make_train_step(..., axis_name=parallel.AXIS)`, for devices.
 
@@ -52,10 +50,7 @@ def shard_step(
     UsageError for another. `devices` are all by default.
     """
     devices = list(devices or jax.devices())
-
-    def put_state(state: PyTree) -> PyTree:
-        return jax.device_put(state, _sharding(devices))
-
+    put_state = functools.partial(jax.device_put, device=_sharding(devices))
     if backend == "pmap":
         compiled = jax.pmap(
             step,
