@@ -24,6 +24,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from absl import app, flags
 from ml_collections import config_flags
+from pydicom.misc import is_dicom
 
 import data_pipelines
 from data_pipelines import arguments, exclude, similarity
@@ -144,13 +145,13 @@ def _of_file(path: Path) -> Iterator[Problem]:
     if path.suffix.lower() not in itertools.chain(*_SUFFIXES.values()):
         return
     form, mode, transparent = "DICOM", "", False
-    if not dicom.is_dicom(path):
-        try:
+    try:
+        if not is_dicom(path):
             with images.opened(path.read_bytes()) as image:
                 form, mode = image.format or "", image.mode
                 transparent = "transparency" in image.info or mode in ("LA", "PA", "RGBA")
-        except Exception:  # Pillow raises many kinds
-            return  # reported when the example is read
+    except Exception:  # Pillow raises many kinds
+        return  # reported when the example is read
     if form in _SUFFIXES and path.suffix.lower() not in _SUFFIXES[form]:
         yield Problem("wrong type behind the extension", WARNING, f"{path} is a {form} file")
     if mode in _MODES:

@@ -1,7 +1,4 @@
-"""Files to arrays: each reader gives what is in a file, or one error that names it.
-
-`read_image` is the one door to an image file of any kind.
-"""
+"""Files to arrays: each reader gives what is in a file, or one error that names it."""
 
 from pathlib import Path
 
@@ -13,14 +10,10 @@ IMAGE_SUFFIXES = (*images.SUFFIXES, *dicom.SUFFIXES)
 
 
 def read_image(path: Path, channels: int = 1) -> tuple[np.ndarray, tuple[float, float]]:
-    """Reads an image of any kind in IMAGE_SUFFIXES; by its suffix it is DICOM or not.
+    """Reads an image of any kind in IMAGE_SUFFIXES; see `images.read` and `dicom.read`.
 
-    Returns:
-        float32 [H, W] in 0..255, or [H, W, 3] of colour for 3 channels; millimetres from one row
-        and from one column to the next, (0, 0) where unknown.
-
-    Raises:
-        DataError: it cannot be read; see `images.read` and `dicom.read`.
+    Gives float32 [H, W] in 0..255, or [H, W, 3] of colour for 3 channels; and the millimetres from
+    one row and from one column to the next, (0, 0) where unknown.
     """
     if path.suffix.lower() in dicom.SUFFIXES:
         return dicom.read(path, channels)

@@ -10,14 +10,8 @@ MOST_PACKED = 1032  # times as many bytes as it was packed into is the most that
 
 
 def check(path: Path, sides: Sequence[int], what: str, *, most: int, needed: float) -> None:
-    """Raises DataError where an array is too large, or larger than its file can hold.
-
-    Args:
-        path: of the file.
-        sides: of the array, by what the file claims.
-        what: its entries are called.
-        most: entries that it may have.
-        needed: bytes of the file, at least, for an array of these sides.
+    """Raises DataError where an array of the `sides` that a file claims, whose entries are called
+    `what`, has more than `most` of them, or the file fewer bytes than are `needed`, at least.
     """
     claim = f"{path} claims to hold {'x'.join(map(str, sides))} {what},"
     if min(sides, default=0) < 0:

@@ -31,15 +31,6 @@ _GREY = ("MONOCHROME1", "MONOCHROME2")
 _COLOUR = ("RGB", "YBR_FULL", "YBR_FULL_422", "YBR_ICT", "YBR_RCT")
 
 
-def is_dicom(path: Path) -> bool:
-    """Whether a file has the mark of DICOM behind its preamble."""
-    try:
-        with path.open("rb") as file:
-            return file.read(132)[128:] == b"DICM"
-    except OSError:
-        return False
-
-
 def read(path: Path, channels: int = 1) -> tuple[np.ndarray, tuple[float, float]]:
     """Reads a DICOM file of one image.
 
@@ -48,16 +39,14 @@ def read(path: Path, channels: int = 1) -> tuple[np.ndarray, tuple[float, float]
     as they are and deeper values are stretched, as for other images. MONOCHROME1 is inverted, so
     that high is bright; colour of 8 bits becomes luminance, but for 3 channels.
 
-    Returns:
-        float32 [H, W] in 0..255, or [H, W, 3] of colour for 3 channels; millimetres from one row
-        and from one column to the next, of the patient where known, else of the detector, else
-        (0, 0).
-
-    Raises:
-        DataError: the file is damaged, compressed in a way that cannot be read, or holds anything
-            but one image of up to 16 bits.
+    Gives float32 [H, W] in 0..255, or [H, W, 3] of colour for 3 channels; and the millimetres from
+    one row and from one column to the next, of the patient where known, else of the detector, else
+    (0, 0). Raises DataError where the file is damaged, compressed in a way that cannot be read, or
+    holds anything but one image of up to 16 bits.
     """
-    _silence()
+    # What pydicom has to say of a header's values is kept from screens and logs.
+    logging.getLogger("pydicom").setLevel(logging.CRITICAL + 1)
+    images.set_filters()
     size = path.stat().st_size
     if size > _LARGEST_FILE:
         raise DataError(
@@ -65,9 +54,11 @@ def read(path: Path, channels: int = 1) -> tuple[np.ndarray, tuple[float, float]
         )
     try:
         header = _read_header(path)
-        coloured = header.SamplesPerPixel == 3
-        image = _colour(header, channels) if coloured else _grey(path, header)
-        return image, _spacing(header)
+        if header.SamplesPerPixel == 1:
+            return _grey(path, header), _spacing(header)
+        colours = Image.fromarray(pixels.pixel_array(header))
+        image = colours.convert("L") if channels == 1 else colours
+        return np.asarray(image, np.float32), _spacing(header)
     except DataError:
         raise
     except Exception:  # pydicom raises many kinds for a damaged file, with its values in them
@@ -77,23 +68,15 @@ def read(path: Path, channels: int = 1) -> tuple[np.ndarray, tuple[float, float]
         ) from None
 
 
-def _silence() -> None:
-    """Keeps what pydicom has to say of a header's values from screens and logs."""
-    logging.getLogger("pydicom").setLevel(logging.CRITICAL + 1)
-    images.set_filters()
-
-
 def _read_header(path: Path) -> pydicom.Dataset:
     """The elements of _TAGS, after all that must hold before pixels are decoded."""
-    content = io.BytesIO(
-        path.read_bytes()
-    )  # so no claim of a length can ask for more than is there
     refuse = lambda what, remedy: DataError(f"{path} {what}; {remedy}")
     syntax = pydicom.filereader.read_file_meta_info(path).TransferSyntaxUID
     compressed = ("is compressed in a way that cannot be read", "export it uncompressed")
     if syntax == uid.DeflatedExplicitVRLittleEndian:  # its header alone may grow a thousandfold
         raise refuse(*compressed)
-    header = pydicom.dcmread(content, specific_tags=_TAGS)
+    # From memory, so that no claim of a length can ask for more than is there.
+    header = pydicom.dcmread(io.BytesIO(path.read_bytes()), specific_tags=_TAGS)
     if "PixelData" not in header:
         raise refuse("holds no pixels, or is cut short before them", "copy or export it again")
     if int(header.get("NumberOfFrames") or 1) != 1:
@@ -106,9 +89,8 @@ def _read_header(path: Path) -> pydicom.Dataset:
     colour = header.PhotometricInterpretation in _COLOUR and header.SamplesPerPixel == 3
     bits = (8, 16) if grey else (8,)
     if not (grey or colour) or header.BitsAllocated not in bits:
-        raise refuse(
-            "is neither grey of 8 to 16 bits nor RGB or YBR of 8", "export it as one of these"
-        )
+        what = "is neither grey of 8 to 16 bits nor RGB or YBR of 8"
+        raise refuse(what, "export it as one of these")
     try:
         available = pixels.get_decoder(syntax).is_available
     except NotImplementedError:
@@ -123,11 +105,6 @@ def _read_header(path: Path) -> pydicom.Dataset:
             if image.size != (header.Columns, header.Rows):
                 raise refuse("holds an image of another size than it says", "export it again")
     return header
-
-
-def _colour(header: pydicom.Dataset, channels: int) -> np.ndarray:
-    rgb = Image.fromarray(pixels.pixel_array(header))
-    return np.asarray(rgb.convert("L") if channels == 1 else rgb, np.float32)
 
 
 def _grey(path: Path, header: pydicom.Dataset) -> np.ndarray:

@@ -22,12 +22,11 @@ _LEAST, _MOST = 1e-30, float(np.finfo(np.float32).max)
 _HARMLESS = 2**24  # pixels; some ways to pack so many need next to nothing
 _LARGEST_FILE = 2**30  # bytes; the largest image allowed has fewer
 _lock = threading.Lock()
-_FILTERS: tuple[tuple[Any, None, type[Warning], re.Pattern[str] | None, int], ...] = (
+_FILTERS: list[tuple[Any, ...]] = [
     ("error", None, Image.DecompressionBombWarning, None, 0),
     ("ignore", None, Warning, re.compile(r"PIL\b"), 0),
     ("ignore", None, Warning, re.compile(r"pydicom\b"), 0),
-)
-_DEEP_MODES = ("I", "F")  # besides I;16, I;16B, ...: more than 8 bits for each pixel
+]
 
 
 def set_filters() -> None:
@@ -37,7 +36,7 @@ def set_filters() -> None:
     not safe in threads, and filters that are set already would be gone for a moment if set again.
     """
     with _lock:
-        if tuple(warnings.filters[: len(_FILTERS)]) != _FILTERS:
+        if warnings.filters[: len(_FILTERS)] != _FILTERS:
             for action, _, category, module, _ in reversed(_FILTERS):
                 pattern = module.pattern if module else ""
                 warnings.filterwarnings(action, module=pattern, category=category)
@@ -46,10 +45,8 @@ def set_filters() -> None:
 def opened(content: bytes, formats: tuple[str, ...] = FORMATS) -> Image.Image:
     """Opens an image of one of the formats; no more than its header is decoded yet.
 
-    Of a file, Pillow would set memory aside for any length that is claimed.
-
-    What Pillow has to say of a slightly damaged file is not shown, but an image that it finds far
-    too large is refused. For what it cannot read it raises exceptions of many kinds.
+    Of a file, Pillow would set memory aside for any length that is claimed. It refuses an image
+    that it finds far too large; for what it cannot read it raises exceptions of many kinds.
     """
     set_filters()
     return Image.open(io.BytesIO(content), formats=formats)
@@ -59,8 +56,7 @@ def read_values(path: Path, channels: int = 1) -> np.ndarray:
     """The pixels of the first frame: uint8 grey [H, W] or, of 3 channels, red, green and blue
     [H, W, 3]; or the file's own numbers [H, W] where it is deeper, which is always grey.
 
-    Raises:
-        DataError: the file is empty, truncated, not an image or far too large.
+    Raises DataError where the file is empty, truncated, not an image or far too large.
     """
     size = path.stat().st_size
     if size == 0:
@@ -72,12 +68,11 @@ def read_values(path: Path, channels: int = 1) -> np.ndarray:
         width, height = image.size
         needed = width * height / 8 / claims.MOST_PACKED if width * height > _HARMLESS else 0
         claims.check(path, (height, width), "pixels", most=LARGEST, needed=needed)
-        if image.mode in _DEEP_MODES or image.mode.startswith("I;16"):
+        if image.mode in ("I", "F") or image.mode.startswith("I;16"):  # more than 8 bits a pixel
             return np.asarray(image)
-        mode = "L" if channels == 1 else "RGB"
         if image.mode in ("P", "PA"):  # to convert it directly warns where the palette has alpha
-            return np.asarray(image.convert("RGBA").convert(mode))
-        return np.asarray(image.convert(mode))
+            image = image.convert("RGBA")
+        return np.asarray(image.convert("L" if channels == 1 else "RGB"))
 
 
 def read(path: Path, channels: int = 1) -> np.ndarray:
@@ -85,15 +80,11 @@ def read(path: Path, channels: int = 1) -> np.ndarray:
 
     As grey, colour becomes luminance (ITU-R 601); transparency is ignored. Values of 8 bits stay as
     they are; deeper ones (12 or 16 bits, float) are stretched so that the image's own minimum
-    becomes 0 and its maximum 255, because such files use an unknown part of their range.
-
-    Raises:
-        DataError: the file is empty, truncated or not an image, or holds numbers not finite.
+    becomes 0 and its maximum 255, because such files use an unknown part of their range. Raises
+    DataError as `read_values` does, and for numbers that are not finite.
     """
     values = read_values(path, channels)
-    if values.dtype == np.uint8:
-        return values.astype(np.float32)
-    return stretch(values, path)
+    return values.astype(np.float32) if values.dtype == np.uint8 else stretch(values, path)
 
 
 def stretch(values: np.ndarray, path: Path) -> np.ndarray:
@@ -111,10 +102,7 @@ def read_mask(path: Path) -> np.ndarray:
     """Reads a mask, bool [H, W]: True above half of the full scale.
 
     The full scale is 1, 255 or 65535, whichever first holds the largest value, so masks of {0, 1}
-    and of {0, 255}, with hard or soft edges, read alike.
-
-    Raises:
-        DataError: as for `read`.
+    and of {0, 255}, with hard or soft edges, read alike. Raises DataError as `read_values` does.
     """
     values = read_values(path)
     highest = values.max()
@@ -124,9 +112,8 @@ def read_mask(path: Path) -> np.ndarray:
 
 def resize_image(image: np.ndarray, height: int, width: int) -> np.ndarray:
     """Resizes grey values [H, W] in 0..255 to uint8 [height, width], bilinear and antialiased."""
-    resized = Image.fromarray(image.astype(np.float32)).resize(
-        (width, height), Image.Resampling.BILINEAR
-    )
+    bilinear = Image.Resampling.BILINEAR
+    resized = Image.fromarray(image.astype(np.float32)).resize((width, height), bilinear)
     return np.clip(np.rint(np.asarray(resized)), 0, 255).astype(np.uint8)
 
 

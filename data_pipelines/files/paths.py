@@ -18,8 +18,7 @@ def files_below(roots: Iterable[Path]) -> Iterator[Path]:
 def files_by_name(folder: Path, suffixes: Sequence[str]) -> dict[str, Path]:
     """The files below `folder` with one of the suffixes, by their relative paths without it.
 
-    Raises:
-        DataError: two files differ in their suffix alone.
+    Raises DataError where two differ in their suffix alone.
     """
     files: dict[str, Path] = {}
     for path in files_below([folder]):

@@ -16,14 +16,8 @@ def read_rows(path: Path, columns: Collection[str], due: str) -> list[tuple[int,
     """The rows of a CSV file, each with the line that it ends on.
 
     Cells that are missing are ''; white space within one, even a line break, becomes a blank.
-
-    Args:
-        path: of the file.
-        columns: names that its first line must have.
-        due: what the file should be, for the message where it is not.
-
-    Raises:
-        DataError: the file is missing, no text in UTF-8, not CSV, or lacks a column.
+    Raises DataError, which says what is `due`, where the file is missing, no text in UTF-8, not
+    CSV, or lacks one of the columns.
     """
     text = _text(path, f"{due}, as text in UTF-8")
     reader = csv.DictReader(io.StringIO(text, newline=""), restval="")
@@ -40,11 +34,7 @@ def read_rows(path: Path, columns: Collection[str], due: str) -> list[tuple[int,
 
 
 def read_lines(path: Path) -> list[str]:
-    """The lines of a text file that are not empty, without spaces around them.
-
-    Raises:
-        DataError: the file is missing or no text in UTF-8.
-    """
+    """The lines of a text file in UTF-8 that are not empty, without spaces around them."""
     text = _text(path, "save it as text in UTF-8, or copy or download it again")
     return [line.strip() for line in text.splitlines() if line.strip()]
 

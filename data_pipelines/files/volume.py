@@ -3,12 +3,10 @@
 import gzip
 import logging
 import math
-import struct
 from pathlib import Path
 
 import numpy as np
-from nibabel.nifti1 import Nifti1Header
-from nibabel.nifti2 import Nifti2Header
+from nibabel import Nifti1Header, Nifti2Header
 from nibabel.volumeutils import apply_read_scaling
 
 from data_pipelines.errors import DataError, refuse_damaged
@@ -24,15 +22,18 @@ _SILENT = logging.Logger("nifti", logging.CRITICAL)
 def read(path: Path) -> tuple[np.ndarray, np.ndarray]:
     """Values, with slope and intercept applied, and affine [4, 4] from voxels to millimetres.
 
-    Extensions of the header are passed over: they may hold who was imaged.
-
-    Raises:
-        DataError: the file is damaged, of another kind or too large, or lies absurdly far away.
+    Extensions of the header are passed over: they may hold who was imaged. Raises DataError for
+    what is damaged, of another kind or too large, or lies absurdly far away.
     """
     packed = path.name.lower().endswith(".gz")
     with refuse_damaged(path, "read as NIfTI", "copy or export the file again"):
         with gzip.open(path) if packed else path.open("rb") as file:
-            header = _header(file.read(Nifti2Header.sizeof_hdr))
+            start = file.read(Nifti2Header.sizeof_hdr)
+            kind = Nifti2Header if Nifti2Header.may_contain_header(start) else Nifti1Header
+            header = kind(start[: kind.sizeof_hdr], check=False)
+            header.check_fix(_SILENT)
+            if header["magic"].item()[:3] not in (b"n+1", b"n+2"):
+                raise ValueError("it is no single NIfTI file")
             shape, dtype = header.get_data_shape(), header.get_data_dtype()
             if dtype.kind not in "iuf" or dtype.itemsize > 8:
                 raise ValueError(f"voxels of type {dtype}")
@@ -51,14 +52,3 @@ def read(path: Path) -> tuple[np.ndarray, np.ndarray]:
     with np.errstate(all="ignore"):  # values that are not finite are refused later
         scaled = apply_read_scaling(values, slope, intercept)
     return scaled.astype(scaled.dtype.newbyteorder("="), copy=False), affine
-
-
-def _header(start: bytes) -> Nifti1Header:
-    """The header that a file begins with, of either version and byte order."""
-    second = [struct.pack(f"{order}i", Nifti2Header.sizeof_hdr) for order in "<>"]
-    kind = Nifti2Header if start[:4] in second else Nifti1Header
-    header = kind(start[: kind.sizeof_hdr], check=False)
-    header.check_fix(_SILENT)
-    if header["magic"].item()[:3] not in (b"n+1", b"n+2"):
-        raise ValueError("it is no single NIfTI file")
-    return header

@@ -1,16 +1,22 @@
 """The left atria of the 2018 challenge (Xiong et al. 2021), as its benchmark distributes them."""
 
+import math
 import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from data_pipelines.errors import DataError
-from data_pipelines.files import hdf5, table
+import h5py
+import numpy as np
+
+from data_pipelines.errors import DataError, refuse_damaged
+from data_pipelines.files import claims, table
+from data_pipelines.files.volume import LARGEST
 from data_pipelines.prepare import Source
 from data_pipelines.sets.volume_set import DecodedVolume, VolumeSetBuilder
 
 _FOLDER = "2018LA_Seg_Training Set"
 _FILE = "mri_norm2.h5"
+_REMEDY = "download the file again"
 
 
 class La(VolumeSetBuilder):
@@ -59,6 +65,28 @@ class La(VolumeSetBuilder):
         return list(sources.values())
 
     def read(self, source: Source) -> DecodedVolume:
-        assert source.image is not None
-        image, label = hdf5.read(source.image, ("image", "label"))
+        path, names = source.image, ("image", "label")
+        assert path is not None
+        with refuse_damaged(path, "read as HDF5", f"copy or {_REMEDY}"), h5py.File(path) as file:
+            missing = sorted(set(names) - set(file))
+            if missing:
+                raise DataError(
+                    f"{path} has no {' and no '.join(map(repr, missing))} (it has "
+                    f"{', '.join(map(repr, file)) or 'nothing'}); {_REMEDY}"
+                )
+            image, label = (_array(path, file, name) for name in names)
         return image, label, None
+
+
+def _array(path: Path, file: h5py.File, name: str) -> np.ndarray:
+    """An array of numbers; what the file only refers to in other files is refused."""
+    data = file[name] if isinstance(file.get(name, getlink=True), h5py.HardLink) else None
+    if not isinstance(data, h5py.Dataset) or data.is_virtual or data.external:
+        raise DataError(f"{name!r} in {path} is not an array in that file; {_REMEDY}")
+    if data.shape is None or data.dtype.kind not in "biuf" or data.dtype.itemsize > 8:
+        raise DataError(f"{name!r} in {path} does not hold numbers; {_REMEDY}")
+    needed = math.prod(data.shape) * data.dtype.itemsize / claims.MOST_PACKED
+    claims.check(path, data.shape, "voxels", most=LARGEST, needed=needed)
+    if data.chunks and math.prod(data.chunks) > LARGEST:
+        raise DataError(f"{name!r} in {path} lies in parts that are far too large; {_REMEDY}")
+    return data[()]
