@@ -8,8 +8,10 @@ import math
 from typing import NamedTuple
 
 import numpy as np
+from numpy.random import Generator
 from scipy import ndimage
 
+Array = np.ndarray
 Range = tuple[float, float]
 
 _ROWS = 2048
@@ -17,39 +19,27 @@ _Y = np.linspace(-2, 2, _ROWS, dtype=np.float32)  # what a row of the border tab
 
 
 class Hospital(NamedTuple):
-    """What is typical of a hospital's patients, posture and machine: ranges of uniform draws."""
+    """What is typical of a hospital's patients, posture and machine: ranges of uniform draws. Those
+    here are of adults, standing, at high contrast.
+    """
 
-    zoom: Range  # size of the patient on the film
-    shift: Range  # film units
-    tilt: Range  # radians
-    lung_height: Range  # from apex to dome, film units
-    lung_width: Range  # from midline to chest wall
-    heart: Range  # how far it bulges into the left lung
-    bone: Range  # contrast of ribs and clavicles
-    centre: Range  # attenuation shown as mid-grey: a low centre is a bright film
-    contrast: Range
-    black: Range  # darkest and
-    white: Range  # brightest grey of the film, of 1
-    noise: Range  # standard deviation, of 1
-    collimated: float  # share of films with black borders
+    zoom: Range = (0.98, 1.14)  # size of the patient on the film
+    shift: Range = (-0.05, 0.05)  # film units
+    tilt: Range = (-0.05, 0.05)  # radians
+    lung_height: Range = (1.05, 1.25)  # from apex to dome, film units
+    lung_width: Range = (0.66, 0.76)  # from midline to chest wall
+    heart: Range = (0.14, 0.28)  # how far it bulges into the left lung
+    bone: Range = (0.06, 0.12)  # contrast of ribs and clavicles
+    centre: Range = (0.44, 0.62)  # attenuation shown as mid-grey: a low centre is a bright film
+    contrast: Range = (1.8, 2.8)
+    black: Range = (0.0, 0.06)  # darkest and
+    white: Range = (0.85, 1.0)  # brightest grey of the film, of 1
+    noise: Range = (0.006, 0.02)  # standard deviation, of 1
+    collimated: float = 0.15  # share of films with black borders
 
 
 HOSPITALS = {
-    "a": Hospital(  # adults, standing, high contrast
-        zoom=(0.98, 1.14),
-        shift=(-0.05, 0.05),
-        tilt=(-0.05, 0.05),
-        lung_height=(1.05, 1.25),
-        lung_width=(0.66, 0.76),
-        heart=(0.14, 0.28),
-        bone=(0.06, 0.12),
-        centre=(0.44, 0.62),
-        contrast=(1.8, 2.8),
-        black=(0.0, 0.06),
-        white=(0.85, 1.0),
-        noise=(0.006, 0.02),
-        collimated=0.15,
-    ),
+    "a": Hospital(),
     "b": Hospital(  # younger or lying patients, flatter and noisier films, looser framing
         zoom=(0.84, 1.02),
         shift=(-0.1, 0.1),
@@ -72,29 +62,19 @@ class Anatomy(NamedTuple):
     """Where things are; pairs hold (image left, image right), that is the patient's right, left."""
 
     apex: float  # y of the top of the lungs
-    dome: np.ndarray  # [2] y of the top of the diaphragm
-    width: np.ndarray  # [2] from midline to chest wall
-    inner: np.ndarray  # [2, _ROWS] inner and
-    outer: np.ndarray  # [2, _ROWS] outer border of the lung, by row
-    cage: np.ndarray  # [2, _ROWS] outer border of the ribs, by row
-    midline: np.ndarray  # [_ROWS] x of the spine, by row
+    dome: Array  # [2] y of the top of the diaphragm
+    width: Array  # [2] from midline to chest wall
+    inner: Array  # [2, _ROWS] inner and
+    outer: Array  # [2, _ROWS] outer border of the lung, by row
+    cage: Array  # [2, _ROWS] outer border of the ribs, by row
+    midline: Array  # [_ROWS] x of the spine, by row
 
 
-def draw(
-    rng: np.random.Generator, *, size: int, hospital: str, opacity: bool
-) -> tuple[np.ndarray, np.ndarray]:
-    """Draws one frontal chest film.
+def draw(rng: Generator, *, size: int, hospital: str, opacity: bool) -> tuple[Array, Array]:
+    """Draws one frontal chest film, with or without opacities of pneumonia: the image in 0..255 and
+    the mask of the lungs, both [size, size].
 
     Equal fresh generators give the same patient and film with and without opacities.
-
-    Args:
-        rng: the source of everything that varies.
-        size: side of the picture in pixels.
-        hospital: 'a' or 'b'.
-        opacity: whether the lungs show pneumonia.
-
-    Returns:
-        The image [size, size] in 0..255 and the mask of the lungs [size, size].
     """
     place = HOSPITALS[hospital]
     sick = rng.spawn(1)[0]  # apart, so that opacities change nothing else
@@ -114,7 +94,10 @@ def draw(
         table.ravel()[cell] for table in (patient.inner, patient.outer, patient.cage)
     )
 
-    dome = _diaphragm(patient, u, side)
+    # The diaphragm: a dome that falls to the heart and, further, to the chest wall.
+    out = np.maximum(u - 0.33, 0) / (patient.width - 0.33)[side]
+    towards_heart = np.maximum(0.33 - u, 0)
+    dome = patient.dome[side] + 0.2 * out * out + 0.6 * towards_heart * towards_heart
     depth = np.minimum(np.minimum(u - inner, outer - u), dome - y)  # into the lung, film units
     lungs = depth > 0
     air = _step(depth / 0.035) * (0.72 + 0.28 * _step(depth / 0.22))
@@ -131,7 +114,7 @@ def draw(
     return _develop(rng, place, attenuation, film), lungs
 
 
-def _anatomy(rng: np.random.Generator, place: Hospital) -> Anatomy:
+def _anatomy(rng: Generator, place: Hospital) -> Anatomy:
     apex = rng.uniform(-0.82, -0.68)
     height = rng.uniform(*place.lung_height)
     dome = apex + height + np.array([0.0, rng.uniform(0.0, 0.08)])
@@ -154,7 +137,7 @@ def _anatomy(rng: np.random.Generator, place: Hospital) -> Anatomy:
     return Anatomy(apex, *(table.astype(np.float32) for table in tables))
 
 
-def _placement(rng: np.random.Generator, place: Hospital) -> tuple[np.ndarray, np.ndarray]:
+def _placement(rng: Generator, place: Hospital) -> tuple[Array, Array]:
     """The affine maps [2, 3] from film to patient and back."""
     angle = rng.uniform(*place.tilt)
     zoom = rng.uniform(*place.zoom) * rng.uniform(0.96, 1.04, 2)
@@ -166,16 +149,7 @@ def _placement(rng: np.random.Generator, place: Hospital) -> tuple[np.ndarray, n
     return np.hstack([inverse, -inverse @ shift]).astype(np.float32), to_film.astype(np.float32)
 
 
-def _diaphragm(patient: Anatomy, u: np.ndarray, side: np.ndarray) -> np.ndarray:
-    """y of the diaphragm: a dome that falls to the heart and, further, to the chest wall."""
-    out = np.maximum(u - 0.33, 0) / (patient.width - 0.33)[side]
-    towards_heart = np.maximum(0.33 - u, 0)
-    return patient.dome[side] + 0.2 * out * out + 0.6 * towards_heart * towards_heart
-
-
-def _vessels(
-    rng: np.random.Generator, patient: Anatomy, to_film: np.ndarray, size: int
-) -> np.ndarray:
+def _vessels(rng: Generator, patient: Anatomy, to_film: Array, size: int) -> Array:
     """Branching lines from both hila: roots, and two generations of branches on each."""
     roots = 9
     height = float(np.mean(patient.dome)) - patient.apex
@@ -209,7 +183,7 @@ def _vessels(
     return 0.22 * pixels * ndimage.gaussian_filter(lines, 0.8 * pixels, truncate=2.5) + 0.5 * wide
 
 
-def _opacities(rng: np.random.Generator, lungs: np.ndarray, size: int) -> np.ndarray:
+def _opacities(rng: Generator, lungs: Array, size: int) -> Array:
     """How much of the air is replaced, 0..1: two to four clouds with ragged, soft edges."""
     film = np.linspace(-1, 1, size, dtype=np.float32)
     where = np.flatnonzero(lungs)
@@ -225,9 +199,7 @@ def _opacities(rng: np.random.Generator, lungs: np.ndarray, size: int) -> np.nda
     return 1 - clear
 
 
-def _body(
-    rng: np.random.Generator, patient: Anatomy, x: np.ndarray, u: np.ndarray, y: np.ndarray
-) -> np.ndarray:
+def _body(rng: Generator, patient: Anatomy, x: Array, u: Array, y: Array) -> Array:
     """Attenuation of all that is soft, with the lungs still full: body, heart, spine, abdomen."""
     chest = float(np.max(patient.width)) + rng.uniform(0.12, 0.24)
     neck = rng.uniform(0.24, 0.32)
@@ -258,9 +230,7 @@ def _body(
     return thick * tissue
 
 
-def _bones(
-    rng: np.random.Generator, patient: Anatomy, u: np.ndarray, y: np.ndarray, cage: np.ndarray
-) -> np.ndarray:
+def _bones(rng: Generator, patient: Anatomy, u: Array, y: Array, cage: Array) -> Array:
     """Ribs behind (nearly level), ribs in front (steep, fainter) and clavicles; about 0..2."""
     gap = rng.uniform(0.15, 0.185)
     first = rng.uniform(0, gap)
@@ -282,9 +252,7 @@ def _bones(
     return ribs + cortex
 
 
-def _develop(
-    rng: np.random.Generator, place: Hospital, attenuation: np.ndarray, film: np.ndarray
-) -> np.ndarray:
+def _develop(rng: Generator, place: Hospital, attenuation: Array, film: Array) -> Array:
     """Attenuation to grey 0..255: tone curve, vignetting, noise, collimator."""
     size = len(film)
     contrast, centre = rng.uniform(*place.contrast), rng.uniform(*place.centre)
@@ -302,29 +270,29 @@ def _develop(
     return (255 * np.clip(grey, 0, 1)).astype(np.float32)
 
 
-def _rise(t: np.ndarray, end: float, power: float) -> np.ndarray:
+def _rise(t: Array, end: float, power: float) -> Array:
     """From 0 at t = 0 to 1 at `end` along a quarter of a superellipse, then level."""
     rest = 1 - np.clip(t / end, 0, 1)
     return (1 - rest**power) ** (1 / power)
 
 
-def _bump(t: np.ndarray, centre: float, width: float) -> np.ndarray:
+def _bump(t: Array, centre: float, width: float) -> Array:
     return np.exp(-np.square((t - centre) / width))
 
 
-def _step(t: np.ndarray) -> np.ndarray:
+def _step(t: Array) -> Array:
     """The smooth step from 0 at t = 0 to 1 at t = 1."""
     t = np.clip(t, 0, 1)
     return t * t * (3 - (t + t))
 
 
-def _stripes(t: np.ndarray, width: float) -> np.ndarray:
+def _stripes(t: Array, width: float) -> Array:
     """One stripe a unit, `width` of it wide, brighter at its edges."""
     off = np.abs(t - np.round(t)) * (2 / width)  # 0 in the middle of a stripe, 1 at its edge
     return _step((1.2 - off) / 0.4) * (0.65 + 0.35 * np.minimum(off, 1))
 
 
-def _smooth_noise(rng: np.random.Generator, size: int, cells: int) -> np.ndarray:
+def _smooth_noise(rng: Generator, size: int, cells: int) -> Array:
     """[size, size] noise of mean 0 and deviation 1, with `cells` features a side.
 
     A quadratic B-spline through random values; by indexing, because threaded matrix products of
