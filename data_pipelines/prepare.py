@@ -58,8 +58,7 @@ class _Info(tfds.core.DatasetInfo):
 class SetBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):
     """Reads a folder of images or volumes and stores the set as ArrayRecord files.
 
-    A subclass says where the files lie (`find`) and what is stored of one example (`example`,
-    `pixel_features`).
+    A subclass says where the files lie (`find`) and what is stored of one example (`example`).
 
     It is a `ShardBasedBuilder` since a `GeneratorBasedBuilder` that keeps the order of its examples
     sorts all of them in memory.
@@ -72,6 +71,7 @@ class SetBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):
     archives: tuple[str, ...] = ("*.zip",)  # glob patterns of the official archives
     complete: int = 0  # examples in the whole set, 0 = any number
     pixel_type: type[np.generic]  # of `image` as it is stored
+    sides: tuple[int | None, ...]  # of examples as they are stored, None where they differ
     example_bytes: int  # of one record, about
 
     def __init_subclass__(cls, **kwargs: Any):
@@ -117,11 +117,9 @@ class SetBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):
         raise NotImplementedError
 
     def example(self, source: Source) -> dict[str, Any]:
-        """Decodes one example: the `pixel_features`, and `has_mask`."""
-        raise NotImplementedError
-
-    def pixel_features(self) -> dict[str, Any]:
-        """TFDS features of `image`, `mask` (zeros where there is none), `spacing` and any more."""
+        """Decodes one example: `image`, `mask` (zeros where there is none), `has_mask`, `spacing`
+        and, of volumes, `affine`.
+        """
         raise NotImplementedError
 
     def fingerprint(self) -> str:
@@ -236,14 +234,21 @@ class SetBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):
         index.write(self.index_path, rows)
 
     def _info(self) -> tfds.core.DatasetInfo:
+        pixels = lambda dtype, channels: tfds.features.Tensor(
+            shape=(*self.sides, channels), dtype=dtype, encoding=tfds.features.Encoding.BYTES
+        )
         features = {
             "id": tfds.features.Text(),
             "group": tfds.features.Text(),
             "split": tfds.features.Text(),
             "has_mask": np.bool_,
             "label": np.int64,
-            **self.pixel_features(),
+            "image": pixels(self.pixel_type, self.channels),
+            "mask": pixels(np.uint8, self.label_spec.mask_channels),
+            "spacing": tfds.features.Tensor(shape=(len(self.sides),), dtype=np.float32),
         }
+        if len(self.sides) == 3:
+            features["affine"] = tfds.features.Tensor(shape=(4, 4), dtype=np.float64)
         return _Info(
             builder=self, features=tfds.features.FeaturesDict(features), disable_shuffling=True
         )

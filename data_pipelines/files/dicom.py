@@ -115,7 +115,7 @@ def _grey(path: Path, header: pydicom.Dataset) -> np.ndarray:
         raise DataError(f"{path} holds values that are not finite; export the image again")
     centre, width = (_first(header.get(name)) for name in ("WindowCenter", "WindowWidth"))
     form = header.get("VOILUTFunction") or "LINEAR"
-    if centre is not None and width is not None and width >= (1 if form == "LINEAR" else 1e-6):
+    if np.isfinite([centre, width]).all() and width >= (1 if form == "LINEAR" else 1e-6):
         image = _windowed(values, centre, width, form)
     elif header.get("VOILUTSequence"):
         highest = 2 ** header.VOILUTSequence[0].LUTDescriptor[2] - 1
@@ -140,11 +140,10 @@ def _windowed(values: np.ndarray, centre: float, width: float, form: str) -> np.
     return np.clip(((values - centre) / width + 0.5) * 255, 0, 255).astype(np.float32)
 
 
-def _first(value: Any) -> float | None:
-    """The first number of an element; None where it is absent, empty or not finite."""
+def _first(value: Any) -> float:
+    """The first number of an element; NaN where it is absent or empty."""
     values = [value] if isinstance(value, str | float | int) else list(value or ())
-    number = float(values[0]) if values and values[0] not in ("", None) else np.nan
-    return number if np.isfinite(number) else None
+    return float(values[0]) if values and values[0] not in ("", None) else np.nan
 
 
 def _spacing(header: pydicom.Dataset) -> tuple[float, float]:

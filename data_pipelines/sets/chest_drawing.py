@@ -85,14 +85,11 @@ def draw(rng: Generator, *, size: int, hospital: str, opacity: bool) -> tuple[Ar
     x = to_patient[0, 0] * film + (to_patient[0, 1] * film)[:, None] + to_patient[0, 2]
     y = to_patient[1, 0] * film + (to_patient[1, 1] * film)[:, None] + to_patient[1, 2]
 
-    row = ((y + 2) * ((_ROWS - 1) / 4)).astype(np.int32)
-    row = np.clip(row, 0, _ROWS - 1)
+    row = np.clip(((y + 2) * ((_ROWS - 1) / 4)).astype(np.int32), 0, _ROWS - 1)
     x = x - patient.midline[row]
     u, side = np.abs(x), (x > 0).astype(np.int32)
-    cell = side * _ROWS + row
-    inner, outer, cage = (
-        table.ravel()[cell] for table in (patient.inner, patient.outer, patient.cage)
-    )
+    tables = (patient.inner, patient.outer, patient.cage)
+    inner, outer, cage = (table[side, row] for table in tables)
 
     # The diaphragm: a dome that falls to the heart and, further, to the chest wall.
     out = np.maximum(u - 0.33, 0) / (patient.width - 0.33)[side]
@@ -102,8 +99,7 @@ def draw(rng: Generator, *, size: int, hospital: str, opacity: bool) -> tuple[Ar
     lungs = depth > 0
     air = _step(depth / 0.035) * (0.72 + 0.28 * _step(depth / 0.22))
 
-    vessels = _vessels(rng, patient, to_film, size)
-    air = air * (1 - np.minimum(vessels, 0.5))
+    air = air * (1 - np.minimum(_vessels(rng, patient, to_film, size), 0.5))
     air = air * (1 + 0.1 * _smooth_noise(rng, size, 12))
     if opacity:
         air = air * (1 - _opacities(sick, lungs, size))

@@ -29,21 +29,13 @@ class Chex(ImageSetBuilder):
         sources = []
         for path in files_below(roots):
             split, label = path.parts[-3:-1]
-            if (
-                split in ("train", "val", "test")
-                and label in ("NORMAL", "PNEUMONIA")
-                and path.suffix.lower() in (".jpeg", ".jpg", ".png")
-            ):
-                patient = _PATIENT.match(path.stem)
-                sources.append(
-                    Source(
-                        id=f"{split}/{label}/{path.stem}",
-                        group=f"{label}/{patient.group() if patient else path.stem}",
-                        split=split,
-                        image=path,
-                        label=int(label == "PNEUMONIA"),
-                    )
-                )
+            if split not in ("train", "val", "test") or label not in ("NORMAL", "PNEUMONIA"):
+                continue
+            if path.suffix.lower() in (".jpeg", ".jpg", ".png"):
+                found = _PATIENT.match(path.stem)
+                patient = f"{label}/{found.group() if found else path.stem}"
+                name, number = f"{split}/{label}/{path.stem}", int(label == "PNEUMONIA")
+                sources.append(Source(name, patient, split, image=path, label=number))
         if not sources:
             raise self.missing("no images in {train,val,test}/{NORMAL,PNEUMONIA}")
         return sources

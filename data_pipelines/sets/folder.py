@@ -1,18 +1,28 @@
 """A folder of one's own images, with masks, with class labels, or with both."""
 
+import dataclasses
 import hashlib
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from data_pipelines.errors import DataError
-from data_pipelines.files import IMAGE_SUFFIXES, dicom, images
+from data_pipelines.errors import DataError, shown
+from data_pipelines.files import IMAGE_SUFFIXES, dicom, images, table
 from data_pipelines.files.paths import files_below, files_by_name, is_stray
 from data_pipelines.prepare import Source
 from data_pipelines.sets.image_set import ImageSetBuilder
-from data_pipelines.sets.label_table import classes_file, read_label_table
 from multimix_jax.labels import LabelSpec
+from multimix_jax.names import Split
+
+Cells = Mapping[str, str]  # of a row, by the names of their columns
+_CLASSES = "classes.txt"  # beside the table
+_COLUMNS = ("image", "label", "patient", "split")
+_DUE = (
+    "its first line must be image,label, or image and a name for each of several independent "
+    "classes (and may go on with patient,split)"
+)
+_MOST_CLASSES = 62  # of a multi-label set, which are kept as the bits of a number
 
 
 class Folder(ImageSetBuilder):
@@ -40,18 +50,15 @@ class Folder(ImageSetBuilder):
         labels: str = "",
         **options: Any,
     ):
-        """Args:
-        source_dir: the folder with images/, masks/ and labels.csv.
-        images, masks, labels: folders and table that lie elsewhere; where `images` is given,
-            nothing is looked for in `source_dir`.
-        options: size, fit, channels, prepared_dir, exclude, as for `ImageSetBuilder`.
+        """Folders and the table may lie elsewhere: where `images` is given, nothing is looked for
+        in `source_dir`. The other options are those of `ImageSetBuilder`.
         """
-        source_dir = Path(source_dir)
         for key, path in (("images", images), ("masks", masks)):
             if path and not Path(path).is_dir():
                 raise DataError(f"--config.folder.{key}={path} is no folder; correct the path")
         if labels and not Path(labels).is_file():
             raise DataError(f"--config.folder.labels={labels} is no file; correct the path")
+        home = Path(source_dir)
         self.images_named = images != ""
         if self.images_named:
             self.images = Path(images)
@@ -59,20 +66,21 @@ class Folder(ImageSetBuilder):
             self.labels = Path(labels) if labels else None
             name = f"folder_{self.images.resolve().parent.name}_{self.images.name}"
         else:
-            self.images = source_dir / "images"
-            self.masks = Path(masks) if masks else source_dir / "masks"
-            self.labels = Path(labels) if labels else source_dir / "labels.csv"
-            name = "folder" if source_dir.name == "folder" else f"folder_{source_dir.name}"
-        self.table = read_label_table(self.labels)
-        self.masks_prefix = _masks_prefix(self.masks, self.images)
-        self.label_spec = LabelSpec(
-            self.table.class_names, self.table.multi_label, _mask_names(self.masks, self.images)
-        )
-        super().__init__(source_dir=source_dir, name=re.sub(r"\W", "_", name), **options)
+            self.images = home / "images"
+            self.masks = Path(masks or home / "masks")
+            self.labels = Path(labels or home / "labels.csv")
+            name = "folder" if home.name == "folder" else f"folder_{home.name}"
+        label_spec, self.rows = _read_label_table(self.labels)
+        self.masks_prefix = ""
+        mask_names: tuple[str, ...] = ()
+        if self.masks is not None and self.masks.is_dir():
+            self.masks_prefix = _masks_prefix(self.masks, self.images)
+            mask_names = _mask_names(self.masks, self.images)
+        self.label_spec = dataclasses.replace(label_spec, mask_names=mask_names)
+        super().__init__(source_dir=home, name=re.sub(r"\W", "_", name), **options)
 
     def fingerprint(self) -> str:
-        roots = [root for root in (self.images, self.masks) if root is not None]
-        files = [*files_below(roots), *self._tables()]
+        files = [*files_below(filter(None, (self.images, self.masks))), *self._tables()]
         return self.digest(files, self.masks_prefix, *self.label_spec.mask_names)
 
     def places(self) -> str:
@@ -84,7 +92,7 @@ class Folder(ImageSetBuilder):
         return DataError(f"{what}; set --config.folder.images to the folder that has them")
 
     def _tables(self) -> list[Path]:
-        tables = [] if self.labels is None else [self.labels, classes_file(self.labels)]
+        tables = [self.labels, self.labels.with_name(_CLASSES)] if self.labels else []
         return [path for path in tables if path.is_file()]
 
     def contents(self) -> dict[str, str]:
@@ -92,16 +100,13 @@ class Folder(ImageSetBuilder):
         and sizes of the files, and of all that the tables say; '' of what there is none."""
         contents = {
             "images": _list_files(self.images),
-            "masks": b"" if self.masks is None else _list_files(self.masks),
+            "masks": _list_files(self.masks) if self.masks else b"",
             "labels": b"".join(path.read_bytes() for path in self._tables()),
         }
-        return {
-            key: hashlib.sha256(content).hexdigest()[:12] if content else ""
-            for key, content in contents.items()
-        }
+        digest = lambda content: hashlib.sha256(content).hexdigest()[:12]
+        return {key: digest(content) if content else "" for key, content in contents.items()}
 
     def find(self, roots: Sequence[Path]) -> list[Source]:
-        del roots
         files = files_by_name(self.images, IMAGE_SUFFIXES)
         if self.masks_prefix:
             files = {n: path for n, path in files.items() if not n.startswith(self.masks_prefix)}
@@ -112,24 +117,16 @@ class Folder(ImageSetBuilder):
         sources = []
         for name, path in files.items():
             cells, label = row_of.get(name, ({}, -1))
-            sources.append(
-                Source(
-                    id=name,
-                    group=cells.get("patient") or name,
-                    split=cells.get("split", ""),
-                    image=path,
-                    masks=tuple(masks.get(name, ())),
-                    label=label,
-                )
-            )
+            patient, split = cells.get("patient") or name, cells.get("split", "")
+            sources.append(Source(name, patient, split, path, tuple(masks.get(name, ())), label))
         return sources
 
-    def _match_rows(self, files: Mapping[str, Path]) -> dict[str, tuple[Mapping[str, str], int]]:
+    def _match_rows(self, files: Mapping[str, Path]) -> dict[str, tuple[Cells, int]]:
         """The cells and the label of each image that the table names, with or without suffix."""
         names = {path.relative_to(self.images).as_posix(): name for name, path in files.items()}
         names |= {name: name for name in files}
-        row_of: dict[str, tuple[Mapping[str, str], int]] = {}
-        for line, cells, label in self.table.rows:
+        row_of: dict[str, tuple[Cells, int]] = {}
+        for line, cells, label in self.rows:
             image = cells["image"]
             if image not in names:
                 raise DataError(
@@ -170,10 +167,8 @@ def _list_files(root: Path) -> bytes:
     return "".join(lines).encode(errors="surrogateescape")
 
 
-def _masks_prefix(masks: Path | None, images: Path) -> str:
+def _masks_prefix(masks: Path, images: Path) -> str:
     """How names below `images` begin that are masks: 'masks/', or '' where these lie elsewhere."""
-    if masks is None or not masks.is_dir():
-        return ""
     inner, outer = masks.resolve(), images.resolve()
     if outer.is_relative_to(inner):
         raise DataError(
@@ -183,10 +178,8 @@ def _masks_prefix(masks: Path | None, images: Path) -> str:
     return f"{inner.relative_to(outer).as_posix()}/" if inner.is_relative_to(outer) else ""
 
 
-def _mask_names(masks: Path | None, image_folder: Path) -> tuple[str, ...]:
+def _mask_names(masks: Path, image_folder: Path) -> tuple[str, ...]:
     """The folders of masks that are no folders of images; () where masks are of one class."""
-    if masks is None or not masks.is_dir():
-        return ()
     below = [path for path in sorted(masks.iterdir()) if path.is_dir() and not is_stray(path.name)]
     names = tuple(path.name for path in below if not (image_folder / path.name).is_dir())
     if not names:
@@ -197,7 +190,8 @@ def _mask_names(masks: Path | None, image_folder: Path) -> tuple[str, ...]:
             f"({', '.join(names)}); put all masks into a folder for each class, "
             "masks/CLASS/..., or name the folders like those of the images"
         )
-    empty = [str(folder) for folder in below if not _has_images(folder)]
+    is_image = lambda path: path.name.lower().endswith(IMAGE_SUFFIXES)
+    empty = [str(folder) for folder in below if not any(map(is_image, files_below([folder])))]
     if empty:
         raise DataError(
             f"{', '.join(empty)}: a folder in {masks} is a class of masks, but there are no masks "
@@ -211,5 +205,62 @@ def _mask_names(masks: Path | None, image_folder: Path) -> tuple[str, ...]:
     return names
 
 
-def _has_images(folder: Path) -> bool:
-    return any(path.name.lower().endswith(IMAGE_SUFFIXES) for path in files_below([folder]))
+def _read_label_table(path: Path | None) -> tuple[LabelSpec, list[tuple[str, Cells, int]]]:
+    """The classes of a table; and of each row where it stands, for messages, its cells, and its
+    label as in `Source`. Of no file it is empty.
+
+    Raises DataError for a split, a class, a cell or columns that it cannot have.
+    """
+    if path is None or not path.exists():
+        return LabelSpec(), []
+    rows = []
+    for number, cells in table.read_rows(path, ("image",), _DUE):
+        line = f"{path}, line {number},"
+        if cells.get("split", "") not in ("", *Split):
+            raise DataError(f"{line} has the split {cells['split']!r}; use train, val or test")
+        rows.append((line, cells))
+    columns = list(rows[0][1]) if rows else ["label"]
+    if "label" in columns:
+        names = _class_names(path, rows)
+        labels = [names.index(cells["label"]) if cells["label"] else -1 for _, cells in rows]
+    else:
+        names = tuple(name for name in columns if name not in _COLUMNS)
+        if not 0 < len(names) <= _MOST_CLASSES or "" in names:
+            raise DataError(
+                f"{path} has the columns {shown(', '.join(columns))}; {_DUE}, 1 to {_MOST_CLASSES} "
+                "of them"
+            )
+        labels = [_bits(line, {name: cells[name] for name in names}) for line, cells in rows]
+    spec = LabelSpec(names, multi_label="label" not in columns)
+    return spec, [(*row, label) for row, label in zip(rows, labels, strict=True)]
+
+
+def _bits(line: str, cells: Cells) -> int:
+    """Bit k is set where the k-th cell says 1; -1 where none says anything."""
+    if not any(cells.values()):
+        return -1
+    label = 0
+    for index, (name, cell) in enumerate(cells.items()):
+        if cell not in ("0", "1", "0.0", "1.0"):
+            raise DataError(
+                f"{line} has {shown(cell)!r} in the column {shown(name)!r}, but independent "
+                "classes need 0 or 1 in each, or nothing in any; for one class an image use the "
+                "columns image,label"
+            )
+        label |= int(float(cell)) << index
+    return label
+
+
+def _class_names(labels: Path, rows: Sequence[tuple[str, Cells]]) -> tuple[str, ...]:
+    """The names in classes.txt, one a line; without it, the labels of the table, sorted."""
+    classes = labels.with_name(_CLASSES)
+    if not classes.exists():
+        return tuple(sorted({cells["label"] for _, cells in rows} - {""}))
+    names = tuple(table.read_lines(classes))
+    for line, cells in rows:
+        if cells["label"] and cells["label"] not in names:
+            raise DataError(
+                f"{line} has the label {cells['label']!r}, but {classes} names "
+                f"{', '.join(names)}; correct the row or add the class"
+            )
+    return names

@@ -28,7 +28,6 @@ class Folder3D(VolumeSetBuilder):
     )
 
     def __init__(self, *, source_dir: str | Path, **options: Any):
-        """Args: as for `SetBuilder`."""
         source_dir = Path(source_dir)
         name = "folder3d" if source_dir.name == "folder3d" else f"folder3d_{source_dir.name}"
         super().__init__(source_dir=source_dir, name=re.sub(r"\W", "_", name), **options)
@@ -44,15 +43,8 @@ class Folder3D(VolumeSetBuilder):
                 raise DataError(
                     f"{path} is a label without a volume; add images/{name}.nii.gz or remove it"
                 )
-        return [
-            Source(
-                id=name,
-                group=name,
-                image=path,
-                masks=(labels[name],) if name in labels else (),
-            )
-            for name, path in volumes.items()
-        ]
+        masks = lambda name: (labels[name],) if name in labels else ()
+        return [Source(name, name, "", path, masks(name)) for name, path in volumes.items()]
 
     def read(self, source: Source) -> DecodedVolume:
         assert source.image is not None

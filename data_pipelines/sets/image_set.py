@@ -1,10 +1,12 @@
 """Data sets of images: each is resized once to the working size."""
 
+import collections
+import re
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import tensorflow_datasets as tfds
 
 from data_pipelines.errors import DataError
 from data_pipelines.files import images, read_image
@@ -25,23 +27,18 @@ class ImageSetBuilder(SetBuilder):
     pixel_type = np.uint8
 
     def __init__(self, *, size: int, fit: str = "squash", channels: int = 1, **options: Any):
-        """Args:
-        size, fit, channels: of the prepared images, see `ResizeSpec`.
-        options: source_dir, prepared_dir, name and exclude, as for `SetBuilder`.
-        """
+        """Images are prepared as `ResizeSpec` has it; the options are those of `SetBuilder`."""
         self.resize = ResizeSpec(size, fit, channels)
         self.variant = self.resize.variant
+        self.sides = (size, size)
         self.channels = channels
         self.example_bytes = size**2 * (channels + self.label_spec.mask_channels)
         super().__init__(**options)
 
     def read(self, source: Source) -> DecodedImage:
-        """Decodes one example.
-
-        Returns:
-            image float32 [H, W], or [H, W, 3] of 3 channels, in 0..255; mask bool [H, W] or
-            [H, W, C], or None; millimetres from one row and from one column of the source to the
-            next, (0, 0) where unknown.
+        """Decodes one example: image float32 [H, W], or [H, W, 3] of 3 channels, in 0..255; mask
+        bool [H, W] or [H, W, C], or None; millimetres from one row and from one column of the
+        source to the next, (0, 0) where unknown.
         """
         assert source.image is not None
         image, spacing = read_image(source.image, self.channels)
@@ -49,14 +46,13 @@ class ImageSetBuilder(SetBuilder):
 
     def channel_of(self, mask: Path) -> int:
         """Which channel of the mask a file belongs to."""
-        del mask
         return 0
 
     def read_masks(self, source: Source, shape: tuple[int, ...]) -> np.ndarray | None:
         """The union of an example's masks, by channel: bool [*shape, C]; None where it has none."""
         if not source.masks:
             return None
-        union = np.zeros((*shape[:2], self.label_spec.mask_channels), bool)
+        union = np.zeros((*shape, self.label_spec.mask_channels), bool)
         for path in source.masks:
             mask = images.read_mask(path)
             if mask.shape != shape:
@@ -74,9 +70,7 @@ class ImageSetBuilder(SetBuilder):
 
     def example(self, source: Source) -> dict[str, Any]:
         image, mask, spacing = self.read(source)
-        stored = np.zeros(
-            (self.resize.size, self.resize.size, self.label_spec.mask_channels), np.uint8
-        )
+        stored = np.zeros((*self.sides, self.label_spec.mask_channels), np.uint8)
         if mask is not None:
             planes = np.moveaxis(np.atleast_3d(mask), -1, 0)
             stored[...] = np.stack([self.resize.mask(plane) for plane in planes], axis=-1)
@@ -87,17 +81,28 @@ class ImageSetBuilder(SetBuilder):
             "spacing": self.resize.spacing(spacing, *image.shape[:2]),
         }
 
-    def pixel_features(self) -> dict[str, Any]:
-        square = lambda channels: tfds.features.Tensor(
-            shape=(self.resize.size, self.resize.size, channels),
-            dtype=np.uint8,
-            encoding=tfds.features.Encoding.BYTES,
-        )
-        return {
-            "image": square(self.channels),
-            "mask": square(self.label_spec.mask_channels),
-            "spacing": tfds.features.Tensor(shape=(2,), dtype=np.float32),
-        }
+
+def find_lungs(
+    builder: ImageSetBuilder, files: Iterable[Path], name: str, *, due: str, left: str, right: str
+) -> list[tuple[str, Path, tuple[Path, ...]]]:
+    """Films whose names match a pattern, with the masks of their lungs: one of both in masks/, or
+    one of each in the folders `left` and `right`. Where there is none, what is `due` is told.
+    """
+    films: dict[str, Path] = {}
+    masks: dict[str, dict[str, Path]] = collections.defaultdict(dict)
+    for path in files:
+        folder = path.parent
+        if not re.fullmatch(name, path.stem):
+            continue
+        if folder.name in ("masks", left, right):
+            masks[path.stem].setdefault(folder.name, path)
+        elif path.suffix.lower() in (".img", ".png") and folder.parent.name != "masks":
+            films.setdefault(path.stem, path)
+    if not films:
+        raise builder.missing(f"no images {due}")
+    if not masks:
+        raise builder.missing(f"no masks in masks/ or in {left}/ and {right}/")
+    return [(stem, path, lung_masks(masks[stem], left, right)) for stem, path in films.items()]
 
 
 def lung_masks(files: dict[str, Path], left: str, right: str) -> tuple[Path, ...]:

@@ -1,15 +1,13 @@
 """The Montgomery County radiographs with lung masks (Jaeger et al. 2014)."""
 
-import collections
-import re
 from collections.abc import Sequence
 from pathlib import Path
 
 from data_pipelines.files.paths import files_below
 from data_pipelines.prepare import Source
-from data_pipelines.sets.image_set import DecodedImage, ImageSetBuilder, lung_masks
+from data_pipelines.sets.image_set import DecodedImage, ImageSetBuilder, find_lungs
 
-_NAME = re.compile(r"MCUCXR_(\d{4})_[01]")
+_NAME = r"MCUCXR_\d{4}_[01]"
 _OFFICIAL_SHAPES = ((4020, 4892), (4892, 4020))
 _SPACING = 0.0875  # millimetres, at the official shapes
 
@@ -28,28 +26,11 @@ class Mcu(ImageSetBuilder):
     )
 
     def find(self, roots: Sequence[Path]) -> list[Source]:
-        images: dict[str, Path] = {}
-        masks: dict[str, dict[str, Path]] = collections.defaultdict(dict)
-        for path in files_below(roots):
-            if not _NAME.fullmatch(path.stem) or path.suffix.lower() != ".png":
-                continue
-            if path.parent.name in ("masks", "leftMask", "rightMask"):
-                masks[path.stem].setdefault(path.parent.name, path)
-            else:
-                images.setdefault(path.stem, path)
-        if not images:
-            raise self.missing("no images MCUCXR_*.png")
-        if not masks:
-            raise self.missing("no masks in masks/ or in ManualMask/leftMask/ and rightMask/")
-        return [
-            Source(
-                id=name,
-                group=name.split("_")[1],
-                image=path,
-                masks=lung_masks(masks[name], "leftMask", "rightMask"),
-            )
-            for name, path in images.items()
-        ]
+        files = (path for path in files_below(roots) if path.suffix.lower() == ".png")
+        sides = dict(left="leftMask", right="rightMask")
+        films = find_lungs(self, files, _NAME, due="MCUCXR_*.png", **sides)
+        patient = lambda name: name.split("_")[1]
+        return [Source(name, patient(name), "", path, masks) for name, path, masks in films]
 
     def read(self, source: Source) -> DecodedImage:
         image, mask, unknown = super().read(source)

@@ -45,7 +45,16 @@ class Nihx(ImageSetBuilder):
             raise self.missing("no images *.png")
         if not tables:
             raise self.missing("no Data_Entry_2017*.csv")
-        rows = _read_table(tables[0])
+        rows: dict[str, tuple[str, str]] = {}
+        due = f"the official table, with {', '.join(_COLUMNS)}, is needed"
+        for _, cells in table.read_rows(tables[0], _COLUMNS, due):
+            name, findings, patient = (cells[column] for column in _COLUMNS)
+            if not findings or not patient:
+                raise DataError(
+                    f"{tables[0]}: the row of {name} has no Finding Labels or no Patient ID; use "
+                    "the official table"
+                )
+            rows[name] = findings, patient
         sources = []
         for name, path in images.items():
             if name not in rows:
@@ -54,28 +63,7 @@ class Nihx(ImageSetBuilder):
                     f"{', '.join(_COLUMNS)}) or remove the image"
                 )
             findings, patient = rows[name]
-            sources.append(
-                Source(
-                    id=path.stem,
-                    group=patient,
-                    split=splits.get(name, ""),
-                    image=path,
-                    label=int(findings != "No Finding"),
-                )
-            )
+            label = int(findings != "No Finding")
+            split = splits.get(name, "")
+            sources.append(Source(path.stem, patient, split, image=path, label=label))
         return sources
-
-
-def _read_table(path: Path) -> dict[str, tuple[str, str]]:
-    """The findings and the patient of each image."""
-    due = f"the official table, with {', '.join(_COLUMNS)}, is needed"
-    rows: dict[str, tuple[str, str]] = {}
-    for _, cells in table.read_rows(path, _COLUMNS, due):
-        name, findings, patient = (cells[column] for column in _COLUMNS)
-        if not findings or not patient:
-            raise DataError(
-                f"{path}: the row of {name} has no Finding Labels or no Patient ID; "
-                "use the official table"
-            )
-        rows[name] = findings, patient
-    return rows

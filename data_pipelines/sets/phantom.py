@@ -12,7 +12,6 @@ from data_pipelines.sets.image_set import DecodedImage, ImageSetBuilder
 from multimix_jax.labels import LabelSpec
 from multimix_jax.names import Split, Task
 
-DRAWING_VERSION = 1  # part of the fingerprint: raise it when a picture changes
 _SEED = 20210413  # of all sets
 _DRAWN_SIZE = 256
 
@@ -39,49 +38,32 @@ class Phantom(ImageSetBuilder):
     """Drawn films of one hospital, for one task: lung masks (seg) or normal / pneumonia (cls)."""
 
     def __init__(self, *, task: str, hospital: str, size: int, prepared_dir: str = ""):
-        """Args:
-        task: 'seg' or 'cls'.
-        hospital: 'a' to train on, or 'b' to test on.
-        size: side of the prepared images, a multiple of 16.
-        prepared_dir: root of the prepared sets, as for `ImageSetBuilder`.
-        """
+        """Of the hospitals, 'a' is to train on and 'b' to test on."""
         self.task, self.hospital = task, hospital
         self.plan = PLANS[task, hospital]
         if task == Task.CLS:
             self.label_spec = LabelSpec(("normal", "pneumonia"))
-        super().__init__(
-            source_dir=__file__,  # the pictures' only source
-            size=size,
-            prepared_dir=prepared_dir,
-            name=f"phantom_{task}_{hospital}",
-        )
+        name = f"phantom_{task}_{hospital}"
+        super().__init__(source_dir=__file__, size=size, prepared_dir=prepared_dir, name=name)
 
     def fingerprint(self) -> str:
-        return f"drawing{DRAWING_VERSION}"
+        return "drawing1"  # raise the number when a picture changes
 
     def find(self, roots: Sequence[Path]) -> list[Source]:
         """Lists the films; in 'cls', one or two are of one patient and agree in their label."""
-        del roots
         rng = np.random.default_rng([_SEED, self.plan.number])
         sources: list[Source] = []
         for split in Split:
             count = getattr(self.plan, split)
-            sources += self._list(rng, split, count, first=len(sources))
+            films = rng.integers(1, 3, count) if self.task == Task.CLS else np.ones(count, np.int64)
+            patients = np.repeat(np.arange(count), films)[:count]
+            sick = (rng.random(count) < self.plan.sick)[patients]
+            for patient, label in zip(patients, sick.astype(int).tolist(), strict=True):
+                source_id = f"{split}_{len(sources):04d}"
+                label = label if self.task == Task.CLS else -1
+                group = f"{split}_patient{patient:04d}"
+                sources.append(Source(source_id, group, split, label=label))
         return sources
-
-    def _list(self, rng: np.random.Generator, split: str, count: int, first: int) -> list[Source]:
-        films = rng.integers(1, 3, count) if self.task == Task.CLS else np.ones(count, np.int64)
-        patient = np.repeat(np.arange(count), films)[:count]
-        label = (rng.random(count) < self.plan.sick)[patient]
-        return [
-            Source(
-                id=f"{split}_{first + i:04d}",
-                group=f"{split}_patient{patient[i]:04d}",
-                split=split,
-                label=int(label[i]) if self.task == Task.CLS else -1,
-            )
-            for i in range(count)
-        ]
 
     def read(self, source: Source) -> DecodedImage:
         index = int(source.id.rpartition("_")[2])

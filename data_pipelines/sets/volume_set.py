@@ -3,12 +3,11 @@
 from typing import Any
 
 import numpy as np
-import tensorflow_datasets as tfds
 
 from data_pipelines.errors import DataError
 from data_pipelines.prepare import SetBuilder, Source
 
-LEAST_SIDE = 8  # voxels; SSIM needs 7
+_LEAST_SIDE = 8  # voxels; SSIM needs 7
 
 # image, mask, affine: see `VolumeSetBuilder.read`
 DecodedVolume = tuple[np.ndarray, np.ndarray | None, np.ndarray | None]
@@ -23,59 +22,46 @@ class VolumeSetBuilder(SetBuilder):
 
     variant = "volumes"
     pixel_type = np.float16
+    sides = (None, None, None)
     example_bytes = 2**24
 
     def read(self, source: Source) -> DecodedVolume:
-        """Decodes one example.
-
-        Returns:
-            image [X, Y, Z], about zero mean and unit variance; mask of the same shape, nonzero
-            inside, or None; affine [4, 4] from voxels to millimetres, or None where unknown.
+        """Decodes one example: image [X, Y, Z], about zero mean and unit variance; mask of the same
+        shape, nonzero inside, or None; affine [4, 4] from voxels to millimetres, or None where
+        unknown.
         """
         raise NotImplementedError
 
     def example(self, source: Source) -> dict[str, Any]:
         image, mask, affine = self.read(source)
-        self._check(source, image, mask)
+        _check(source, image, mask)
         affine = np.zeros((4, 4)) if affine is None else affine
         stored = np.clip(image, *(np.finfo(np.float16).min, np.finfo(np.float16).max))
-        inside = np.zeros(image.shape, np.uint8) if mask is None else (mask != 0).astype(np.uint8)
+        inside = np.zeros(image.shape, bool) if mask is None else mask != 0
         return {
             "image": stored.astype(np.float16)[..., None],
-            "mask": inside[..., None],
+            "mask": inside.astype(np.uint8)[..., None],
             "has_mask": mask is not None,
             "spacing": np.linalg.norm(affine[:3, :3], axis=0).astype(np.float32),
             "affine": affine,
         }
 
-    def pixel_features(self) -> dict[str, Any]:
-        volume = lambda dtype: tfds.features.Tensor(
-            shape=(None, None, None, 1), dtype=dtype, encoding=tfds.features.Encoding.BYTES
-        )
-        return {
-            "image": volume(np.float16),
-            "mask": volume(np.uint8),
-            "spacing": tfds.features.Tensor(shape=(3,), dtype=np.float32),
-            "affine": tfds.features.Tensor(shape=(4, 4), dtype=np.float64),
-        }
 
-    def _check(self, source: Source, image: np.ndarray, mask: np.ndarray | None) -> None:
-        sides = lambda array: "x".join(map(str, array.shape))
-        if image.ndim != 3 or min(image.shape) < LEAST_SIDE:
-            raise DataError(
-                f"{source.image} is {sides(image)}, but a volume has three axes of at least "
-                f"{LEAST_SIDE} voxels; export it as one volume"
-            )
-        if not np.isfinite(image).all():
-            raise DataError(
-                f"{source.image} holds values that are not finite; export the volume again"
-            )
-        if mask is not None and mask.shape != image.shape:
-            label = source.masks[0] if source.masks else "its label"
-            raise DataError(
-                f"{label} is {sides(mask)} voxels, but {source.image} is {sides(image)}; export "
-                "the label again on the grid of its volume"
-            )
+def _check(source: Source, image: np.ndarray, mask: np.ndarray | None) -> None:
+    sides = lambda array: "x".join(map(str, array.shape))
+    if image.ndim != 3 or min(image.shape) < _LEAST_SIDE:
+        raise DataError(
+            f"{source.image} is {sides(image)}, but a volume has three axes of at least "
+            f"{_LEAST_SIDE} voxels; export it as one volume"
+        )
+    if not np.isfinite(image).all():
+        raise DataError(f"{source.image} holds values that are not finite; export the volume again")
+    if mask is not None and mask.shape != image.shape:
+        label = source.masks[0] if source.masks else "its label"
+        raise DataError(
+            f"{label} is {sides(mask)} voxels, but {source.image} is {sides(image)}; export the "
+            "label again on the grid of its volume"
+        )
 
 
 def standardize(values: np.ndarray) -> np.ndarray:
