@@ -70,7 +70,8 @@ class ImageSetBuilder(SetBuilder):
 
     def example(self, source: Source) -> dict[str, Any]:
         image, mask, spacing = self.read(source)
-        stored = np.zeros((*self.sides, self.label_spec.mask_channels), np.uint8)
+        size, channels = self.resize.size, self.label_spec.mask_channels
+        stored = np.zeros((size, size, channels), np.uint8)
         if mask is not None:
             planes = np.moveaxis(np.atleast_3d(mask), -1, 0)
             stored[...] = np.stack([self.resize.mask(plane) for plane in planes], axis=-1)
