@@ -138,7 +138,7 @@ def class_parameters(value: type) -> list[str]:
         for line in node.body:
             if isinstance(line, ast.FunctionDef) and line.name == "__init__":
                 return function_parameters(line.args)
-            if isinstance(line, ast.AnnAssign):
+            if isinstance(line, ast.AnnAssign) and "ClassVar" not in ast.unparse(line.annotation):
                 fields[ast.unparse(line.target)] = field_text(line)
     return [text for name, text in fields.items() if not name.startswith("_")]
 

@@ -26,14 +26,7 @@ def augment_intensity(key: jax.Array, image: jax.Array) -> jax.Array:
     Each with probability 1/2 and a strength of its own, on intensities of 0 to 1: a piecewise
     linear curve that never falls; gamma exp(+-.5); contrast exp(+-.4) about the middle with
     brightness +-.15; a smooth field of standard deviation .12, added; from a blur to 1.5 times
-    sharpened; white noise of a standard deviation up to .05.
-
-    Args:
-      key: a PRNG key.
-      image: float [H,W,C] in 0..255.
-
-    Returns:
-      float32 of the same shape, in 0..255.
+    sharpened; white noise of a standard deviation up to .05. The result is float32.
     """
     x = image.astype(jnp.float32) / 255
     changes = (_curve, _gamma, _contrast, _exposure, _sharpen, _noise)
@@ -46,10 +39,7 @@ def augment_intensity(key: jax.Array, image: jax.Array) -> jax.Array:
 
 
 def cutout(key: jax.Array, image: jax.Array) -> jax.Array:
-    """A grey box somewhere, with probability 1/2 (DeVries & Taylor 2017).
-
-    Its sides are uniform up to .4 of the image's.
-    """
+    """A grey box of up to .4 of the image's sides, with probability 1/2 (DeVries & Taylor 2017)."""
     coin, size_key, place_key = jax.random.split(key, 3)
     half = CUTOUT / 2 * jax.random.uniform(size_key, (2,))
     middle = jax.random.uniform(place_key, (2,))

@@ -1,7 +1,7 @@
 """The published weak and strong view of one image; a batch is a vmap, one key each.
 
-Images are uint8 `[H, W, C]` in 0..255. All arithmetic is on integers, so a key gives the same
-pixels on every device, and what PIL gives for 8-bit images.
+Images are uint8 `[H, W, C]` in 0..255, with C of 1 (grey) or 3 (RGB); others raise ValueError. All
+arithmetic is on integers, so a key gives the same pixels on every device, and what PIL gives.
 """
 
 import functools
@@ -34,18 +34,7 @@ _LUMA = (19595, 38470, 7471)  # PIL's weights of red, green and blue, in 1/65536
 
 
 def weak(key: jax.Array, image: jax.Array) -> jax.Array:
-    """A horizontal flip with probability 1/2, then a crop after reflecting 1/8 of each side.
-
-    Args:
-      key: a PRNG key.
-      image: uint8 `[H, W, C]`, C of 1 (grey) or 3 (RGB).
-
-    Returns:
-      uint8 `[H, W, C]`.
-
-    Raises:
-      ValueError: the image is not uint8 of that shape.
-    """
+    """A horizontal flip with probability 1/2, then a crop after reflecting 1/8 of each side."""
     _check(image)
     height, width, _ = image.shape
     flip_key, crop_key = jax.random.split(key)
@@ -65,16 +54,6 @@ def strong(key: jax.Array, image: jax.Array) -> jax.Array:
 
     The list, the magnitudes and the probabilities are those of MultiMix (Haque et al. 2021),
     after RandAugment as FixMatch (Sohn et al. 2020) uses it. What is moved in is black.
-
-    Args:
-      key: a PRNG key.
-      image: uint8 `[H, W, C]`, C of 1 (grey) or 3 (RGB).
-
-    Returns:
-      uint8 `[H, W, C]`.
-
-    Raises:
-      ValueError: the image is not uint8 of that shape.
     """
     view_key, *stage_keys = jax.random.split(key, 1 + _STAGES)
     image = weak(view_key, image)
@@ -84,41 +63,24 @@ def strong(key: jax.Array, image: jax.Array) -> jax.Array:
 
 
 def draw_operation(key: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """One operation at random, the identity in its place with probability 1/2.
-
-    Returns:
-      Index into `OPERATIONS`, magnitude in 1..9 and sign (-1 or 1), all int32 scalars.
-    """
+    """One operation at random, with probability 1/2 the identity instead, as int32 scalars:
+    index into `OPERATIONS`, magnitude in 1..9 and sign (-1 or 1)."""
     low = jnp.asarray([0, 1, 0, 0])
     high = jnp.asarray([len(OPERATIONS), MAGNITUDES + 1, 2, 2])  # Exclusive.
     index, magnitude, right, applied = jax.random.randint(key, (4,), low, high)
-    index = jnp.where(applied, index, _IDENTITY)
-    sign = 2 * right - 1
-    return index, magnitude, sign
+    return jnp.where(applied, index, _IDENTITY), magnitude, 2 * right - 1
 
 
 def apply_operation(
     image: jax.Array, index: jax.Array, magnitude: jax.Array, sign: jax.Array
 ) -> jax.Array:
-    """The operation `OPERATIONS[index]` at magnitude v, as PIL computes it.
+    """The operation `OPERATIONS[index]` at magnitude v in 1..9, as PIL computes it.
 
     Factor of brightness, contrast and sharpness: .9v/10 + .05; bits kept by posterize: 4 + 4v/10;
     threshold of solarize: 256 - 25.6v; rotation: sign * 30v/10 degrees, counter-clockwise; shear:
     sign * .3v/10 about the upper left corner; shift: the image moves left or up by sign * .3v/10
     of its side. Nearest neighbour, black outside. Two results may be one grey value above PIL's,
     which rounds in binary where the exact quotient is whole: autocontrast, and a factor of .59.
-
-    Args:
-      image: uint8 `[H, W, C]`, C of 1 (grey) or 3 (RGB).
-      index: integer scalar, an index into `OPERATIONS`.
-      magnitude: integer scalar v in 1..9.
-      sign: -1 or 1, read by the geometric operations only.
-
-    Returns:
-      uint8 `[H, W, C]`.
-
-    Raises:
-      ValueError: the image is not uint8 of that shape.
     """
     _check(image)
     height, width, _ = image.shape
@@ -212,9 +174,8 @@ def _sharpen(image: jax.Array, magnitude: jax.Array) -> jax.Array:
 def _warps(height: int, width: int) -> np.ndarray:
     """Where each operation takes its pixels from, in PIL's fixed point.
 
-    Returns:
-      int32 `[operations, magnitudes, signs, 2, 3]`: with output column i and row j, the source
-      column is (a i + b j + c) >> 16 with (a, b, c) the first row, the source row by the second.
+    int32 `[operations, magnitudes, signs, 2, 3]`: with output column i and row j, the source column
+    is (a i + b j + c) >> 16 with (a, b, c) the first row, the source row by the second.
     """
     identity = ((1.0, 0.0, 0.0), (0.0, 1.0, 0.0))
     matrices = np.empty((len(OPERATIONS), MAGNITUDES, 2, 2, 3))
@@ -239,10 +200,7 @@ def _rotation(degrees: float, height: int, width: int) -> tuple[tuple[float, ...
     """The inverse of a counter-clockwise rotation about the middle of the image."""
     cosine, sine = math.cos(math.radians(degrees)), math.sin(math.radians(degrees))
     x, y = width / 2, height / 2
-    return (
-        (cosine, -sine, x - cosine * x + sine * y),
-        (sine, cosine, y - sine * x - cosine * y),
-    )
+    return (cosine, -sine, x - cosine * x + sine * y), (sine, cosine, y - sine * x - cosine * y)
 
 
 def _warp(image: jax.Array, matrix: jax.Array) -> jax.Array:

@@ -18,16 +18,11 @@ KNOTS = 5  # of the elastic field, along each axis
 
 @flax.struct.dataclass
 class SpatialTransform:
-    """Where each pixel of a view is taken from.
+    """Where each pixel of a view is taken from."""
 
-    Attributes:
-      rows, columns: float32 [H,W], in pixels of the image.
-      black: bool [], whether what lies outside of the image is black; else its border goes on.
-    """
-
-    rows: jax.Array
+    rows: jax.Array  # float32 [H,W], in pixels of the image
     columns: jax.Array
-    black: jax.Array
+    black: jax.Array  # bool [], whether it is black outside of the image; else its border goes on
 
 
 def draw_transform(
@@ -37,13 +32,9 @@ def draw_transform(
 
     Up to +-20 degrees, a factor of exp(+-.3), a ratio of the axes of exp(+-.15), .15 of half a side
     along each axis, a shear of .1, all uniform, and a smooth field of .02 of half a side; flipped
-    left to right with probability 1/2. Outside is black with probability 1/2.
-
-    Args:
-      key: a PRNG key.
-      height, width: sides of the image in pixels; where they differ, it is turned as if it were
-        stretched to a square.
-      strength: factor of all of these but the flip; 0 leaves that alone.
+    left to right with probability 1/2. Outside is black with probability 1/2. `strength` is a
+    factor of all of these but the flip. An image that is not square is turned as if it were
+    stretched to one.
     """
     affine_key, elastic_key, coin_key = jax.random.split(key, 3)
     drawn = strength * jax.random.uniform(affine_key, (6,), minval=-1.0)
@@ -71,14 +62,9 @@ def draw_transform(
 
 
 def apply_transform(transform: SpatialTransform, image: jax.Array) -> jax.Array:
-    """The image, or its mask, transformed: bilinear, float32 [H,W,C].
+    """The image, or its mask, [H,W,C] of uint8 or float, transformed: bilinear, float32.
 
-    Args:
-      transform: of one image.
-      image: [H,W,C] of the sides that the transform was drawn for, uint8 or float.
-
-    Raises:
-      ValueError: the sides are others.
+    ValueError: its sides are not those that the transform was drawn for.
     """
     height, width, channels = image.shape
     if transform.rows.shape != (height, width):
@@ -91,8 +77,8 @@ def apply_transform(transform: SpatialTransform, image: jax.Array) -> jax.Array:
     padded = jnp.where(inside | ~transform.black, edge, 0.0).reshape(-1, channels)
     row = (transform.rows + 1).clip(0, height + 1)
     column = (transform.columns + 1).clip(0, width + 1)
-    top, left = (jnp.floor(x).astype(jnp.int32) for x in (row, column))
-    top, left = top.clip(0, height), left.clip(0, width)
+    top = jnp.floor(row).astype(jnp.int32).clip(0, height)
+    left = jnp.floor(column).astype(jnp.int32).clip(0, width)
     down, right = (row - top)[..., None], (column - left)[..., None]
     at = top * (width + 2) + left
     upper = padded[at] * (1 - right) + padded[at + 1] * right
@@ -103,17 +89,11 @@ def apply_transform(transform: SpatialTransform, image: jax.Array) -> jax.Array:
 def random_crop(
     key: jax.Array, arrays: Mapping[str, jax.Array], extent: jax.Array, *, patch: Sequence[int]
 ) -> dict[str, jax.Array]:
-    """The same random crop of an image and its mask.
+    """The same random crop `[*patch, C]` of an image and its mask, `[*S, C]` of one shape S.
 
-    Args:
-      key: a PRNG key.
-      arrays: `[*S, C]` each, of one shape S; smaller ones are padded with zeros.
-      extent: int `[len(S)]`, the part of S that is not padding; crops lie in it where it is large
-        enough, and begin at its first corner along axes where it is not.
-      patch: sides of the crop.
-
-    Returns:
-      `[*patch, C]` of every array.
+    Smaller ones are padded with zeros. `extent`, int `[len(S)]`, is the part of S that is not
+    padding; crops lie in it where it is large enough, and begin at its first corner along axes
+    where it is not.
     """
     last = jnp.maximum(extent - jnp.asarray(patch), 0)
     start = jax.random.randint(key, (len(patch),), 0, last + 1)
@@ -129,15 +109,8 @@ def random_crop(
 def random_rot90_flip(key: jax.Array, arrays: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
     """The same random turn by a multiple of 90 degrees, and flip, of an image and its mask.
 
-    In the plane of the first two axes; all eight results are equally likely (Zhang & Zhang 2021,
-    section 3.1).
-
-    Args:
-      key: a PRNG key.
-      arrays: `[*S, C]` each, of one shape S whose first two sides are the same.
-
-    Raises:
-      ValueError: they are not.
+    In the plane of the first two axes, whose sides must be the same (ValueError); all eight results
+    are equally likely (Zhang & Zhang 2021, section 3.1).
     """
     sides = next(iter(arrays.values())).shape[:-1]
     if sides[0] != sides[1]:

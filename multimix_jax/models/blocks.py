@@ -74,12 +74,9 @@ class BatchNormRelu(nn.Module):
     """`batch_norm_relu` that keeps running statistics (collection `batch_stats`).
 
     As PyTorch's BatchNorm: momentum .1 of new batches, running variance of the sample.
-
-    Attributes:
-      axis_name: mapped axis whose devices' batches count as one, or None.
     """
 
-    axis_name: str | None = None
+    axis_name: str | None = None  # mapped axis whose devices' batches count as one
 
     @nn.compact
     def __call__(self, x: jax.Array, conv_bias: jax.Array, *, train: bool) -> jax.Array:
@@ -90,9 +87,8 @@ class BatchNormRelu(nn.Module):
         features = x.shape[-1]
         scale = self.param("scale", nn.initializers.ones, (features,))
         bias = self.param("bias", nn.initializers.zeros, (features,))
-        zeros, ones = jnp.zeros(features), jnp.ones(features)
-        running_mean = self.variable("batch_stats", "mean", lambda: zeros)
-        running_variance = self.variable("batch_stats", "var", lambda: ones)
+        running_mean = self.variable("batch_stats", "mean", jnp.zeros, features)
+        running_variance = self.variable("batch_stats", "var", jnp.ones, features)
         if not train:
             factor = scale * jax.lax.rsqrt(running_variance.value + EPSILON)
             shift = bias + (conv_bias - running_mean.value) * factor
@@ -114,14 +110,10 @@ class ExampleDropout(nn.Module):
 
     Linen's own draws one mask for the whole batch, so an image's mask would change with the number
     of devices that the batch is spread over.
-
-    Attributes:
-      rate: share that is dropped.
-      whole_channels: drop channels (Tompson et al. 2015) instead of single values.
     """
 
     rate: float
-    whole_channels: bool = False
+    whole_channels: bool = False  # drop channels (Tompson et al. 2015) instead of single values
 
     @nn.compact
     def __call__(self, x: jax.Array, keys: jax.Array | None) -> jax.Array:
@@ -139,7 +131,7 @@ class ExampleDropout(nn.Module):
 def initializers(name: str, fan_in: int) -> dict[str, Any]:
     """`kernel_init` and `bias_init` of a layer: `torch` (PyTorch's) or `flax` (Flax's default)."""
     if name == "torch":
-        return {"kernel_init": uniform_fan_in(fan_in), "bias_init": uniform_fan_in(fan_in)}
+        return {"kernel_init": _uniform(fan_in), "bias_init": _uniform(fan_in)}
     if name == "flax":
         return {"kernel_init": nn.initializers.lecun_normal(), "bias_init": nn.initializers.zeros}
     raise UsageError(
@@ -147,12 +139,9 @@ def initializers(name: str, fan_in: int) -> dict[str, Any]:
     )
 
 
-def uniform_fan_in(fan_in: int) -> Callable[..., jax.Array]:
-    """U(-1/sqrt(fan_in), 1/sqrt(fan_in)): PyTorch's default for kernels and biases.
-
-    It is Kaiming-uniform with a = sqrt(5) (He et al. 2015), for weights, and the same bound for
-    biases.
-    """
+def _uniform(fan_in: int) -> Callable[..., jax.Array]:
+    """U(-1/sqrt(fan_in), 1/sqrt(fan_in)), PyTorch's default: for kernels Kaiming-uniform with
+    a = sqrt(5) (He et al. 2015), for biases the same bound."""
     bound = 1.0 / np.sqrt(fan_in)
 
     def init(key: jax.Array, shape: tuple[int, ...], dtype: Any = jnp.float32) -> jax.Array:

@@ -14,16 +14,10 @@ def saliency_map(
 ) -> jax.Array:
     """s = |d max_k score_k(image) / d image|, each image by itself (Simonyan et al. 2014).
 
-    MultiMix (Haque et al. 2021), section 2; no normalisation, no smoothing. Over several image
-    channels the largest is taken.
-
-    Args:
-      score: images [B,H,W,C] -> class scores [B,K]; an image's scores depend on that image only.
-      images: [B,H,W,C].
-      differentiable: let gradients flow through the map (second order); off as published.
-
-    Returns:
-      [B,H,W,1], zero or more, dtype of `images`.
+    MultiMix (Haque et al. 2021), section 2; no normalisation, no smoothing. Of several image
+    channels the largest is taken: [B,H,W,C] -> [B,H,W,1], zero or more, of the dtype of `images`.
+    `score` gives class scores [B,K]; an image's depend on that image only. `differentiable` lets
+    gradients flow through the map (second order); off as published.
     """
     # Images do not mix, so the gradient of the sum holds each image's own gradient.
     gradient = jax.grad(lambda x: score(x).max(axis=-1).sum())(images)
@@ -32,15 +26,12 @@ def saliency_map(
 
 
 class SaliencyBridge(nn.Module):
-    """[image, saliency], shrunk by `factor` bilinearly with aligned corners. No weights.
+    """[image, saliency], shrunk bilinearly with aligned corners; no weights.
 
     MultiMix (Haque et al. 2021), figure 1.
-
-    Attributes:
-      factor: of both sides.
     """
 
-    factor: int = 8
+    factor: int = 8  # of both sides
 
     @nn.compact
     def __call__(self, images: jax.Array, saliency: jax.Array) -> jax.Array:

@@ -24,17 +24,11 @@ def normalize(images: jax.Array) -> jax.Array:
 
 @flax.struct.dataclass
 class MultiMixOutput:
-    """Outputs for `B` images; None for a part that the network was built without.
+    """Outputs for `B` images; None for a part that the network was built without."""
 
-    Attributes:
-      mask_logits: [B,H,W,mask_channels].
-      class_logits: [B,K].
-      saliency: [B,H,W,1], zero or more.
-    """
-
-    mask_logits: jax.Array | None
-    class_logits: jax.Array | None
-    saliency: jax.Array | None
+    mask_logits: jax.Array | None  # [B,H,W,mask_channels]
+    class_logits: jax.Array | None  # [B,K]
+    saliency: jax.Array | None  # [B,H,W,1], zero or more
 
 
 class MultiMix(nn.Module):
@@ -42,33 +36,20 @@ class MultiMix(nn.Module):
 
     With no arguments it is the published network (1,965,155 parameters). With parts left out it is
     another system of the published tables: a plain U-Net has neither classifier nor bridge.
-
-    Attributes:
-      filters: channels per encoder level; the number of entries is the depth.
-      in_channels: channels of the images.
-      num_classes: K, logits of the classifier (order of the published network: normal, pneumonia).
-      mask_channels: logits per pixel.
-      use_classifier, use_decoder, use_bridge: which parts it has.
-      bridge_gradient: let gradients flow through the saliency map (second order).
-      dropout_rate: dropout after each block, on when `dropout_keys` are given.
-      initializer: 'torch' (as published) or 'flax'.
-      dtype: dtype of the computation, float32 or bfloat16; parameters stay float32.
-      make_encoder: makes another encoder than `Encoder`: (images, dropout_keys) -> features of each
-        level, with `filters` channels.
     """
 
-    filters: Sequence[int] = PUBLISHED_FILTERS
+    filters: Sequence[int] = PUBLISHED_FILTERS  # channels per level; their number is the depth
     in_channels: int = 1
-    num_classes: int = 2
+    num_classes: int = 2  # in the published network normal, pneumonia
     mask_channels: int = 1
     use_classifier: bool = True
     use_decoder: bool = True
     use_bridge: bool = True
-    bridge_gradient: bool = False
-    dropout_rate: float = 0.25
-    initializer: str = "torch"
-    dtype: Any = jnp.float32
-    make_encoder: Callable[[], Any] | None = None
+    bridge_gradient: bool = False  # through the saliency map (second order)
+    dropout_rate: float = 0.25  # after each block, on when `dropout_keys` are given
+    initializer: str = "torch"  # as published, or "flax"
+    dtype: Any = jnp.float32  # of the computation, or bfloat16; parameters stay float32
+    make_encoder: Callable[[], Any] | None = None  # of another (images, keys) -> features by level
 
     def setup(self) -> None:
         if self.use_bridge and not (self.use_classifier and self.use_decoder):

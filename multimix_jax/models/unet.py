@@ -14,20 +14,14 @@ PUBLISHED_FILTERS = (16, 32, 64, 128, 256)
 
 
 class UNet(nn.Module):
-    """Encoder and decoder of `MultiMix`, without classifier and bridge; the same call as V-Net.
+    """Encoder and decoder of `MultiMix`, without classifier and bridge; the same call as `VNet`."""
 
-    Attributes:
-      heads: one of 'mask', logits, and 'sdf', a signed distance map in [-1, 1] (tanh).
-      mask_channels, filters, dropout_rate, initializer, dtype: as for `MultiMix`.
-      axis_name: not used: instance norm needs no other device.
-    """
-
-    heads: Sequence[str] = ("mask",)
+    heads: Sequence[str] = ("mask",)  # one of 'mask', logits, and 'sdf', in [-1, 1] (tanh)
     mask_channels: int = 1
     filters: Sequence[int] = PUBLISHED_FILTERS
     dropout_rate: float = 0.25
     initializer: str = "torch"
-    axis_name: str | None = None
+    axis_name: str | None = None  # not used: instance norm needs no other device
     dtype: Any = jnp.float32
 
     @nn.compact
@@ -47,11 +41,7 @@ class UNet(nn.Module):
 class Encoder(nn.Module):
     """Contracting path of a U-Net (Ronneberger et al. 2015): one block per level, pooled between.
 
-    Attributes:
-      filters: channels of each level; the number of entries is the depth.
-      dropout_rate: dropout after each block, on when `dropout_keys` are given.
-      initializer: 'torch' or 'flax' initialisation.
-      dtype: dtype of the computation; parameters stay float32.
+    Attributes are as for `MultiMix`.
     """
 
     filters: Sequence[int] = PUBLISHED_FILTERS
@@ -82,15 +72,9 @@ class Encoder(nn.Module):
 
 
 class Decoder(nn.Module):
-    """Expanding path of a U-Net: bilinear doubling (aligned corners), skip, block; then 1x1.
+    """Expanding path of a U-Net: bilinear doubling (aligned corners), skip, block; then 1x1."""
 
-    Attributes:
-      filters: channels of each stage from the deepest up, one fewer than the encoder's levels.
-      mask_channels: logits per pixel.
-      dropout_rate, initializer, dtype: as for the encoder.
-    """
-
-    filters: Sequence[int] = (128, 64, 32, 16)
+    filters: Sequence[int] = (128, 64, 32, 16)  # from the deepest stage up, none for the bottom
     mask_channels: int = 1
     dropout_rate: float = 0.25
     initializer: str = "torch"

@@ -11,13 +11,11 @@ import jax.numpy as jnp
 from multimix_jax.errors import UsageError
 from multimix_jax.models.blocks import BatchNormRelu, ExampleDropout, initializers
 from multimix_jax.ops.convolution import conv3x3
-from multimix_jax.ops.convolution_3d import conv3x3x3
 from multimix_jax.ops.norms import EPSILON
 from multimix_jax.ops.strided import conv_doubling, conv_halving
 
 HEADS = ("mask", "sdf")
 NORMS = ("batch", "group", "instance")
-PUBLISHED_CONVOLUTIONS = (1, 2, 3, 3, 3)
 
 
 class VNet(nn.Module):
@@ -26,31 +24,20 @@ class VNet(nn.Module):
     Each level is (3x3[x3] convolution -> norm -> ReLU) some times; between levels strided 2x2[x2]
     convolutions down and transposed ones up, norm and ReLU too; skips are added. It has the two or
     three dimensions of its images. With no arguments and images of three dimensions it is the
-    published network of one head, 9,448,849 parameters; with both heads, 9,448,866.
-
-    Attributes:
-      heads: what is predicted: 'mask', logits; 'sdf', a signed distance map in [-1, 1] (tanh).
-      mask_channels: channels of each head.
-      filters: features of the first level; they double at each.
-      convolutions: of each level; their number is the depth.
-      norm: 'batch', 'group' (16 groups, as far as they divide the features) or 'instance' (without
-        scale and bias).
-      dropout_rate: of whole channels, after the bottleneck and before the heads, on when
-        `dropout_keys` are given.
-      initializer: 'torch' (as published) or 'flax'.
-      axis_name: mapped axis over which batch norm takes its statistics, None outside of a map.
-      dtype: of the computation; parameters and statistics stay float32.
+    published network of one head, 9,448,849 parameters; with both heads, 9,448,866. `norm` is
+    'batch', 'group' (16 groups, as far as they divide the features) or 'instance' (without scale
+    and bias).
     """
 
-    heads: Sequence[str] = ("mask",)
-    mask_channels: int = 1
-    filters: int = 16
-    convolutions: Sequence[int] = PUBLISHED_CONVOLUTIONS
+    heads: Sequence[str] = ("mask",)  # 'mask', logits; 'sdf', a distance map in [-1, 1] (tanh)
+    mask_channels: int = 1  # of each head
+    filters: int = 16  # of the first level; they double at each
+    convolutions: Sequence[int] = (1, 2, 3, 3, 3)  # of each level; their number is the depth
     norm: str = "batch"
-    dropout_rate: float = 0.5
-    initializer: str = "torch"
-    axis_name: str | None = None
-    dtype: Any = jnp.float32
+    dropout_rate: float = 0.5  # of whole channels, after the bottleneck and before the heads
+    initializer: str = "torch"  # as published, or "flax"
+    axis_name: str | None = None  # mapped axis over which batch norm takes its statistics
+    dtype: Any = jnp.float32  # of the computation; parameters and statistics stay float32
 
     @nn.compact
     def __call__(
@@ -58,11 +45,9 @@ class VNet(nn.Module):
     ) -> dict[str, jax.Array]:
         """Images [B,(D,)H,W,C] -> by head [B,(D,)H,W,mask_channels], float32.
 
-        Args:
-          images: each side a multiple of 2^(depth - 1).
-          dropout_keys: [B], one key for each image.
-          train: whether batch norm uses the batch's own statistics, and updates the running ones
-            (collection `batch_stats`).
+        Each side is a multiple of 2^(depth - 1). `dropout_keys` [B], one for each image, switch
+        dropout on. With `train` batch norm uses the batch's own statistics, and updates the running
+        ones (collection `batch_stats`).
         """
         self._check(images)
         x, skips = images, []
@@ -80,14 +65,16 @@ class VNet(nn.Module):
         x = ExampleDropout(self.dropout_rate, whole_channels=True)(x, dropout_keys)
         outputs = {}
         for head in self.heads:
-            y, bias = self._conv(x, self.mask_channels, head, "point")
+            conv = _Conv(self.mask_channels, "point", self.initializer, self.dtype, name=head)
+            y, bias = conv(x)
             y = y.astype(jnp.float32) + bias.reshape(*[1] * (y.ndim - 1), -1)
             outputs[head] = jnp.tanh(y) if head == "sdf" else y
         return outputs
 
     def _block(self, x: jax.Array, level: int, name: str, kind: str, train: bool) -> jax.Array:
         """Convolution, norm, ReLU."""
-        x, bias = self._conv(x, self.filters * 2**level, f"{name}_conv", kind)
+        features, conv = self.filters * 2**level, f"{name}_conv"
+        x, bias = _Conv(features, kind, self.initializer, self.dtype, name=conv)(x)
         name = f"{name}_norm"
         if self.norm == "batch":
             return BatchNormRelu(self.axis_name, name=name)(x, bias, train=train)
@@ -96,11 +83,6 @@ class VNet(nn.Module):
         if self.norm == "group":
             return nn.relu(nn.GroupNorm(math.gcd(16, x.shape[-1]), **common)(x))
         return nn.relu(nn.InstanceNorm(use_bias=False, use_scale=False, **common)(x))
-
-    def _conv(
-        self, x: jax.Array, features: int, name: str, kind: str
-    ) -> tuple[jax.Array, jax.Array]:
-        return _Conv(features, kind, self.initializer, self.dtype, name=name)(x)
 
     def _check(self, images: jax.Array) -> None:
         for head in self.heads:
@@ -145,6 +127,5 @@ class _Conv(nn.Module):
         x = x.astype(self.dtype)
         if self.kind == "point":
             return jnp.matmul(x, kernel.reshape(channels, -1)), bias
-        same = conv3x3 if dims == 2 else conv3x3x3
-        convolution = {"same": same, "down": conv_halving, "up": conv_doubling}[self.kind]
+        convolution = {"same": conv3x3, "down": conv_halving, "up": conv_doubling}[self.kind]
         return convolution(x, kernel), bias

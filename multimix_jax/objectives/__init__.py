@@ -5,18 +5,16 @@ from typing import Any
 
 from multimix_jax.errors import UsageError
 from multimix_jax.labels import LabelSpec
-from multimix_jax.objectives import consistency, dtml, multimix
-from multimix_jax.objectives.base import Method, Network, Objective
+from multimix_jax.objectives.base import Network, Objective
 from multimix_jax.objectives.consistency import ConsistencyObjective
 from multimix_jax.objectives.dtml import DtmlObjective
 from multimix_jax.objectives.multimix import MultiMixObjective
 
-METHODS: dict[str, Method] = {
-    "multimix": multimix.METHOD,
-    "dtml": dtml.METHOD,
-    "consistency": consistency.METHOD,
+METHODS: dict[str, type[Objective]] = {
+    "multimix": MultiMixObjective,
+    "dtml": DtmlObjective,
+    "consistency": ConsistencyObjective,
 }
-AXIS = "batch"  # of the devices, over which a norm of batches takes its statistics
 
 __all__ = [
     "METHODS",
@@ -36,21 +34,13 @@ def make_objective(
     dtype: str,
     terms: Mapping[str, Any],
     labels: LabelSpec | None = None,
-    axis_name: str = AXIS,
 ) -> Objective:
     """The method called `name`, one of METHODS.
 
-    Args:
-      name: of the method.
-      model: attributes of its network; `num_classes` and `mask_channels` of 0 are what `labels`
-        has.
-      dtype: of the computation, 'float32' or 'bfloat16'.
-      terms: weights and thresholds of its loss.
-      labels: of the training data; None for none.
-      axis_name: mapped axis of the devices, over which a norm of batches takes its statistics.
-
-    Raises:
-      UsageError: a name is unknown, or a value is out of its range.
+    `model` has the attributes of its network; `num_classes` and `mask_channels` of 0 are what
+    `labels`, of the training data, has. `dtype` is that of the computation, 'float32' or
+    'bfloat16'; `terms` are weights and thresholds of the loss. UsageError says which name is
+    unknown, or which value is out of its range.
     """
     if name not in METHODS:
         raise UsageError(
@@ -58,4 +48,4 @@ def make_objective(
         )
     if dtype not in ("float32", "bfloat16"):
         raise UsageError(f"dtype={dtype!r} is unknown; use 'float32' or 'bfloat16' (config.dtype)")
-    return METHODS[name].make(model, dtype, terms, labels or LabelSpec(), axis_name)
+    return METHODS[name].of_config(model, dtype, terms, labels or LabelSpec())

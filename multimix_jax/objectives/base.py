@@ -1,8 +1,8 @@
 """What training and prediction ask of a method: a network, and a loss."""
 
 import dataclasses
-from collections.abc import Callable, Mapping
-from typing import Any, Protocol
+from collections.abc import Mapping
+from typing import Any, ClassVar, Protocol, Self
 
 import jax
 
@@ -12,6 +12,7 @@ from multimix_jax.labels import LabelSpec
 from multimix_jax.names import Component, Head, Stream
 from multimix_jax.state import TrainState
 
+AXIS = "batch"  # of the devices, over which batch norm takes its statistics
 PyTree = Any
 Batch = Mapping[Stream, Mapping[str, Any]]
 Metrics = dict[str, jax.Array]
@@ -22,12 +23,12 @@ class Network(Protocol):
 
     @property
     def has_batch_stats(self) -> bool:
-        """Whether it has running statistics of batch norm, which are not those of averaged
-        weights."""
-        ...
+        """Whether it has running statistics of batch norm, which do not fit averaged weights."""
+        return False
 
     @property
-    def classifies(self) -> bool: ...
+    def classifies(self) -> bool:
+        return False
 
     def input_shape(self, size: int) -> tuple[int, ...]:
         """Of one image as the network sees it, where images are prepared at `size` x `size`."""
@@ -48,12 +49,22 @@ class Network(Protocol):
         ...
 
     def class_logits(self, variables: PyTree, images: jax.Array) -> jax.Array:
-        """Images [B,H,W,C] in [-1, 1] -> [B,K]; of networks that classify only."""
-        ...
+        """Images [B,H,W,C] in [-1, 1] -> [B,K]."""
+        raise TypeError(f"{type(self).__name__} has no classifier")
 
 
 class Objective(Protocol):
-    """A method: its network and its loss."""
+    """A method: its network and its loss. `switches` are the fields of the config, with their
+    sections, that switch its components on and off."""
+
+    switches: ClassVar[tuple[str, ...]]
+
+    @classmethod
+    def of_config(
+        cls, model: Mapping[str, Any], dtype: str, terms: Mapping[str, Any], labels: LabelSpec
+    ) -> Self:
+        """The objective with its network, from plain values; see `objectives.make_objective`."""
+        ...
 
     @property
     def network(self) -> Network: ...
@@ -64,12 +75,18 @@ class Objective(Protocol):
         ...
 
     @property
-    def components(self) -> tuple[Component, ...]: ...
+    def has(self) -> dict[Component, bool]:
+        """Whether it has a component, of those that its kind may have."""
+        ...
+
+    @property
+    def components(self) -> tuple[Component, ...]:
+        return tuple(component for component, there in self.has.items() if there)
 
     @property
     def uses_average(self) -> bool:
         """Whether the loss reads the moving average of the weights."""
-        ...
+        return False
 
     def __call__(
         self, params: PyTree, state: TrainState, batch: Batch, keys: ExampleKeys
@@ -82,26 +99,8 @@ class Objective(Protocol):
         ...
 
 
-@dataclasses.dataclass(frozen=True)
-class Method:
-    """How a method is made of a config.
-
-    Attributes:
-      make: (attributes of its network, dtype, attributes of its objective, labels, name of the
-        mapped axis of the devices) -> objective.
-      switches: fields of the config, with their sections, that switch components on and off.
-    """
-
-    make: Callable[[Mapping[str, Any], str, Mapping[str, Any], LabelSpec, str], Objective]
-    switches: tuple[str, ...]
-
-
 def make_checked(kind: Any, section: str, **values: Any) -> Any:
-    """An instance of a dataclass.
-
-    Raises:
-      UsageError: a value has no field there; `section` of the config is named.
-    """
+    """An instance of a dataclass; UsageError names what `section` of the config has too much."""
     fields = [field.name for field in dataclasses.fields(kind)]
     for name in values:
         if name not in fields:

@@ -16,14 +16,9 @@ from multimix_jax.augment.intensity import augment_intensity, cutout
 from multimix_jax.augment.spatial import apply_transform, draw_transform
 from multimix_jax.errors import UsageError
 from multimix_jax.keys import ExampleKeys
-from multimix_jax.models.multimix import normalize
 from multimix_jax.names import Component, Stream
-from multimix_jax.objectives.base import Batch, Method, Metrics
-from multimix_jax.objectives.joint import (
-    SWITCHES,
-    JointObjective,
-    dropout_keys,
-)
+from multimix_jax.objectives.base import Batch, Metrics
+from multimix_jax.objectives.joint import JointObjective, Views
 from multimix_jax.state import TrainState
 
 
@@ -41,23 +36,19 @@ class ConsistencyObjective(JointObjective):
     Images with masks keep their intensities: others cost the masks more than they teach them. The
     teacher is the moving average of the weights (Tarvainen & Valpola 2017), without dropout;
     pseudo-labels are as in FixMatch (Sohn et al. 2020). r = min(step / ramp_up, 1).
-
-    Attributes:
-      model, multi_label, pseudo_label_weight, threshold: see `JointObjective`.
-      class_weight: of L_cls beside L_seg; with one task alone Adam takes the scale out again.
-      ramp_up: steps until pseudo-labels have their whole weight; with 0 or 1 from the second on.
-      spatial, weak_spatial: strength of the spatial augmentation; of a weak view. With a `spatial`
-        of 0 every image stays as it is, in weak views too.
-      intensity: whether images with classes have intensities drawn anew, and strong views a hole.
     """
 
     pseudo_label_weight: float = 1.0
     threshold: float = 0.95
-    class_weight: float = 1.0
-    ramp_up: int = 300
-    spatial: float = 1.0
+    class_weight: float = 1.0  # beside L_seg; with one task alone Adam takes the scale out again
+    ramp_up: int = 300  # steps; with 0 or 1 pseudo-labels have their whole weight from the second
+    spatial: float = 1.0  # strength; with 0 every image stays as it is, in weak views too
     weak_spatial: float = 0.3
-    intensity: bool = True
+    intensity: bool = True  # whether images with classes change theirs, and strong views get a hole
+
+    switches = (*JointObjective.switches, "objective.spatial", "objective.intensity")
+    view_names = dict.fromkeys(Stream, "view")
+    weak_name = "teacher's view"
 
     def check(self) -> None:
         """As `JointObjective` has it; spatial augmentation has a strength of 0 or more."""
@@ -70,60 +61,19 @@ class ConsistencyObjective(JointObjective):
         super().check()
 
     @property
-    def components(self) -> tuple[Component, ...]:
-        """What it consists of."""
-        spatial = (Component.SPATIAL,) if self.spatial > 0 else ()
-        intensity = (Component.INTENSITY,) if self.model.use_classifier and self.intensity else ()
-        return (*super().components, *spatial, *intensity)
+    def has(self) -> dict[Component, bool]:
+        return super().has | {
+            Component.SPATIAL: self.spatial > 0,
+            Component.INTENSITY: self.model.use_classifier and self.intensity,
+        }
 
     @property
     def uses_average(self) -> bool:
-        """The teacher is the moving average of the weights."""
         return Stream.CLS_UNLABELED in self.streams
 
-    def __call__(
-        self, params: Any, state: TrainState, batch: Batch, keys: ExampleKeys
-    ) -> tuple[jax.Array, tuple[Metrics, Any]]:
-        """Loss of one batch: scalar, (terms and other metrics, batch statistics)."""
-        views, weak, mask = self._views(batch, keys)
-        taught = self._teacher(state, weak)
-        ramp_up = jnp.minimum(state.step / max(self.ramp_up, 1), 1.0)
-        images, features, split = self._encode(params, views, keys)
-
-        terms: Metrics = {}
-        monitors: Metrics = {}
-        if self.model.use_decoder:
-            levels = [level[:split] for level in features]
-            dropout = dropout_keys(keys, "decoder", views)[:split]
-            logits = self._segment(params, images[:split], levels, dropout)
-            entropy = losses.binary_cross_entropy(logits=logits, mask=mask)
-            terms["seg/cross_entropy"] = entropy.mean()
-            terms["seg/dice"] = losses.dice_loss(logits=logits, mask=mask).mean()
-        if self.model.use_classifier:
-            logits = self._apply(params, [level[split:] for level in features], method="classify")
-            class_terms, monitors = self._classification(logits, batch, taught)
-            weights: dict[str, Any] = {
-                "cls/cross_entropy": self.class_weight,
-                "cls/pseudo_label": self.class_weight * self.pseudo_label_weight * ramp_up,
-            }
-            terms |= {name: weights[name] * value for name, value in class_terms.items()}
-        return jnp.asarray(sum(terms.values())), ({**terms, **monitors}, state.batch_stats)
-
-    def views(self, batch: Batch, keys: ExampleKeys) -> dict[str, jax.Array]:
-        """The 8-bit images that the networks see of `batch`, by stream and view, to look at."""
-        views, weak, _ = self._views(batch, keys)
-        shown = {str(stream): batch[stream]["image"] for stream in self.streams}
-        shown |= {f"{stream}, view": view for stream, view in views.items()}
-        if weak is not None:
-            shown[f"{Stream.CLS_UNLABELED}, teacher's view"] = weak
-        return {name: images.round().astype(jnp.uint8) for name, images in shown.items()}
-
-    def _views(self, batch: Batch, keys: ExampleKeys) -> tuple[dict[Stream, jax.Array], Any, Any]:
-        """What the student sees, by stream, and the teacher, float in 0..255; the masks.
-
-        The names of the keys decide the random numbers, and so stay as they are.
-        """
-        views: dict[Stream, jax.Array] = {}
+    def _views(self, batch: Batch, keys: ExampleKeys) -> Views:
+        # The names of the keys decide the random numbers, and so stay as they are.
+        views = {}
         weak = mask = None
         for stream in self.streams:
             images = batch[stream]["image"].astype(jnp.float32)
@@ -134,7 +84,12 @@ class ConsistencyObjective(JointObjective):
             elif stream == Stream.CLS_UNLABELED:
                 weak_keys = keys(f"{stream}/weak_pose", len(images))
                 weak = self._transform(weak_keys, images, self.weak_spatial)(images)
-            views[stream] = self._augment_intensity(stream, moved, keys)
+            if self.intensity and stream != Stream.SEG_LABELED:
+                own_keys = keys(f"{stream}/appearance", len(images))
+                moved = jax.vmap(augment_intensity)(own_keys, moved)
+                if stream == Stream.CLS_UNLABELED:
+                    moved = jax.vmap(cutout)(keys(f"{stream}/hole", len(images)), moved)
+            views[stream] = moved
         return views, weak, mask
 
     def _transform(
@@ -147,22 +102,20 @@ class ConsistencyObjective(JointObjective):
         transforms = jax.vmap(draw, in_axes=(0, None, None))(keys, *images.shape[1:3])
         return functools.partial(jax.vmap(apply_transform), transforms)
 
-    def _augment_intensity(self, stream: Stream, images: jax.Array, keys: ExampleKeys) -> jax.Array:
-        if not self.intensity or stream == Stream.SEG_LABELED:
-            return images
-        images = jax.vmap(augment_intensity)(keys(f"{stream}/appearance", len(images)), images)
-        if stream == Stream.CLS_UNLABELED:
-            images = jax.vmap(cutout)(keys(f"{stream}/hole", len(images)), images)
-        return images
-
-    def _teacher(self, state: TrainState, images: jax.Array | None) -> jax.Array | None:
-        """Class logits of the unlabelled images, where there are some."""
-        if images is None:
-            return None
+    def _teach(
+        self, params: Any, state: TrainState, weak: jax.Array, keys: ExampleKeys
+    ) -> jax.Array:
         variables = {"params": jax.lax.stop_gradient(state.ema_params)}
-        return self.network.class_logits(variables, normalize(images))
+        return self.network.class_logits(variables, weak)
 
+    def _segmentation_terms(self, logits: jax.Array, mask: jax.Array) -> Metrics:
+        entropy = losses.binary_cross_entropy(logits=logits, mask=mask)
+        dice = losses.dice_loss(logits=logits, mask=mask)
+        return {"seg/cross_entropy": entropy.mean(), "seg/dice": dice.mean()}
 
-METHOD = Method(
-    ConsistencyObjective.of_config, switches=(*SWITCHES, "objective.spatial", "objective.intensity")
-)
+    def _class_weights(self, step: jax.Array) -> dict[str, Any]:
+        ramp_up = jnp.minimum(step / max(self.ramp_up, 1), 1.0)
+        return {
+            "cls/cross_entropy": self.class_weight,
+            "cls/pseudo_label": self.class_weight * self.pseudo_label_weight * ramp_up,
+        }

@@ -1,9 +1,10 @@
-"""The loss of dual-task mutual learning, term by term; with parts left out, of its anchors."""
+"""Dual-task mutual learning: its two networks, and its loss, term by term; with parts left out, of
+its anchors."""
 
 import dataclasses
 import functools
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Self
 
 import jax
 import jax.numpy as jnp
@@ -13,27 +14,108 @@ from multimix_jax.augment import spatial
 from multimix_jax.errors import UsageError
 from multimix_jax.keys import ExampleKeys
 from multimix_jax.labels import LabelSpec
+from multimix_jax.models.multimix import normalize
 from multimix_jax.models.unet import UNet
 from multimix_jax.models.vnet import VNet
-from multimix_jax.names import Component, Stream
-from multimix_jax.objectives.base import Batch, Method, Metrics, make_checked
-from multimix_jax.objectives.dtml_network import TEACHER, DtmlNetwork, as_float
+from multimix_jax.names import Component, Head, Stream
+from multimix_jax.objectives.base import (
+    AXIS,
+    Batch,
+    Metrics,
+    Network,
+    Objective,
+    PyTree,
+    make_checked,
+)
 from multimix_jax.objectives.joint import dropout_keys
 from multimix_jax.ops.distance import signed_distance
 from multimix_jax.state import TrainState
 
 LABELED, UNLABELED = Stream.SEG_LABELED, Stream.SEG_UNLABELED
 NETWORKS: dict[str, type[VNet | UNet]] = {"vnet": VNet, "unet": UNet}
+_TEACHER = "teacher"  # its statistics stand beside the networks'
 _STAIRS = 40  # of the ramp-up
 _NOISE_BOUND = 2.0  # standard deviations
 
 
 @dataclasses.dataclass(frozen=True)
-class DtmlObjective:
+class DtmlNetwork(Network):
+    """The networks of masks and of distance maps beside each other, as a `Network`."""
+
+    seg: VNet | UNet
+    sdf: VNet | UNet | None
+    patch: tuple[int, ...]
+    sharpness: float
+    has_teacher: bool  # whose weights predict, with running statistics of its own
+
+    @property
+    def has_batch_stats(self) -> bool:
+        """Only a teacher collects those of averaged weights."""
+        return getattr(self.seg, "norm", "") == "batch" and not self.has_teacher
+
+    @property
+    def members(self) -> dict[str, VNet | UNet]:
+        """The networks by their name among the weights."""
+        return {"seg": self.seg} | ({} if self.sdf is None else {"sdf": self.sdf})
+
+    def input_shape(self, size: int) -> tuple[int, ...]:
+        return (*(self.patch or (size, size)), 1)
+
+    def init(self, key: jax.Array, size: int) -> PyTree:
+        images = jnp.zeros((1, *self.input_shape(size)))
+        collected: dict[str, dict[str, Any]] = {}
+        for index, (name, net) in enumerate(self.members.items()):
+            variables = net.init(jax.random.fold_in(key, index), images)
+            for collection, values in variables.items():
+                collected.setdefault(collection, {})[name] = values
+        if self.has_teacher and "batch_stats" in collected:
+            collected["batch_stats"][_TEACHER] = dict(collected["batch_stats"])
+        return collected
+
+    def predict(
+        self, variables: PyTree, images: jax.Array, dropout_keys: jax.Array | None = None
+    ) -> dict[Head, jax.Array]:
+        """Images [B,(D,)H,W,1] -> probabilities of the mask; of two networks by either and by
+        their average, and the distance map."""
+        images = _as_float(images)
+        stats = variables.get("batch_stats", {})
+        stats = stats.get(_TEACHER, stats)
+        outputs = {}
+        for name, net in self.members.items():
+            own = {"params": variables["params"][name], "batch_stats": stats.get(name, {})}
+            output: Any = net.apply(own, images, dropout_keys)
+            (outputs[name],) = output.values()
+        predicted = {Head.MASK: jax.nn.sigmoid(outputs["seg"])}
+        if self.sdf is not None:
+            inside = losses.mask_of_distance(outputs["sdf"], self.sharpness)
+            predicted[Head.MASK_SDF] = inside
+            predicted[Head.MASK_AVERAGE] = (predicted[Head.MASK] + inside) / 2
+            predicted[Head.DISTANCE] = outputs["sdf"]
+        return predicted
+
+    def train(
+        self, params: Any, stats: Any, images: jax.Array, dropout: Mapping[str, jax.Array]
+    ) -> tuple[dict[str, jax.Array], dict[str, Any]]:
+        """Outputs in training by network, and new statistics of those that have any."""
+        outputs: dict[str, jax.Array] = {}
+        kept: dict[str, Any] = {}
+        for name, net in self.members.items():
+            own = {"params": params[name], "batch_stats": stats.get(name, {})}
+            output, updated = net.apply(
+                own, images, dropout[name], train=True, mutable=["batch_stats"]
+            )
+            (outputs[name],) = output.values()
+            if updated.get("batch_stats"):
+                kept[name] = updated["batch_stats"]
+        return outputs, kept
+
+
+@dataclasses.dataclass(frozen=True)
+class DtmlObjective(Objective):
     """L = L_seg + L_sdf + mutual_weight w(step) L_mut (Zhang & Zhang 2021, equations 3 to 6).
 
     L_seg = (BCE(seg, y) + Dice(seg, y)) / 2 on labelled images
-    L_sdf = Dice(T(sdf), y) + distance_weight |sdf - d(y)|^p on labelled images
+    L_sdf = Dice(T(sdf), y) + distance_weight mean |sdf - d(y)|^p on labelled images
     L_mut = mean (T(sdf) - sigmoid(seg))^2, w = exp(-5 (1 - min(s, 40) / 40)^2),
       s = floor(40 step / ramp_up)
 
@@ -46,63 +128,76 @@ class DtmlObjective:
     (sigmoid(seg) - sigmoid(teacher))^2 on unlabelled images, both with dropout of their own and the
     teacher's images with noise; the teacher is the moving average of the weights, with running
     statistics of its own where there are any, and it is the teacher that predicts.
-
-    Attributes:
-      seg: network of the masks.
-      sdf: network of the distance maps; None leaves it and the mutual term out.
-      patch: sides of the random crops, pixels; () takes whole images.
-      turn: whether crops are also turned by quarters and mirrored.
-      sharpness: k.
-      mutual_weight: 0 leaves the mutual term out: two networks beside each other.
-      mutual_on: 'all' images (released code) or the 'unlabeled' ones (paper).
-      detach: 'seg' or 'sdf' takes that side of the mutual term as given, 'none' neither.
-      ramp_up: steps until the weights of the mutual term and of the teacher are whole.
-      distance_weight: of the distance loss, 0 as published.
-      distance_power: its p, 1 or 2.
-      teacher_weight: of the teacher's term, 0 for no teacher.
-      teacher_noise: standard deviation, of the images as the network sees them.
     """
 
-    seg: VNet | UNet
-    sdf: VNet | UNet | None
-    patch: tuple[int, ...] = ()
-    turn: bool = True
+    seg: VNet | UNet  # predicts masks
+    sdf: VNet | UNet | None  # predicts distance maps; None leaves it and the mutual term out
+    patch: tuple[int, ...] = ()  # sides of the random crops, pixels; () takes whole images
+    turn: bool = True  # whether crops are also turned by quarters and mirrored
     sharpness: float = 1500.0
-    mutual_weight: float = 2.0
-    mutual_on: str = "all"
-    detach: str = "none"
-    ramp_up: int = 6000
+    mutual_weight: float = 2.0  # 0 leaves the mutual term out: two networks beside each other
+    mutual_on: str = "all"  # images (released code), or the "unlabeled" ones (paper)
+    detach: str = "none"  # "seg" or "sdf" takes that side of the mutual term as given
+    ramp_up: int = 6000  # steps until the mutual and the teacher's weights are whole
     distance_weight: float = 0.0
-    distance_power: int = 2
-    teacher_weight: float = 0.0
-    teacher_noise: float = 0.1
+    distance_power: int = 2  # p, 1 or 2
+    teacher_weight: float = 0.0  # 0 for no teacher
+    teacher_noise: float = 0.1  # standard deviation, of the images as the network sees them
+
+    switches = ("ema_decay", "model.use_sdf", "objective.mutual_weight", "objective.teacher_weight")
+
+    @classmethod
+    def of_config(
+        cls, model: Mapping[str, Any], dtype: str, terms: Mapping[str, Any], labels: LabelSpec
+    ) -> Self:
+        """`model` holds `network`, one of NETWORKS; `use_sdf`, whether there is a network of
+        distance maps; and the attributes of the network. Of `labels` there is one mask."""
+        attributes = dict(model)
+        name, use_sdf = attributes.pop("network"), attributes.pop("use_sdf")
+        for field, value, allowed in (
+            ("model.network", name, tuple(NETWORKS)),
+            ("objective.mutual_on", terms["mutual_on"], ("all", "unlabeled")),
+            ("objective.detach", terms["detach"], ("none", "seg", "sdf")),
+        ):
+            if value not in allowed:
+                raise UsageError(
+                    f"config.{field}={value!r} is unknown; use one of {', '.join(allowed)}"
+                )
+        patch = tuple(side for side in terms["patch"] if side)
+        if terms["turn"] and patch and patch[0] != patch[1]:
+            raise UsageError(
+                f"patch={patch}, but its first two sides must be the same for turns of 90 degrees; "
+                "set config.objective.patch, or config.objective.turn=False"
+            )
+
+        def network(head: str) -> Any:
+            common = dict(heads=(head,), dtype=jnp.dtype(dtype), axis_name=AXIS)
+            return make_checked(NETWORKS[name], "model", **attributes, **common)
+
+        sdf = network("sdf") if use_sdf else None
+        terms = {**terms, "patch": patch}
+        return make_checked(cls, "objective", seg=network("mask"), sdf=sdf, **terms)
 
     @property
     def network(self) -> DtmlNetwork:
-        """What is trained and predicts."""
-        return DtmlNetwork(
-            self.seg, self.sdf, self.patch, self.sharpness, has_teacher=self.teacher_weight > 0
-        )
+        return DtmlNetwork(self.seg, self.sdf, self.patch, self.sharpness, self.teacher_weight > 0)
 
     @property
     def streams(self) -> tuple[Stream, ...]:
-        """The streams that a batch must hold; the unlabelled one where a term uses it."""
+        """The unlabelled one where a term uses it."""
         return (LABELED, UNLABELED) if self._mutual or self.teacher_weight else (LABELED,)
 
     @property
-    def components(self) -> tuple[Component, ...]:
-        """What it consists of."""
-        has = {
+    def has(self) -> dict[Component, bool]:
+        return {
             Component.DECODER: True,
             Component.DISTANCE_NETWORK: self.sdf is not None,
             Component.MUTUAL: self._mutual,
             Component.TEACHER: self.teacher_weight > 0,
         }
-        return tuple(component for component, there in has.items() if there)
 
     @property
     def uses_average(self) -> bool:
-        """The teacher is the moving average of the weights."""
         return self.teacher_weight > 0
 
     @property
@@ -118,16 +213,13 @@ class DtmlObjective:
         that is not filling (all of it without), and, labelled, `mask` of 0/1 of its shape.
         """
         views = self._views(batch, keys)
-        images = jnp.concatenate([views[name]["image"] for name in self.streams])
+        seen = {stream: view["image"] for stream, view in views.items()}
         masks = views[LABELED]["mask"].astype(jnp.float32)
         labeled = slice(len(masks))
-        network, outputs, stats = self.network, {}, {}
-        streams = {stream: view["image"] for stream, view in views.items()}
-        for name in network.members:
-            dropout = dropout_keys(keys, name, streams)
-            outputs[name], stats[name] = network.train(
-                name, params, state.batch_stats, images, dropout
-            )
+        network = self.network
+        dropout = {name: dropout_keys(keys, name, seen) for name in network.members}
+        images = jnp.concatenate(list(seen.values()))
+        outputs, stats = network.train(params, state.batch_stats, images, dropout)
 
         logits = outputs["seg"]
         entropy = losses.binary_cross_entropy(logits=logits[labeled], mask=masks)
@@ -147,11 +239,11 @@ class DtmlObjective:
             disagreement = self._disagreement(inside, jax.nn.sigmoid(logits), len(masks))
             terms["mutual"] = self.mutual_weight * monitors["ramp_up"] * disagreement
         if self.teacher_weight:
-            taught, stats[TEACHER] = self._teacher(state, views[UNLABELED]["image"], keys)
+            taught, new = self._teach(state, seen[UNLABELED], keys)
+            # Without batch norm there are no statistics, as `init` has it.
+            stats |= {_TEACHER: new} if new else {}
             error = jnp.square(jax.nn.sigmoid(logits[len(masks) :]) - taught).mean()
             terms["teacher"] = self.teacher_weight * monitors["ramp_up"] * error
-        # Without batch norm there are no statistics, as `init` has it.
-        stats = {name: kept for name, kept in stats.items() if kept}
         return jnp.asarray(sum(terms.values())), ({**terms, **monitors}, stats)
 
     def views(self, batch: Batch, keys: ExampleKeys) -> dict[str, jax.Array]:
@@ -172,12 +264,12 @@ class DtmlObjective:
                 arrays = jax.vmap(crop)(keys(f"{name}/crop", count), arrays, extent)
             if self.turn:
                 arrays = jax.vmap(spatial.random_rot90_flip)(keys(f"{name}/turn", count), arrays)
-            views[name] = {**arrays, "image": as_float(arrays["image"])}
+            views[name] = {**arrays, "image": _as_float(arrays["image"])}
         return views
 
-    def _teacher(
+    def _teach(
         self, state: TrainState, images: jax.Array, keys: ExampleKeys
-    ) -> tuple[jax.Array, Any]:
+    ) -> tuple[jax.Array, dict[str, Any]]:
         """What the moving average of the weights says of images with noise, and its statistics.
 
         Probabilities by `seg`; `sdf` teaches nothing, but is predicted with as well.
@@ -187,15 +279,12 @@ class DtmlObjective:
         )
         noise = jax.vmap(draw)(keys("teacher/noise", len(images)))
         images += self.teacher_noise * noise
-        dropout = keys("teacher/dropout", len(images))
+        network = self.network
+        dropout = dict.fromkeys(network.members, keys("teacher/dropout", len(images)))
         params = jax.lax.stop_gradient(state.ema_params)
-        old = state.batch_stats.get(TEACHER, {})
-        logits: dict[str, jax.Array] = {}
-        stats: dict[str, Any] = {}
-        for name in self.network.members:
-            logits[name], new = self.network.train(name, params, old, images, dropout)
-            stats |= {name: new} if new else {}
-        return jax.nn.sigmoid(logits["seg"]), stats
+        old = state.batch_stats.get(_TEACHER, {})
+        outputs, stats = network.train(params, old, images, dropout)
+        return jax.nn.sigmoid(outputs["seg"]), stats
 
     def _disagreement(self, of_sdf: jax.Array, of_seg: jax.Array, labeled: int) -> jax.Array:
         if self.detach == "sdf":
@@ -215,46 +304,6 @@ def ramp_up(step: jax.Array, steps: int) -> jax.Array:
     return jnp.exp(-5.0 * jnp.square(1.0 - share))
 
 
-def _make(
-    model: Mapping[str, Any],
-    dtype: str,
-    terms: Mapping[str, Any],
-    labels: LabelSpec,
-    axis_name: str,
-) -> DtmlObjective:
-    """`model` holds `network`, one of NETWORKS; `use_sdf`, whether there is a network of distance
-    maps; and the attributes of the network."""
-    del labels  # one mask
-    attributes = dict(model)
-    name, use_sdf = attributes.pop("network"), attributes.pop("use_sdf")
-    if name not in NETWORKS:
-        raise UsageError(
-            f"model.network={name!r} is unknown; use one of {', '.join(NETWORKS)} "
-            "(config.model.network)"
-        )
-    for key, allowed in (("mutual_on", ("all", "unlabeled")), ("detach", ("none", "seg", "sdf"))):
-        if terms[key] not in allowed:
-            raise UsageError(
-                f"{key}={terms[key]!r} is unknown; use one of {', '.join(allowed)} "
-                f"(config.objective.{key})"
-            )
-    patch = tuple(side for side in terms["patch"] if side)
-    if terms["turn"] and patch and patch[0] != patch[1]:
-        raise UsageError(
-            f"patch={patch}, but its first two sides must be the same for turns of 90 degrees; "
-            "set config.objective.patch, or config.objective.turn=False"
-        )
-
-    def network(head: str) -> Any:
-        common = dict(heads=(head,), dtype=jnp.dtype(dtype), axis_name=axis_name)
-        return make_checked(NETWORKS[name], "model", **attributes, **common)
-
-    sdf = network("sdf") if use_sdf else None
-    terms = {**terms, "patch": patch}
-    return make_checked(DtmlObjective, "objective", seg=network("mask"), sdf=sdf, **terms)
-
-
-METHOD = Method(
-    _make,
-    switches=("ema_decay", "model.use_sdf", "objective.mutual_weight", "objective.teacher_weight"),
-)
+def _as_float(images: jax.Array) -> jax.Array:
+    """8-bit images -> [-1, 1]; others, such as volumes of unit variance, as they are."""
+    return normalize(images) if images.dtype == jnp.uint8 else images.astype(jnp.float32)

@@ -1,8 +1,9 @@
-"""What the methods around the joint network share: the network, its streams, the classes' terms."""
+"""What the methods around the joint network share: network, streams, and the loss in outline."""
 
 import dataclasses
+import functools
 from collections.abc import Mapping
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import jax
 import jax.numpy as jnp
@@ -13,42 +14,29 @@ from multimix_jax.keys import ExampleKeys
 from multimix_jax.labels import LabelSpec
 from multimix_jax.models.multimix import MultiMix, normalize
 from multimix_jax.names import Component, Head, Stream, Task
-from multimix_jax.objectives.base import Batch, Metrics, PyTree, make_checked
+from multimix_jax.objectives.base import Batch, Metrics, Network, Objective, PyTree, make_checked
+from multimix_jax.state import TrainState
 
-SWITCHES = (
-    "ema_decay",
-    "model.use_classifier",
-    "model.use_decoder",
-    "model.use_bridge",
-    "model.bridge_gradient",
-    "objective.pseudo_label_weight",
-)
+# Images of 0..255: where a gradient flows, by stream; those that give the pseudo-labels; the masks
+# of the labelled ones, as seen.
+Views = tuple[dict[Stream, jax.Array], jax.Array | None, jax.Array | None]
 
 
 @dataclasses.dataclass(frozen=True)
-class JointNetwork:
-    """`MultiMix` as a `Network`.
-
-    Attributes:
-      model: with a classifier, a decoder or both.
-      multi_label: whether an image has any number of classes, each with a probability of its own.
-    """
+class JointNetwork(Network):
+    """`MultiMix` as a `Network`, with a classifier, a decoder or both."""
 
     model: MultiMix
-    multi_label: bool = False
-
-    has_batch_stats = False
+    multi_label: bool = False  # whether an image has any number of classes
 
     @property
     def classifies(self) -> bool:
         return self.model.use_classifier
 
     def input_shape(self, size: int) -> tuple[int, ...]:
-        """Of one image."""
         return size, size, self.model.in_channels
 
     def init(self, key: jax.Array, size: int) -> PyTree:
-        """Variables for images of `size` x `size`."""
         return self.model.init(key, jnp.zeros((1, *self.input_shape(size))))
 
     def predict(
@@ -65,52 +53,45 @@ class JointNetwork:
             probabilities[Head.CLASSES] = activation(output.class_logits)
         return probabilities
 
-    def class_logits(self, variables: PyTree, images: jax.Array) -> jax.Array:
+    def class_logits(
+        self, variables: PyTree, images: jax.Array, dropout_keys: jax.Array | None = None
+    ) -> jax.Array:
         """Images [B,H,W,C] in [-1, 1] -> [B,K]."""
         params = {"params": variables["params"]}
-        features: Any = self.model.apply(params, images, method="encode")
+        features: Any = self.model.apply(params, images, dropout_keys, method="encode")
         logits: Any = self.model.apply(params, features, method="classify")
         return logits
 
 
 @dataclasses.dataclass(frozen=True)
-class JointObjective:
+class JointObjective(Objective):
     """A classifier and a decoder on one encoder, or one of the two.
 
-    Streams hold `image` [B,H,W,C] of 0..255, `mask` [B,H,W,mask_channels] of 0/1 in seg/labeled,
-    `label` [B] (or, multi-label, [B,K]) in cls/labeled. In cls/unlabeled a `label` is read by a
-    metric only; -1 means unknown.
-
-    Attributes:
-      model: which parts it has decides which tasks are trained.
-      multi_label: whether an image has any number of classes, and `label` is [B,K] of 0 and 1; else
-        it has one.
-      pseudo_label_weight: 0 leaves the term out.
-      threshold: confidence in [0, 1] from which a pseudo-label counts.
+    Which parts the model has decides which tasks are trained. Streams hold `image` [B,H,W,C] of
+    0..255, `mask` [B,H,W,mask_channels] of 0/1 in seg/labeled, `label` [B] (or, multi-label, [B,K]
+    of 0 and 1) in cls/labeled. In cls/unlabeled a `label` is read by a metric only; -1 is unknown.
     """
 
     model: MultiMix
-    multi_label: bool = False
-    pseudo_label_weight: float = 0.25
-    threshold: float = 0.7
+    multi_label: bool = False  # whether an image has any number of classes
+    pseudo_label_weight: float = 0.25  # 0 leaves the term out
+    threshold: float = 0.7  # confidence in [0, 1] from which a pseudo-label counts
+
+    switches: ClassVar[tuple[str, ...]] = (
+        "ema_decay",
+        "model.use_classifier",
+        "model.use_decoder",
+        "model.use_bridge",
+        "model.bridge_gradient",
+        "objective.pseudo_label_weight",
+    )
+    view_names: ClassVar[Mapping[Stream, str]]  # of those that `views` shows
+    weak_name: ClassVar[str]  # of the view that gives the pseudo-labels
 
     @classmethod
     def of_config(
-        cls,
-        model: Mapping[str, Any],
-        dtype: str,
-        terms: Mapping[str, Any],
-        labels: LabelSpec,
-        axis_name: str = "",
+        cls, model: Mapping[str, Any], dtype: str, terms: Mapping[str, Any], labels: LabelSpec
     ) -> Self:
-        """The objective with its network, from plain values; see `objectives.make_objective`.
-
-        Nothing in it needs the other devices of `axis_name`.
-
-        Raises:
-          UsageError: a field is unknown, there is nothing to train, or a number is out of its
-            range.
-        """
         attributes = dict(model)
         if attributes.get("num_classes") == 0:
             attributes["num_classes"] = max(1, len(labels.class_names))
@@ -139,74 +120,101 @@ class JointObjective:
 
     @property
     def network(self) -> JointNetwork:
-        """What is trained and predicts."""
         return JointNetwork(self.model, self.multi_label)
-
-    def learns_unlabeled(self, task: Task) -> bool:
-        """Whether unlabelled images teach a task."""
-        return task == Task.CLS and self.pseudo_label_weight > 0
 
     @property
     def streams(self) -> tuple[Stream, ...]:
-        """The streams that a batch must hold."""
-        trained = {Task.SEG: self.model.use_decoder, Task.CLS: self.model.use_classifier}
-        return tuple(
-            stream
-            for stream in Stream
-            if trained[stream.task] and (stream.labeled or self.learns_unlabeled(stream.task))
-        )
+        teaches = {
+            Stream.SEG_LABELED: Component.DECODER,
+            Stream.SEG_UNLABELED: Component.KL,
+            Stream.CLS_LABELED: Component.CLASSIFIER,
+            Stream.CLS_UNLABELED: Component.PSEUDO_LABELS,
+        }
+        return tuple(stream for stream, part in teaches.items() if self.has.get(part, False))
 
     @property
-    def components(self) -> tuple[Component, ...]:
-        """What it consists of."""
+    def has(self) -> dict[Component, bool]:
         model = self.model
-        has = {
+        return {
             Component.CLASSIFIER: model.use_classifier,
             Component.DECODER: model.use_decoder,
             Component.BRIDGE: model.use_bridge,
             Component.BRIDGE_GRADIENT: model.use_bridge and model.bridge_gradient,
-            Component.PSEUDO_LABELS: Stream.CLS_UNLABELED in self.streams,
+            Component.PSEUDO_LABELS: model.use_classifier and self.pseudo_label_weight > 0,
         }
-        return tuple(component for component, there in has.items() if there)
 
-    def _encode(
-        self, params: PyTree, views: Mapping[Stream, jax.Array], keys: ExampleKeys
-    ) -> tuple[jax.Array, Any, int]:
-        """One call of the encoder for all views of 0..255 that carry a gradient.
+    def _views(self, batch: Batch, keys: ExampleKeys) -> Views:
+        raise NotImplementedError
 
-        Returns:
-          The normalised images, those to segment first; their features of every level; how many of
-          them are to segment.
-        """
-        images = normalize(jnp.concatenate(list(views.values())))
-        features = self._apply(
-            params, images, dropout_keys(keys, "encoder", views), method="encode"
-        )
-        return images, features, sum(len(v) for s, v in views.items() if s.task == Task.SEG)
-
-    def _segment(
-        self, params: PyTree, images: jax.Array, features: Any, dropout: jax.Array | None
+    def _teach(
+        self, params: PyTree, state: TrainState, weak: jax.Array, keys: ExampleKeys
     ) -> jax.Array:
-        """Mask logits of normalised images, with saliency where there is a bridge."""
-        saliency = None
-        if self.model.use_bridge:
-            saliency = self._apply(params, images, method="saliency")
-        return self._apply(params, images, features, saliency, dropout, method="segment")
+        """Class logits [B,K] of normalised images that give the pseudo-labels."""
+        raise NotImplementedError
+
+    def _segmentation_terms(self, logits: jax.Array, mask: jax.Array) -> Metrics:
+        """Weighted terms, by mask logits of the labelled images, then of any unlabelled ones."""
+        raise NotImplementedError
+
+    def _class_weights(self, step: jax.Array) -> dict[str, Any]:
+        """By term of the classes."""
+        raise NotImplementedError
+
+    def __call__(
+        self, params: Any, state: TrainState, batch: Batch, keys: ExampleKeys
+    ) -> tuple[jax.Array, tuple[Metrics, Any]]:
+        """Loss of one batch: scalar, (terms and other metrics, batch statistics)."""
+        views, weak, mask = self._views(batch, keys)
+        taught = None if weak is None else self._teach(params, state, normalize(weak), keys)
+        # One call of the encoder for all views, those to segment first.
+        images = normalize(jnp.concatenate(list(views.values())))
+        dropout = dropout_keys(keys, "encoder", views)
+        features = self._apply(params, images, dropout, method="encode")
+        split = sum(len(view) for stream, view in views.items() if stream.task == Task.SEG)
+
+        terms: Metrics = {}
+        monitors: Metrics = {}
+        if mask is not None:
+            images, levels = images[:split], [level[:split] for level in features]
+            saliency = None
+            if self.model.use_bridge:
+                saliency = self._apply(params, images, method="saliency")
+            dropout = dropout_keys(keys, "decoder", views)[:split]
+            logits = self._apply(params, images, levels, saliency, dropout, method="segment")
+            terms |= self._segmentation_terms(logits, mask)
+        if self.model.use_classifier:
+            logits = self._apply(params, [level[split:] for level in features], method="classify")
+            class_terms, monitors = self._classification(logits, batch, taught)
+            weights = self._class_weights(state.step)
+            terms |= {name: weights[name] * value for name, value in class_terms.items()}
+        return jnp.asarray(sum(terms.values())), ({**terms, **monitors}, state.batch_stats)
+
+    def views(self, batch: Batch, keys: ExampleKeys) -> dict[str, jax.Array]:
+        """The 8-bit images that the network sees of `batch`, by stream and view."""
+        views, weak, _ = self._views(batch, keys)
+        shown = {str(stream): batch[stream]["image"] for stream in self.streams}
+        for stream, name in self.view_names.items():
+            if stream in views:
+                shown[f"{stream}, {name}"] = views[stream]
+        if weak is not None:
+            shown[f"{Stream.CLS_UNLABELED}, {self.weak_name}"] = weak
+        return {name: images.round().astype(jnp.uint8) for name, images in shown.items()}
 
     def _classification(
         self, logits: jax.Array, batch: Batch, taught: jax.Array | None
     ) -> tuple[Metrics, Metrics]:
         """Terms, before they are weighted, and what to watch.
 
-        Args:
-          logits: [B,K] of the labelled images, then of the unlabelled ones' strong views, if any.
-          batch: the streams.
-          taught: logits [B,K] that weak views give the pseudo-labels by, None for none.
+        `logits` [B,K] are those of the labelled images, then of the unlabelled ones' strong views,
+        if any; by `taught` [B,K] their weak views give the pseudo-labels.
         """
+        pseudo_labels = functools.partial(
+            losses.pseudo_labels, threshold=self.threshold, multi_label=self.multi_label
+        )
         label = batch[Stream.CLS_LABELED]["label"]
         labeled, strong = logits[: len(label)], logits[len(label) :]
         terms = {"cls/cross_entropy": losses.cross_entropy(logits=labeled, label=label).mean()}
-        monitors = {"cls/train_accuracy": (self._pseudo_labels(labeled)[0] == label).mean()}
+        monitors = {"cls/train_accuracy": (pseudo_labels(labeled)[0] == label).mean()}
         if taught is not None:
             terms["cls/pseudo_label"] = losses.pseudo_label_cross_entropy(
                 weak_logits=taught,
@@ -214,15 +222,12 @@ class JointObjective:
                 threshold=self.threshold,
                 multi_label=self.multi_label,
             ).mean()
-            guessed, accepted = self._pseudo_labels(taught)
+            guessed, accepted = pseudo_labels(taught)
             monitors["cls/accepted"] = accepted.mean()
             if "label" in batch[Stream.CLS_UNLABELED]:
                 correct = accepted & (guessed == batch[Stream.CLS_UNLABELED]["label"])
                 monitors["cls/accepted_and_correct"] = correct.mean()
         return terms, monitors
-
-    def _pseudo_labels(self, logits: jax.Array) -> tuple[jax.Array, jax.Array]:
-        return losses.pseudo_labels(logits, threshold=self.threshold, multi_label=self.multi_label)
 
     def _apply(self, params: Any, *args: Any, method: str) -> Any:
         return self.model.apply({"params": params}, *args, method=method)

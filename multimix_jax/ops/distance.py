@@ -22,16 +22,11 @@ def signed_distance_reference(mask: np.ndarray) -> np.ndarray:
 def signed_distance(mask: jax.Array) -> jax.Array:
     """How far each pixel is from a mask's boundary: negative inside, positive outside.
 
+    [B,(D,)H,W,C], nonzero inside, each channel by itself -> float32 of that shape in [-1, 1].
     Distances from inside to the nearest pixel outside, and from outside to the nearest inside, are
     each divided by their greatest; on the boundary, the pixels of the mask with a neighbour outside
     it across an edge (2D) or a face (3D), the map is 0 (Xue et al. 2020; Zhang & Zhang 2021,
     section 2.1). An empty mask is 1 everywhere, one that fills the image -1.
-
-    Args:
-      mask: [B,(D,)H,W,C], nonzero inside; each channel by itself.
-
-    Returns:
-      float32 of the same shape in [-1, 1].
     """
     inside = mask != 0
     depth, away = _distance_to(~inside), _distance_to(inside)

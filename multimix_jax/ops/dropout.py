@@ -12,16 +12,7 @@ def keep_mask_reference(keys: jax.Array, shape: tuple[int, ...], rate: float) ->
 
 
 def keep_mask(keys: jax.Array, shape: tuple[int, ...], rate: float) -> jax.Array:
-    """Independent values for each key, true with probability 1 - `rounded(rate)`.
-
-    Args:
-      keys: [B].
-      shape: of one example's mask.
-      rate: from 0 to 1.
-
-    Returns:
-      bool [B,*shape].
-    """
+    """Bool [B,*shape] for keys [B], independent, true with probability 1 - `rounded(rate)`."""
     bits, threshold = _fraction_of_two(rate)
     size = math.prod(shape)
     draws = jax.vmap(lambda key: _random_integers(key, size, bits))(keys)

@@ -2,8 +2,6 @@
 
 `jax.image.resize` knows half-pixel centres only. Doubling fused with the convolution behind it
 gains 1.8 to 3.1 times on CPU (docs/performance.md, "Each layer").
-
-Shapes: `B` images, `H` x `W` pixels, `C` channels.
 """
 
 import itertools
@@ -119,13 +117,9 @@ def _by_tap(kernel: jax.Array) -> jax.Array:
 def double_taps(taps: jax.Array, axis: int) -> jax.Array:
     """Aligned doubling along `axis` (1 or 2) and, in the same pass, the sum over a kernel's taps.
 
-    Args:
-      taps: [B,H,W,3,...]: what tap t of a kernel, whose offset is t - 1, makes of each input.
-      axis: along which the kernel reaches.
-
-    Returns:
-      `taps` without its axis 3, and twice as large along `axis`: output o is the sum over t of what
-      doubling tap t gives at o + t - 1, zero beyond the edges.
+    `taps` [B,H,W,3,...] is what tap t of a kernel that reaches along `axis`, with offset t - 1,
+    makes of each input. The result lacks its axis 3, and is twice as large along `axis`: output o
+    is the sum over t of what doubling tap t gives at o + t - 1, zero beyond the edges.
     """
     parts = [jax.lax.index_in_dim(taps, tap, axis=3, keepdims=False) for tap in range(3)]
     sides = [jnp.zeros((), taps.dtype)] * 2

@@ -74,16 +74,10 @@ def batch_norm_relu(
 ) -> Triple:
     """Batch norm (Ioffe & Szegedy 2015) by the batch's own statistics, then ReLU.
 
-    Statistics are taken in float32 over all axes but the last. The gradient is kept short, two
-    passes over `x` and the gradient that arrives; it does not go through the statistics returned.
-
-    Args:
-      x: [B,...,C].
-      scale, bias: [C].
-      axis_name: mapped axis whose devices' batches count as one, or None.
-
-    Returns:
-      Of the shape of `x`; mean and variance (of the population), float32 [C].
+    [B,...,C] -> the same, and mean and variance (of the population), float32 [C]. Statistics are
+    taken in float32 over all axes but the last, and over the devices of `axis_name`, a mapped axis.
+    The gradient is kept short, two passes over `x` and the gradient that arrives; it does not go
+    through the statistics returned.
     """
     return _batch_norm_relu(x, scale, bias, axis_name)[0]
 

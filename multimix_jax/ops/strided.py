@@ -1,7 +1,7 @@
 """Convolutions of stride 2 as matrix products, in two and three dimensions.
 
-A step of DTML in three dimensions has them between its levels (docs/performance.md, "DTML in three
-dimensions"), whose transposed convolutions XLA computes slowly, and their gradients more so.
+XLA computes transposed convolutions slowly, and their gradients more so; a step of DTML has both
+between its levels (docs/performance.md, "DTML in three dimensions").
 """
 
 import functools
@@ -10,24 +10,19 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from multimix_jax.ops.convolution import Operands
+from multimix_jax.ops.convolution import Operands, convolve, dimension_numbers
 
 
 def conv_halving_reference(x: jax.Array, kernel: jax.Array) -> jax.Array:
     """What `conv_halving` computes, as JAX spells it."""
-    strides, names = (2,) * (x.ndim - 2), _dimension_numbers(x)
-    return jax.lax.conv_general_dilated(x, kernel, strides, "VALID", dimension_numbers=names)
+    return convolve(x, kernel, (2,) * (x.ndim - 2), "VALID")
 
 
 def conv_doubling_reference(x: jax.Array, kernel: jax.Array) -> jax.Array:
     """What `conv_doubling` computes, as JAX spells it."""
-    strides, names = (2,) * (x.ndim - 2), _dimension_numbers(x)
+    strides, names = (2,) * (x.ndim - 2), dimension_numbers(x)
     kernel = jnp.flip(kernel, range(x.ndim - 2))
     return jax.lax.conv_transpose(x, kernel, strides, "VALID", dimension_numbers=names)
-
-
-def _dimension_numbers(x: jax.Array) -> tuple[str, str, str]:
-    return ("NHWC", "HWIO", "NHWC") if x.ndim == 4 else ("NDHWC", "DHWIO", "NDHWC")
 
 
 @jax.custom_vjp

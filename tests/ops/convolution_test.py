@@ -5,7 +5,6 @@ import pytest
 from scipy import ndimage
 
 from multimix_jax.ops.convolution import conv3x3, conv3x3_reference
-from multimix_jax.ops.convolution_3d import conv3x3x3, conv3x3x3_reference
 from tests.ops.oracles import assert_equals_reference, gradients, normal
 from tests.tiny import assert_near
 
@@ -68,4 +67,4 @@ def test_bfloat16_is_summed_in_float32():
 )
 def test_of_volumes_equals_reference(shape, features):
     operands = normal(shape, (3, 3, 3, shape[-1], features))
-    assert_equals_reference(conv3x3x3, conv3x3x3_reference, *operands)
+    assert_equals_reference(conv3x3, conv3x3_reference, *operands)
