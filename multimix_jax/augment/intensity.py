@@ -1,7 +1,6 @@
 """Intensity augmentation of one image, as another machine, exposure or film would change it.
 
-Images are float `[H, W, C]` in 0..255, and stay in it; no pixel moves, so a mask stays valid. A
-batch is a vmap, one key each.
+Images are float `[H, W, C]` in 0..255, and stay in it; no pixel moves, so a mask stays valid.
 """
 
 import functools

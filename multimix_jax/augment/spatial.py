@@ -62,10 +62,7 @@ def draw_transform(
 
 
 def apply_transform(transform: SpatialTransform, image: jax.Array) -> jax.Array:
-    """The image, or its mask, [H,W,C] of uint8 or float, transformed: bilinear, float32.
-
-    ValueError: its sides are not those that the transform was drawn for.
-    """
+    """The image, or its mask, [H,W,C] of uint8 or float, transformed: bilinear, float32."""
     height, width, channels = image.shape
     if transform.rows.shape != (height, width):
         raise ValueError(

@@ -1,7 +1,4 @@
-"""What the networks are built of: convolution, normalisation, dropout, initial weights.
-
-Shapes: `B` images, `H` x `W` pixels, `C` channels.
-"""
+"""What the networks are built of: convolution, normalisation, dropout, initial weights."""
 
 import math
 import zlib
@@ -53,10 +50,8 @@ class Conv3x3(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, deeper: jax.Array | None = None) -> jax.Array:
-        """[B,H,W,C] -> [B,H,W,features], edges padded with zeros.
-
-        `deeper` [B,H/2,W/2,D], doubled bilinearly, precedes the channels of `x`.
-        """
+        """[B,H,W,C] -> [B,H,W,features], edges padded with zeros; `deeper` [B,H/2,W/2,D], doubled
+        bilinearly, precedes the channels of `x`."""
         first = 0 if deeper is None else deeper.shape[-1]
         channels = first + x.shape[-1]
         inits = initializers(self.initializer, 9 * channels)
@@ -71,19 +66,15 @@ class Conv3x3(nn.Module):
 
 
 class BatchNormRelu(nn.Module):
-    """`batch_norm_relu` that keeps running statistics (collection `batch_stats`).
-
-    As PyTorch's BatchNorm: momentum .1 of new batches, running variance of the sample.
-    """
+    """`batch_norm_relu` that keeps running statistics (collection `batch_stats`) as PyTorch does:
+    momentum .1 of new batches, running variance of the sample."""
 
     axis_name: str | None = None  # mapped axis whose devices' batches count as one
 
     @nn.compact
     def __call__(self, x: jax.Array, conv_bias: jax.Array, *, train: bool) -> jax.Array:
-        """[B,...,C], and the bias [C] of the convolution before, which is not added yet.
-
-        In training the mean takes it out again, so it moves the running mean alone.
-        """
+        """[B,...,C], and the bias [C] of the convolution before, which is not added yet: in
+        training the mean takes it out again, so it moves the running mean alone."""
         features = x.shape[-1]
         scale = self.param("scale", nn.initializers.ones, (features,))
         bias = self.param("bias", nn.initializers.zeros, (features,))
@@ -97,11 +88,11 @@ class BatchNormRelu(nn.Module):
         if not self.is_initializing() and self.is_mutable_collection("batch_stats"):
             devices = jax.lax.axis_size(self.axis_name) if self.axis_name else 1
             count = devices * (x.size // features)
-            for running, new in (
-                (running_mean, mean + conv_bias),
-                (running_variance, variance * (count / max(count - 1, 1))),
+            new = mean + conv_bias, variance * (count / max(count - 1, 1))
+            for running, latest in zip(
+                (running_mean, running_variance), jax.lax.stop_gradient(new)
             ):
-                running.value = 0.9 * running.value + 0.1 * jax.lax.stop_gradient(new)
+                running.value = 0.9 * running.value + 0.1 * latest
         return y
 
 

@@ -26,10 +26,8 @@ def saliency_map(
 
 
 class SaliencyBridge(nn.Module):
-    """[image, saliency], shrunk bilinearly with aligned corners; no weights.
-
-    MultiMix (Haque et al. 2021), figure 1.
-    """
+    """[image, saliency], shrunk bilinearly with aligned corners; no weights (Haque et al. 2021,
+    figure 1)."""
 
     factor: int = 8  # of both sides
 

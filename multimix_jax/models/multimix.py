@@ -70,10 +70,8 @@ class MultiMix(nn.Module):
             )
 
     def __call__(self, images: jax.Array, dropout_keys: jax.Array | None = None) -> MultiMixOutput:
-        """Images [B,H,W,in_channels] in [-1, 1] -> `MultiMixOutput`.
-
-        H and W are multiples of 2^(depth - 1), 32 or more with the published depth.
-        """
+        """Images [B,H,W,in_channels] in [-1, 1]; H and W are multiples of 2^(depth - 1), 32 or more
+        with the published depth."""
         features = self.encode(images, dropout_keys)
         class_logits = self.classify(features) if self.use_classifier else None
         saliency = self.saliency(images) if self.use_bridge else None

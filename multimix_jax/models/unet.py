@@ -39,10 +39,7 @@ class UNet(nn.Module):
 
 
 class Encoder(nn.Module):
-    """Contracting path of a U-Net (Ronneberger et al. 2015): one block per level, pooled between.
-
-    Attributes are as for `MultiMix`.
-    """
+    """Contracting path of a U-Net (Ronneberger et al. 2015): a block per level, pooled between."""
 
     filters: Sequence[int] = PUBLISHED_FILTERS
     dropout_rate: float = 0.25
@@ -53,11 +50,9 @@ class Encoder(nn.Module):
     def __call__(
         self, images: jax.Array, dropout_keys: jax.Array | None = None
     ) -> tuple[jax.Array, ...]:
-        """Images [B,H,W,C] -> features c1..cn, level i of shape [B, H/2^i, W/2^i, filters[i]].
-
-        H and W are multiples of 2^(depth - 1). `dropout_keys` [B], one key per image, switch
-        dropout on.
-        """
+        """Images [B,H,W,C] -> features c1..cn, level i of shape [B, H/2^i, W/2^i, filters[i]]; H
+        and W are multiples of 2^(depth - 1). `dropout_keys` [B], one per image, switch dropout
+        on."""
         x = images.astype(self.dtype)
         features = []
         for level, width in enumerate(self.filters):
@@ -87,10 +82,8 @@ class Decoder(nn.Module):
         bridge: jax.Array | None = None,
         dropout_keys: jax.Array | None = None,
     ) -> jax.Array:
-        """Features c1..cn (see `Encoder`) -> mask logits [B,H,W,mask_channels], float32.
-
-        `bridge`, at the size of c(n-1), joins the input of the first stage.
-        """
+        """Features c1..cn (see `Encoder`) -> mask logits [B,H,W,mask_channels], float32; `bridge`,
+        at the size of c(n-1), joins the input of the first stage."""
         x = features[-1]
         skips = features[-2::-1]
         for stage, (width, skip) in enumerate(zip(self.filters, skips, strict=True)):

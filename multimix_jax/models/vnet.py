@@ -104,10 +104,8 @@ class VNet(nn.Module):
 
 
 class _Conv(nn.Module):
-    """3x3 ('same'), 2x2 with stride 2 ('down', 'up') or 1x1 ('point') convolution.
-
-    Gives the result and the bias, which is yet to be added.
-    """
+    """3x3 ('same'), 2x2 with stride 2 ('down', 'up') or 1x1 ('point') convolution; gives the
+    result, and the bias, which is yet to be added."""
 
     features: int
     kind: str

@@ -1,7 +1,4 @@
-"""Masks and classes from few labels: views of every image, and a moving-average teacher of classes.
-
-The recipe of configs/consistency.py; docs/results.md says what each part is worth.
-"""
+"""Masks and classes from few labels: the recipe of configs/consistency.py, docs/results.md."""
 
 import dataclasses
 import functools

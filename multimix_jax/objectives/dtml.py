@@ -1,5 +1,4 @@
-"""Dual-task mutual learning: its two networks, and its loss, term by term; with parts left out, of
-its anchors."""
+"""Dual-task mutual learning: its networks, and its loss, term by term; in part, its anchors."""
 
 import dataclasses
 import functools
@@ -18,15 +17,7 @@ from multimix_jax.models.multimix import normalize
 from multimix_jax.models.unet import UNet
 from multimix_jax.models.vnet import VNet
 from multimix_jax.names import Component, Head, Stream
-from multimix_jax.objectives.base import (
-    AXIS,
-    Batch,
-    Metrics,
-    Network,
-    Objective,
-    PyTree,
-    make_checked,
-)
+from multimix_jax.objectives.base import AXIS, Batch, Metrics, Network, Objective, make_checked
 from multimix_jax.objectives.joint import dropout_keys
 from multimix_jax.ops.distance import signed_distance
 from multimix_jax.state import TrainState
@@ -61,7 +52,7 @@ class DtmlNetwork(Network):
     def input_shape(self, size: int) -> tuple[int, ...]:
         return (*(self.patch or (size, size)), 1)
 
-    def init(self, key: jax.Array, size: int) -> PyTree:
+    def init(self, key: jax.Array, size: int) -> Any:
         images = jnp.zeros((1, *self.input_shape(size)))
         collected: dict[str, dict[str, Any]] = {}
         for index, (name, net) in enumerate(self.members.items()):
@@ -73,18 +64,14 @@ class DtmlNetwork(Network):
         return collected
 
     def predict(
-        self, variables: PyTree, images: jax.Array, dropout_keys: jax.Array | None = None
+        self, variables: Any, images: jax.Array, dropout_keys: jax.Array | None = None
     ) -> dict[Head, jax.Array]:
         """Images [B,(D,)H,W,1] -> probabilities of the mask; of two networks by either and by
         their average, and the distance map."""
-        images = _as_float(images)
         stats = variables.get("batch_stats", {})
         stats = stats.get(_TEACHER, stats)
-        outputs = {}
-        for name, net in self.members.items():
-            own = {"params": variables["params"][name], "batch_stats": stats.get(name, {})}
-            output: Any = net.apply(own, images, dropout_keys)
-            (outputs[name],) = output.values()
+        dropout = dict.fromkeys(self.members, dropout_keys)
+        outputs, _ = self.apply(variables["params"], stats, _as_float(images), dropout, train=False)
         predicted = {Head.MASK: jax.nn.sigmoid(outputs["seg"])}
         if self.sdf is not None:
             inside = losses.mask_of_distance(outputs["sdf"], self.sharpness)
@@ -93,17 +80,16 @@ class DtmlNetwork(Network):
             predicted[Head.DISTANCE] = outputs["sdf"]
         return predicted
 
-    def train(
-        self, params: Any, stats: Any, images: jax.Array, dropout: Mapping[str, jax.Array]
+    def apply(
+        self, params: Any, stats: Any, images: jax.Array, dropout: Mapping[str, Any], *, train: bool
     ) -> tuple[dict[str, jax.Array], dict[str, Any]]:
-        """Outputs in training by network, and new statistics of those that have any."""
+        """Outputs by network, and in training new statistics of those that have any."""
+        mutable = ["batch_stats"] if train else []
         outputs: dict[str, jax.Array] = {}
         kept: dict[str, Any] = {}
         for name, net in self.members.items():
             own = {"params": params[name], "batch_stats": stats.get(name, {})}
-            output, updated = net.apply(
-                own, images, dropout[name], train=True, mutable=["batch_stats"]
-            )
+            output, updated = net.apply(own, images, dropout[name], train=train, mutable=mutable)
             (outputs[name],) = output.values()
             if updated.get("batch_stats"):
                 kept[name] = updated["batch_stats"]
@@ -219,7 +205,7 @@ class DtmlObjective(Objective):
         network = self.network
         dropout = {name: dropout_keys(keys, name, seen) for name in network.members}
         images = jnp.concatenate(list(seen.values()))
-        outputs, stats = network.train(params, state.batch_stats, images, dropout)
+        outputs, stats = network.apply(params, state.batch_stats, images, dropout, train=True)
 
         logits = outputs["seg"]
         entropy = losses.binary_cross_entropy(logits=logits[labeled], mask=masks)
@@ -270,20 +256,17 @@ class DtmlObjective(Objective):
     def _teach(
         self, state: TrainState, images: jax.Array, keys: ExampleKeys
     ) -> tuple[jax.Array, dict[str, Any]]:
-        """What the moving average of the weights says of images with noise, and its statistics.
-
-        Probabilities by `seg`; `sdf` teaches nothing, but is predicted with as well.
-        """
+        """What the moving average of the weights says of images with noise, probabilities by `seg`,
+        and its statistics; `sdf` teaches nothing, but is predicted with as well."""
         draw = lambda key: jax.random.truncated_normal(
             key, -_NOISE_BOUND, _NOISE_BOUND, images.shape[1:]
         )
-        noise = jax.vmap(draw)(keys("teacher/noise", len(images)))
-        images += self.teacher_noise * noise
+        images += self.teacher_noise * jax.vmap(draw)(keys("teacher/noise", len(images)))
         network = self.network
         dropout = dict.fromkeys(network.members, keys("teacher/dropout", len(images)))
         params = jax.lax.stop_gradient(state.ema_params)
         old = state.batch_stats.get(_TEACHER, {})
-        outputs, stats = network.train(params, old, images, dropout)
+        outputs, stats = network.apply(params, old, images, dropout, train=True)
         return jax.nn.sigmoid(outputs["seg"]), stats
 
     def _disagreement(self, of_sdf: jax.Array, of_seg: jax.Array, labeled: int) -> jax.Array:
@@ -296,10 +279,8 @@ class DtmlObjective(Objective):
 
 
 def ramp_up(step: jax.Array, steps: int) -> jax.Array:
-    """exp(-5 (1 - min(s, 40) / 40)^2), s = floor(40 step / steps): by stairs, from .007 to 1.
-
-    Zhang & Zhang 2021, section 2.3, with steps = 6000.
-    """
+    """exp(-5 (1 - min(s, 40) / 40)^2), s = floor(40 step / steps): by stairs, from .007 to 1 (Zhang
+    & Zhang 2021, section 2.3, with steps = 6000)."""
     share = jnp.minimum(_STAIRS * step // steps, _STAIRS) / _STAIRS
     return jnp.exp(-5.0 * jnp.square(1.0 - share))
 

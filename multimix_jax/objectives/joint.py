@@ -105,10 +105,8 @@ class JointObjective(Objective):
         return made
 
     def check(self) -> None:
-        """Raises UsageError where there is nothing to train, or a number is out of its range.
-
-        Made directly, an objective may hold traced numbers, which nothing can check.
-        """
+        """Raises UsageError where there is nothing to train, or a number is out of its range. Made
+        directly, an objective may hold traced numbers, which nothing can check."""
         if not (self.model.use_classifier or self.model.use_decoder):
             raise UsageError(
                 "neither model.use_classifier nor model.use_decoder is on; set one to True"
@@ -203,11 +201,8 @@ class JointObjective(Objective):
     def _classification(
         self, logits: jax.Array, batch: Batch, taught: jax.Array | None
     ) -> tuple[Metrics, Metrics]:
-        """Terms, before they are weighted, and what to watch.
-
-        `logits` [B,K] are those of the labelled images, then of the unlabelled ones' strong views,
-        if any; by `taught` [B,K] their weak views give the pseudo-labels.
-        """
+        """Terms, before they are weighted, and what to watch, by logits [B,K] of the labelled
+        images, then of any strong views of the unlabelled ones, whose weak views have `taught`."""
         pseudo_labels = functools.partial(
             losses.pseudo_labels, threshold=self.threshold, multi_label=self.multi_label
         )

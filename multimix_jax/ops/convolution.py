@@ -38,10 +38,8 @@ def dimension_numbers(x: jax.Array) -> tuple[str, str, str]:
 
 @jax.custom_vjp
 def conv3x3(x: jax.Array, kernel: jax.Array) -> jax.Array:
-    """Convolution [B,(D,)H,W,C] * [(3,)3,3,C,K] -> [B,(D,)H,W,K], edges padded with zeros.
-
-    On CPU volumes, few channels or features, and the kernel's gradient have spellings of their own.
-    """
+    """Convolution [B,(D,)H,W,C] * [(3,)3,3,C,K] -> [B,(D,)H,W,K], edges padded with zeros."""
+    # On CPU volumes, few channels or features, and the kernel's gradient are spelled differently.
     cpu = conv3x3_reference
     if x.ndim == 5:
         cpu = _by_slices
@@ -130,10 +128,8 @@ def _kernel_gradient(x: jax.Array, gradient: jax.Array) -> jax.Array:
 
 
 def _kernel_gradient_by_slices(x: jax.Array, gradient: jax.Array) -> jax.Array:
-    """sum_{b,d,h,w} x[b,d+l-1,h+i-1,w+j-1,c] gradient[b,d,h,w,k] as [3,3,3,C,K].
-
-    The wider tensor is the one that takes its neighbours beside it, so that both are wide.
-    """
+    """sum_{b,d,h,w} x[b,d+l-1,h+i-1,w+j-1,c] gradient[b,d,h,w,k] as [3,3,3,C,K]; the wider tensor
+    takes its neighbours beside it, so that both are wide."""
     if x.shape[-1] >= gradient.shape[-1]:
         total = _correlate(_slices(gradient), _with_neighbours(x))[:, ::-1, ::-1]
         return total.reshape(*total.shape[:3], 3, -1).transpose(3, 1, 2, 4, 0)
@@ -142,11 +138,9 @@ def _kernel_gradient_by_slices(x: jax.Array, gradient: jax.Array) -> jax.Array:
 
 
 def _correlate(a: jax.Array, b: jax.Array) -> jax.Array:
-    """sum_{n,h,w} a[n,h+i-1,w+j-1,c] b[n,h,w,k] as [C,3,3,K], rounded to `a`'s dtype at the end.
-
-    One convolution forwards: the channels of `a` are its batch, the images its channels, and `b` is
-    its kernel, as large as an image.
-    """
+    """sum_{n,h,w} a[n,h+i-1,w+j-1,c] b[n,h,w,k] as [C,3,3,K], rounded to `a`'s dtype at the end, by
+    one convolution forwards: the channels of `a` are its batch, the images its channels, `b` its
+    kernel, as large as an image."""
     padding = 1
     if a.shape[0] % _PACKET != 0:
         a, padding = jnp.pad(a, ((0, 0), (1, 1), (1, 1), (0, 0))), 0

@@ -37,10 +37,8 @@ def signed_distance(mask: jax.Array) -> jax.Array:
 
 
 def _distance_to(there: jax.Array) -> jax.Array:
-    """Euclidean distance of every pixel to the nearest one that is `there`, infinite if none is.
-
-    Exact, axis by axis (Felzenszwalb & Huttenlocher 2012, equation 2), by a scan over each line.
-    """
+    """Euclidean distance of every pixel to the nearest one that is `there`, infinite if none is:
+    exact, axis by axis (Felzenszwalb & Huttenlocher 2012, equation 2), by a scan over each line."""
     squared = jnp.where(there, 0.0, jnp.inf)
     for axis in range(there.ndim):
         squared = jnp.moveaxis(_nearest_of_lines(jnp.moveaxis(squared, axis, 0)), 0, axis)

@@ -27,10 +27,8 @@ def aligned_weights(source: int, target: int) -> np.ndarray:
 
 
 def resize_aligned(x: jax.Array, height: int, width: int) -> jax.Array:
-    """Bilinear interpolation [B,H,W,C] -> [B,height,width,C] with aligned corners.
-
-    Two small matrix products, without antialiasing.
-    """
+    """Bilinear interpolation [B,H,W,C] -> [B,height,width,C] with aligned corners: two small matrix
+    products, without antialiasing."""
     rows = jnp.asarray(aligned_weights(x.shape[1], height), x.dtype)
     columns = jnp.asarray(aligned_weights(x.shape[2], width), x.dtype)
     x = jnp.einsum("hH,bHwc->bhwc", rows, x)
@@ -38,10 +36,8 @@ def resize_aligned(x: jax.Array, height: int, width: int) -> jax.Array:
 
 
 def double_aligned(x: jax.Array) -> jax.Array:
-    """Bilinear doubling [B,H,W,C] -> [B,2H,2W,C] with aligned corners.
-
-    As `resize_aligned`, but each output is taken from two neighbours, which is less work.
-    """
+    """Bilinear doubling [B,H,W,C] -> [B,2H,2W,C] with aligned corners, like `resize_aligned`, but
+    each output is taken from two neighbours, which is less work."""
     return _double(_double(x, 1), 2)
 
 
@@ -144,10 +140,8 @@ def double_taps_transposed(gradient: jax.Array, axis: int) -> jax.Array:
 
 
 def _tap_terms(size: int) -> Iterator[tuple[int, int, int, np.ndarray]]:
-    """What `double_taps` adds: (side, tap, shift, weights [size]).
-
-    Output 2i + side takes input i + shift of that tap, times weights[i].
-    """
+    """What `double_taps` adds: (side, tap, shift, weights [size]); output 2i + side takes input
+    i + shift of that tap, times weights[i]."""
     doubled = np.pad(aligned_weights(size, 2 * size), ((1, 1), (0, 0)))
     for side, tap, shift in itertools.product((0, 1), (0, 1, 2), (-1, 0, 1)):
         diagonal = np.diagonal(doubled[tap : tap + 2 * size][side::2], shift)

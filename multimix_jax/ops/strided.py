@@ -27,10 +27,8 @@ def conv_doubling_reference(x: jax.Array, kernel: jax.Array) -> jax.Array:
 
 @jax.custom_vjp
 def conv_halving(x: jax.Array, kernel: jax.Array) -> jax.Array:
-    """Convolution of stride 2, [B,(D,)H,W,C] * [2,2(,2),C,K] -> [B,(D/2,)H/2,W/2,K].
-
-    Matrix products, since no pixel is read twice: rows of pairs of pixels, corner by corner.
-    """
+    """Convolution of stride 2, [B,(D,)H,W,C] * [2,2(,2),C,K] -> [B,(D/2,)H/2,W/2,K]."""
+    # Matrix products, since no pixel is read twice: rows of pairs of pixels, corner by corner.
     products = [
         jnp.matmul(corner, kernel[at].reshape(-1, kernel.shape[-1]))
         for at, corner in _corners(x).items()
@@ -40,10 +38,8 @@ def conv_halving(x: jax.Array, kernel: jax.Array) -> jax.Array:
 
 @jax.custom_vjp
 def conv_doubling(x: jax.Array, kernel: jax.Array) -> jax.Array:
-    """Transposed convolution of stride 2, [B,(D,)H,W,C] * [2,2(,2),C,K] -> [B,(2D,)2H,2W,K].
-
-    Pixel 2i + a of the result is pixel i times `kernel[a]`.
-    """
+    """Transposed convolution of stride 2, [B,(D,)H,W,C] * [2,2(,2),C,K] -> [B,(2D,)2H,2W,K]: pixel
+    2i + a of the result is pixel i times `kernel[a]`."""
     batch, *sides, channels = x.shape
     outer = len(sides) - 1
     pairs = {
