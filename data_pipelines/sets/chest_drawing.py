@@ -123,8 +123,8 @@ def _anatomy(rng: Generator, place: Hospital) -> Anatomy:
 
     hilum = rng.uniform(0.1, 0.15)
     inner = top[:, None] - (top[:, None] - hilum) * _rise(t, rng.uniform(0.25, 0.35), 2)
-    inner[0] += rng.uniform(0.02, 0.1) * _bump(t[0], 0.85, 0.22)  # right atrium
-    inner[1] += rng.uniform(0.01, 0.06) * _bump(t[1], 0.3, 0.07)  # aortic knob
+    inner[0] += rng.uniform(0.02, 0.1) * np.exp(-np.square((t[0] - 0.85) / 0.22))  # right atrium
+    inner[1] += rng.uniform(0.01, 0.06) * np.exp(-np.square((t[1] - 0.3) / 0.07))  # aortic knob
     inner[1] += rng.uniform(*place.heart) * _step((t[1] - 0.38) / 0.55)
     outer = top[:, None] + (width - top)[:, None] * _rise(t, rng.uniform(0.75, 0.95), 2.1)
     cage = 0.2 + (width - 0.15)[:, None] * _rise(t + 0.12, 0.9, 2.2)
@@ -270,10 +270,6 @@ def _rise(t: Array, end: float, power: float) -> Array:
     """From 0 at t = 0 to 1 at `end` along a quarter of a superellipse, then level."""
     rest = 1 - np.clip(t / end, 0, 1)
     return (1 - rest**power) ** (1 / power)
-
-
-def _bump(t: Array, centre: float, width: float) -> Array:
-    return np.exp(-np.square((t - centre) / width))
 
 
 def _step(t: Array) -> Array:
