@@ -59,17 +59,14 @@ class Folder(ImageSetBuilder):
         if labels and not Path(labels).is_file():
             raise DataError(f"--config.folder.labels={labels} is no file; correct the path")
         home = Path(source_dir)
+        name = "folder" if home.name == "folder" else f"folder_{home.name}"
         self.images_named = images != ""
+        self.images = Path(images or home / "images")
         if self.images_named:
-            self.images = Path(images)
-            self.masks = Path(masks) if masks else None
-            self.labels = Path(labels) if labels else None
             name = f"folder_{self.images.resolve().parent.name}_{self.images.name}"
-        else:
-            self.images = home / "images"
-            self.masks = Path(masks or home / "masks")
-            self.labels = Path(labels or home / "labels.csv")
-            name = "folder" if home.name == "folder" else f"folder_{home.name}"
+        default = lambda name: None if self.images_named else home / name
+        self.masks = Path(masks) if masks else default("masks")
+        self.labels = Path(labels) if labels else default("labels.csv")
         label_spec, self.rows = _read_label_table(self.labels)
         self.masks_prefix = ""
         mask_names: tuple[str, ...] = ()

@@ -87,7 +87,7 @@ def find_lungs(
     builder: ImageSetBuilder, files: Iterable[Path], name: str, *, due: str, left: str, right: str
 ) -> list[tuple[str, Path, tuple[Path, ...]]]:
     """Films whose names match a pattern, with the masks of their lungs: one of both in masks/, or
-    one of each in the folders `left` and `right`. Where there is none, what is `due` is told.
+    one of each in the folders `left` and `right`. Where there are no films, those `due` are named.
     """
     films: dict[str, Path] = {}
     masks: dict[str, dict[str, Path]] = collections.defaultdict(dict)

@@ -56,13 +56,11 @@ class Phantom(ImageSetBuilder):
         for split in Split:
             count = getattr(self.plan, split)
             films = rng.integers(1, 3, count) if self.task == Task.CLS else np.ones(count, np.int64)
-            patients = np.repeat(np.arange(count), films)[:count]
-            sick = (rng.random(count) < self.plan.sick)[patients]
-            for patient, label in zip(patients, sick.astype(int).tolist(), strict=True):
-                source_id = f"{split}_{len(sources):04d}"
-                label = label if self.task == Task.CLS else -1
+            sick = rng.random(count) < self.plan.sick
+            for patient in np.repeat(np.arange(count), films)[:count]:
+                label = int(sick[patient]) if self.task == Task.CLS else -1
                 group = f"{split}_patient{patient:04d}"
-                sources.append(Source(source_id, group, split, label=label))
+                sources.append(Source(f"{split}_{len(sources):04d}", group, split, label=label))
         return sources
 
     def read(self, source: Source) -> DecodedImage:
