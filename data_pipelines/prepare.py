@@ -29,6 +29,7 @@ PLACES_FILE = "places.txt"  # where the files were that were prepared
 _DIGITS = 12  # of a fingerprint
 _SHARD_BYTES = 2**27  # TFDS holds one shard in memory while it writes it
 _logger = logging.getLogger(__name__)
+Roots = Sequence[Path]  # where files of a set lie: the source folder, then extracted archives
 
 
 @dataclasses.dataclass(frozen=True)
@@ -106,10 +107,8 @@ class SetBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):
                 data_dir=prepared_dir or None, config=config, file_format="array_record"
             )
 
-    def find(self, roots: Sequence[Path]) -> list[Source]:
-        """Lists the examples below `roots`: the source folder, then any extracted archives.
-
-        Where an id is listed twice, the first one counts.
+    def find(self, roots: Roots) -> list[Source]:
+        """Lists the examples below `roots`; where an id is listed twice, the first one counts.
 
         Raises:
             DataError: there are none, or the listing contradicts itself.

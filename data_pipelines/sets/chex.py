@@ -1,11 +1,9 @@
 """The pneumonia set of Kermany et al. 2018 ("CheX")."""
 
 import re
-from collections.abc import Sequence
-from pathlib import Path
 
 from data_pipelines.files.paths import files_below
-from data_pipelines.prepare import Source
+from data_pipelines.prepare import Roots, Source
 from data_pipelines.sets.image_set import ImageSetBuilder
 from multimix_jax.labels import LabelSpec
 
@@ -25,7 +23,7 @@ class Chex(ImageSetBuilder):
         "put the archive, or its folder chest_xray, into DATA_DIR/chex"
     )
 
-    def find(self, roots: Sequence[Path]) -> list[Source]:
+    def find(self, roots: Roots) -> list[Source]:
         sources = []
         for path in files_below(roots):
             split, label = path.parts[-3:-1]

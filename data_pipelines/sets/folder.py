@@ -10,7 +10,7 @@ from typing import Any
 from data_pipelines.errors import DataError, shown
 from data_pipelines.files import IMAGE_SUFFIXES, dicom, images, table
 from data_pipelines.files.paths import files_below, files_by_name, is_stray
-from data_pipelines.prepare import Source
+from data_pipelines.prepare import Roots, Source
 from data_pipelines.sets.image_set import ImageSetBuilder
 from multimix_jax.labels import LabelSpec
 from multimix_jax.names import Split
@@ -103,7 +103,7 @@ class Folder(ImageSetBuilder):
         digest = lambda content: hashlib.sha256(content).hexdigest()[:12]
         return {key: digest(content) if content else "" for key, content in contents.items()}
 
-    def find(self, roots: Sequence[Path]) -> list[Source]:
+    def find(self, roots: Roots) -> list[Source]:
         files = files_by_name(self.images, IMAGE_SUFFIXES)
         if self.masks_prefix:
             files = {n: path for n, path in files.items() if not n.startswith(self.masks_prefix)}

@@ -1,7 +1,6 @@
 """A folder of one's own volumes in NIfTI files, with labels for some or all."""
 
 import re
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +9,7 @@ import numpy as np
 from data_pipelines.errors import DataError
 from data_pipelines.files import volume
 from data_pipelines.files.paths import files_by_name
-from data_pipelines.prepare import Source
+from data_pipelines.prepare import Roots, Source
 from data_pipelines.sets.volume_set import DecodedVolume, VolumeSetBuilder, standardize
 
 
@@ -32,7 +31,7 @@ class Folder3D(VolumeSetBuilder):
         name = "folder3d" if source_dir.name == "folder3d" else f"folder3d_{source_dir.name}"
         super().__init__(source_dir=source_dir, name=re.sub(r"\W", "_", name), **options)
 
-    def find(self, roots: Sequence[Path]) -> list[Source]:
+    def find(self, roots: Roots) -> list[Source]:
         volumes, labels = (
             files_by_name(roots[0] / folder, volume.SUFFIXES) for folder in ("images", "labels")
         )

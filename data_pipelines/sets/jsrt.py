@@ -1,14 +1,11 @@
 """The JSRT radiographs (2000) with the lung masks of the SCR database."""
 
-from collections.abc import Sequence
-from pathlib import Path
-
 import numpy as np
 
 from data_pipelines.errors import DataError
 from data_pipelines.files.images import stretch
 from data_pipelines.files.paths import files_below
-from data_pipelines.prepare import Source
+from data_pipelines.prepare import Roots, Source
 from data_pipelines.sets.image_set import DecodedImage, ImageSetBuilder, find_lungs
 
 _NAME = r"JPC[LN]N\d{3}"
@@ -31,7 +28,7 @@ class Jsrt(ImageSetBuilder):
         "or their folders, into DATA_DIR/jsrt"
     )
 
-    def find(self, roots: Sequence[Path]) -> list[Source]:
+    def find(self, roots: Roots) -> list[Source]:
         sides = dict(left="left lung", right="right lung")
         films = find_lungs(self, files_below(roots), _NAME, due="JPC*.IMG or JPC*.png", **sides)
         split = lambda name: "train" if int(name[-1]) % 2 else "test"

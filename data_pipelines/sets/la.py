@@ -2,7 +2,6 @@
 
 import math
 import os
-from collections.abc import Sequence
 from pathlib import Path
 
 import h5py
@@ -11,7 +10,7 @@ import numpy as np
 from data_pipelines.errors import DataError, refuse_damaged
 from data_pipelines.files import claims, table
 from data_pipelines.files.volume import LARGEST
-from data_pipelines.prepare import Source
+from data_pipelines.prepare import Roots, Source
 from data_pipelines.sets.volume_set import DecodedVolume, VolumeSetBuilder
 
 _FOLDER = "2018LA_Seg_Training Set"
@@ -32,7 +31,7 @@ class La(VolumeSetBuilder):
         "DATA_DIR/la"
     )
 
-    def find(self, roots: Sequence[Path]) -> list[Source]:
+    def find(self, roots: Roots) -> list[Source]:
         sources: dict[str, Source] = {}
         for split in ("train", "test"):
             lists = [path for root in roots if (path := root / f"{split}.list").exists()]

@@ -1,10 +1,7 @@
 """The Montgomery County radiographs with lung masks (Jaeger et al. 2014)."""
 
-from collections.abc import Sequence
-from pathlib import Path
-
 from data_pipelines.files.paths import files_below
-from data_pipelines.prepare import Source
+from data_pipelines.prepare import Roots, Source
 from data_pipelines.sets.image_set import DecodedImage, ImageSetBuilder, find_lungs
 
 _NAME = r"MCUCXR_\d{4}_[01]"
@@ -25,7 +22,7 @@ class Mcu(ImageSetBuilder):
         "or MontgomerySet, into DATA_DIR/mcu"
     )
 
-    def find(self, roots: Sequence[Path]) -> list[Source]:
+    def find(self, roots: Roots) -> list[Source]:
         files = (path for path in files_below(roots) if path.suffix.lower() == ".png")
         sides = dict(left="leftMask", right="rightMask")
         films = find_lungs(self, files, _NAME, due="MCUCXR_*.png", **sides)

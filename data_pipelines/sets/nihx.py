@@ -1,12 +1,11 @@
 """NIH ChestX-ray14 (Wang et al. 2017), normal against abnormal."""
 
-from collections.abc import Sequence
 from pathlib import Path
 
 from data_pipelines.errors import DataError
 from data_pipelines.files import table
 from data_pipelines.files.paths import files_below
-from data_pipelines.prepare import Source
+from data_pipelines.prepare import Roots, Source
 from data_pipelines.sets.image_set import ImageSetBuilder
 from multimix_jax.labels import LabelSpec
 
@@ -30,7 +29,7 @@ class Nihx(ImageSetBuilder):
         "into DATA_DIR/nihx"
     )
 
-    def find(self, roots: Sequence[Path]) -> list[Source]:
+    def find(self, roots: Roots) -> list[Source]:
         images: dict[str, Path] = {}
         tables: list[Path] = []
         splits: dict[str, str] = {}

@@ -1,12 +1,10 @@
 """Drawn chest X-rays: small data sets for tests, examples and machines without data."""
 
-from collections.abc import Sequence
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
-from data_pipelines.prepare import Source
+from data_pipelines.prepare import Roots, Source
 from data_pipelines.sets.chest_drawing import draw
 from data_pipelines.sets.image_set import DecodedImage, ImageSetBuilder
 from multimix_jax.labels import LabelSpec
@@ -49,7 +47,7 @@ class Phantom(ImageSetBuilder):
     def fingerprint(self) -> str:
         return "drawing1"  # raise the number when a picture changes
 
-    def find(self, roots: Sequence[Path]) -> list[Source]:
+    def find(self, roots: Roots) -> list[Source]:
         """Lists the films; in 'cls', one or two are of one patient and agree in their label."""
         rng = np.random.default_rng([_SEED, self.plan.number])
         sources: list[Source] = []

@@ -3,13 +3,10 @@
 Positions run from -1 to 1 along each axis.
 """
 
-from collections.abc import Sequence
-from pathlib import Path
-
 import numpy as np
 from scipy import ndimage
 
-from data_pipelines.prepare import Source
+from data_pipelines.prepare import Roots, Source
 from data_pipelines.sets.volume_set import DecodedVolume, VolumeSetBuilder, standardize
 
 COUNTS = {"train": 40, "val": 6, "test": 12}
@@ -27,7 +24,7 @@ class Phantom3D(VolumeSetBuilder):
     def fingerprint(self) -> str:
         return "drawing1"  # raise the number when a picture changes
 
-    def find(self, roots: Sequence[Path]) -> list[Source]:
+    def find(self, roots: Roots) -> list[Source]:
         names = [(f"{split}_{n:02d}", split) for split in COUNTS for n in range(COUNTS[split])]
         return [Source(id=name, group=name, split=split) for name, split in names]
 
