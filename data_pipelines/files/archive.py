@@ -8,8 +8,8 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from data_pipelines.errors import DataError, refuse_damaged
-from data_pipelines.files import claims, paths
+from data_pipelines.errors import MOST_PACKED, DataError, refuse_damaged
+from data_pipelines.files import paths
 
 
 def extract(archive: Path, folder: Path) -> None:
@@ -29,7 +29,7 @@ def extract(archive: Path, folder: Path) -> None:
 def _checked(members: Iterable[Any], archive: Path, folder: Path) -> Iterator[Any]:
     """Passes members on as long as what they claim, summed up, can be."""
     free = shutil.disk_usage(folder.parent).free
-    most = claims.MOST_PACKED * archive.stat().st_size
+    most = MOST_PACKED * archive.stat().st_size
     claimed = 0
     for member in members:
         if isinstance(member, zipfile.ZipInfo):

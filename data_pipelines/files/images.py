@@ -10,8 +10,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from data_pipelines.errors import DataError, refuse_damaged
-from data_pipelines.files import claims
+from data_pipelines.errors import MOST_PACKED, DataError, refuse_claim, refuse_damaged
 
 # The others that Pillow knows may run programs (EPS) or are never radiographs.
 FORMATS = ("PNG", "JPEG", "GIF", "BMP", "TIFF")
@@ -66,8 +65,8 @@ def read_values(path: Path, channels: int = 1) -> np.ndarray:
     refusing = refuse_damaged(path, "read as an image", "copy or download the file again")
     with refusing, opened(path.read_bytes()) as image:
         width, height = image.size
-        needed = width * height / 8 / claims.MOST_PACKED if width * height > _HARMLESS else 0
-        claims.check(path, (height, width), "pixels", most=LARGEST, needed=needed)
+        needed = width * height / 8 / MOST_PACKED if width * height > _HARMLESS else 0
+        refuse_claim(path, (height, width), "pixels", most=LARGEST, needed=needed)
         if image.mode in ("I", "F") or image.mode.startswith("I;16"):  # more than 8 bits a pixel
             return np.asarray(image)
         if image.mode in ("P", "PA"):  # to convert it directly warns where the palette has alpha

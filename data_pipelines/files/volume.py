@@ -9,8 +9,7 @@ import numpy as np
 from nibabel import Nifti1Header, Nifti2Header
 from nibabel.volumeutils import apply_read_scaling
 
-from data_pipelines.errors import DataError, refuse_damaged
-from data_pipelines.files import claims
+from data_pipelines.errors import MOST_PACKED, DataError, refuse_claim, refuse_damaged
 
 SUFFIXES = (".nii.gz", ".nii")
 LARGEST = 2**28  # voxels; those of the official set have up to 25 million
@@ -38,8 +37,8 @@ def read(path: Path) -> tuple[np.ndarray, np.ndarray]:
             if dtype.kind not in "iuf" or dtype.itemsize > 8:
                 raise ValueError(f"voxels of type {dtype}")
             size = math.prod(shape) * dtype.itemsize
-            needed = size / claims.MOST_PACKED if packed else size
-            claims.check(path, shape, "voxels", most=LARGEST, needed=needed)
+            needed = size / MOST_PACKED if packed else size
+            refuse_claim(path, shape, "voxels", most=LARGEST, needed=needed)
             file.seek(header.get_data_offset())
             content = file.read(size)
         if len(content) < size:

@@ -7,8 +7,8 @@ from pathlib import Path
 import h5py
 import numpy as np
 
-from data_pipelines.errors import DataError, refuse_damaged
-from data_pipelines.files import claims, table
+from data_pipelines.errors import MOST_PACKED, DataError, refuse_claim, refuse_damaged
+from data_pipelines.files import table
 from data_pipelines.files.volume import LARGEST
 from data_pipelines.prepare import Roots, Source
 from data_pipelines.sets.volume_set import DecodedVolume, VolumeSetBuilder
@@ -84,8 +84,8 @@ def _array(path: Path, file: h5py.File, name: str) -> np.ndarray:
         raise DataError(f"{name!r} in {path} is not an array in that file; {_REMEDY}")
     if data.shape is None or data.dtype.kind not in "biuf" or data.dtype.itemsize > 8:
         raise DataError(f"{name!r} in {path} does not hold numbers; {_REMEDY}")
-    needed = math.prod(data.shape) * data.dtype.itemsize / claims.MOST_PACKED
-    claims.check(path, data.shape, "voxels", most=LARGEST, needed=needed)
+    needed = math.prod(data.shape) * data.dtype.itemsize / MOST_PACKED
+    refuse_claim(path, data.shape, "voxels", most=LARGEST, needed=needed)
     if data.chunks and math.prod(data.chunks) > LARGEST:
         raise DataError(f"{name!r} in {path} lies in parts that are far too large; {_REMEDY}")
     return data[()]
