@@ -1,4 +1,4 @@
-"""The one exception that means: the data, not the program, is at fault; and guards that raise it."""
+"""The exception that means: the data, not the program, is at fault; and guards that raise it."""
 
 import contextlib
 import errno
