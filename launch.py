@@ -49,7 +49,7 @@ def open_data(config: Mapping[str, Any], spec: RunSpec, streams: Sequence[Stream
     """The data of a run; the first process prepares them."""
     from data_pipelines import run_data  # here, since TensorFlow takes seconds to import
 
-    return run_data.open_config(
+    return run_data.open_run(
         config,
         streams,
         test_data=spec.data.tests,

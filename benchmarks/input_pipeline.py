@@ -30,12 +30,11 @@ import jax
 import numpy as np
 from PIL import Image
 
-import data_pipelines
 from benchmarks import measure, pil_augmentation, scaling
 from benchmarks.measure import Row
 from configs import common
+from data_pipelines.examples import Examples
 from data_pipelines.run_data import RunData, open_run
-from data_pipelines.streams import Pool
 from multimix_jax.keys import ExampleKeys
 from multimix_jax.names import Stream
 from multimix_jax.training import machine
@@ -78,19 +77,19 @@ class Delivery:
 class PngStreams:
     """One image of each stream, read from PNG files: a `torch.utils.data.Dataset` without end."""
 
-    def __init__(self, pools: Mapping[Stream, Pool], folder: Path):
+    def __init__(self, pools: Mapping[Stream, Examples], folder: Path):
         """Writes the images of the streams to `folder`."""
         self._files: dict[str, list[Path]] = {}
         self._labels: dict[Path, int] = {}
         for name, pool in pools.items():
             (folder / name).mkdir(parents=True)
             files = [folder / name / f"{example}.png" for example in pool.ids]
-            fetched = pool.examples.fetch(pool.indices)
+            fetched = pool.fetch(np.arange(len(pool)))
             for file, image, mask in zip(files, fetched["image"], fetched["mask"]):
                 Image.fromarray(image[..., 0]).save(file)
                 Image.fromarray(mask[..., 0]).save(_mask_of(file))
             self._files[name] = files
-            self._labels |= zip(files, pool.examples.labels[pool.indices].tolist())
+            self._labels |= zip(files, pool.labels.tolist())
 
     def __getitem__(self, position: int) -> Any:
         rng = random.Random(position)
@@ -149,24 +148,9 @@ def png_batches(pngs: PngStreams, workers: int) -> Begin:
 def open_data(side: int, prepared: Path, cache_bytes: int) -> RunData:
     """The data of a run on the phantom sets, prepared where they are not yet."""
     c = common.get_config()
-    return open_run(
-        scaling.objective().streams,
-        load=functools.partial(
-            data_pipelines.load,
-            data_dir="",
-            prepared_dir=str(prepared),
-            size=side,
-            cache_bytes=cache_bytes,
-        ),
-        test_data={},
-        seg_data=c.seg_data,
-        cls_data=c.cls_data,
-        seg_labels=c.seg_labels,
-        cls_labels=c.cls_labels,
-        seed=c.seed,
-        split_seed=c.split_seed,
-        batch_size=scaling.BATCH_SIZE,
-    )
+    c.prepared_dir, c.size = str(prepared), side
+    c.cache_gib, c.batch_size = cache_bytes / 2**30, scaling.BATCH_SIZE
+    return open_run(c.to_dict(), scaling.objective().streams, test_data={})
 
 
 def our_batches(data: RunData) -> Begin:

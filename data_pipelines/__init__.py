@@ -117,4 +117,4 @@ def load(name: str, *, cache_bytes: int = 4 * 2**30, **options: Any) -> Examples
     """
     builder = make_builder(name, **options)
     builder.prepare()
-    return Examples(builder, cache_bytes=cache_bytes)
+    return Examples.open(builder, cache_bytes=cache_bytes)

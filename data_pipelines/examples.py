@@ -1,120 +1,164 @@
 """What a prepared data set looks like to the rest of the program."""
 
-import math
+import csv
+import dataclasses
+from collections.abc import Iterable, Iterator
+from typing import Self
 
 import numpy as np
 
-from data_pipelines import index
 from data_pipelines.prepare import SPLIT, SetBuilder
+from multimix_jax.labels import LabelSpec
+from multimix_jax.names import Task
 
 _CHUNK = 2**28  # bytes read at once
 
 
-class Examples:
-    """A prepared set: who its N examples are, and their pixels in any order.
-
-    Attributes:
-        name: of the set.
-        label_spec: what its labels mean.
-        ids, groups, splits: str [N]; the split is "train", "val", "test" or "" for none.
-        labels: int64 [N], an index into the class names; of a multi-label set [N, K] of 0 and 1;
-            -1 = unknown.
-        has_label: bool [N].
-        has_mask: bool [N].
-        extents: int32 [N, dims], sides of each example; those of images are all the same.
-        sides: dims numbers that hold every example.
-        dtypes, shapes: of `image` and `mask` of one example, as `fetch` gives them.
-        spacing: float32 [N, dims], millimetres per pixel (row, column, ...), 0 = unknown.
-        affines: float64 [N, 4, 4] from voxels to millimetres, zeros where unknown; None of images.
+class Pixels:
+    """The images and masks of a prepared set: kept in memory if they take up to `cache_bytes`, else
+    read from its files as needed.
     """
 
-    def __init__(self, builder: SetBuilder, *, cache_bytes: int):
-        """Opens a set that `builder.prepare` has prepared.
-
-        It is kept in memory if its images and masks take up to `cache_bytes`, and read from its
-        files as needed if they take more.
-        """
-        rows = index.read(builder.index_path)
-        self.name = builder.name
-        self.label_spec = builder.label_spec
-        self.ids = np.array([row["id"] for row in rows])
-        self.groups = np.array([row["group"] for row in rows])
-        self.splits = np.array([row["split"] for row in rows])
-        self.labels = np.array([int(row["label"]) for row in rows], np.int64)
-        self.has_label = self.labels >= 0
-        if self.label_spec.multi_label:
-            bits = self.labels[:, None] >> np.arange(len(self.label_spec.class_names)) & 1
-            self.labels = np.where(self.has_label[:, None], bits, -1)
-        self.has_mask = np.array([row["has_mask"] == "1" for row in rows])
-        self.extents = np.array([row["shape"].split() for row in rows]).astype(np.int32)
-        self.sides: tuple[int, ...] = tuple(self.extents.max(axis=0).tolist())
-        self.spacing = np.array([row["spacing_mm"].split() for row in rows]).astype(np.float32)
-        self.affines: np.ndarray | None = None
-        if self.of_volumes:
-            numbers = np.array([row["affine"].split() for row in rows])
-            self.affines = numbers.astype(np.float64).reshape(-1, 4, 4)
-        self.dtypes = {"image": np.dtype(builder.pixel_type), "mask": np.dtype(np.uint8)}
-        self.shapes = {
-            "image": (*self.sides, builder.channels),
-            "mask": (*self.sides, self.label_spec.mask_channels),
-        }
+    def __init__(self, builder: SetBuilder, sides: list[int], cache_bytes: int):
         self._records = builder.as_data_source(SPLIT)
+        self._empty = {
+            "image": np.zeros((*sides, builder.channels), builder.pixel_type),
+            "mask": np.zeros((*sides, builder.label_spec.mask_channels), np.uint8),
+        }
+        self._bytes = sum(array.nbytes for array in self._empty.values())  # of one example
         self._cache: dict[str, np.ndarray] | None = None
-        if len(self) * self._bytes <= cache_bytes:
-            self._cache = self._read_all()
-
-    def __len__(self) -> int:
-        return len(self.ids)
+        if len(self._records) * self._bytes <= cache_bytes:
+            self._cache = self._read(np.arange(len(self._records)))
 
     @property
     def in_memory(self) -> bool:
         return self._cache is not None
 
-    @property
-    def of_volumes(self) -> bool:
-        return len(self.sides) == 3
-
-    def fetch(self, indices: np.ndarray) -> dict[str, np.ndarray]:
-        """The pixels of some examples; may be called from several threads at once.
-
-        Args:
-            indices: int [n] in 0..N-1, in any order, repeats allowed.
-
-        Returns:
-            image [n, *sides, C]: of images uint8 in 0..255, of volumes float16; mask [n, *sides,
-            C']: uint8 in {0, 1}, zeros where there is no mask. What lies beyond an example's
-            extent is 0.
-        """
+    def fetch(self, places: np.ndarray) -> dict[str, np.ndarray]:
+        """Those at some places in the set; see `Examples.fetch`."""
         if self._cache is not None:
-            return {key: values[indices] for key, values in self._cache.items()}
-        return self._read(indices)
+            return {key: values[places] for key, values in self._cache.items()}
+        return self._read(places)
 
-    @property
-    def _bytes(self) -> int:
-        """Of one example in memory."""
-        return sum(
-            dtype.itemsize * math.prod(self.shapes[key]) for key, dtype in self.dtypes.items()
+    def _read(self, places: np.ndarray) -> dict[str, np.ndarray]:
+        pixels = {
+            key: np.zeros((len(places), *one.shape), one.dtype) for key, one in self._empty.items()
+        }
+        step = max(1, _CHUNK // self._bytes)
+        for start in range(0, len(places), step):
+            records = self._records.__getitems__(places[start : start + step].tolist())
+            for row, record in enumerate(records, start):
+                for key, values in pixels.items():
+                    values[row][_within(record[key].shape)] = record[key]
+        return pixels
+
+
+@dataclasses.dataclass(frozen=True)
+class Examples:
+    """Examples of a prepared set: who these N are, and their pixels in any order.
+
+    Attributes:
+        label_spec: what their labels mean.
+        groups, splits: str [N], patients and official splits ('' for none).
+        labels: int64 [N], an index into the class names; of a multi-label set [N, K] of 0 and 1;
+            -1 = unknown.
+        has_mask: bool [N].
+        extents: int32 [N, dims], sides of each example; those of images are all the same.
+        spacing: float32 [N, dims], millimetres per pixel (row, column, ...), 0 = unknown.
+        affines: float64 [N, 4, 4] from voxels to millimetres, zeros where unknown; None of images.
+        pixels: of the whole set, of which these lie at `places`, int64 [N].
+    """
+
+    name: str
+    label_spec: LabelSpec
+    ids: list[str]
+    groups: np.ndarray
+    splits: np.ndarray
+    labels: np.ndarray
+    has_mask: np.ndarray
+    extents: np.ndarray
+    spacing: np.ndarray
+    affines: np.ndarray | None
+    pixels: Pixels
+    places: np.ndarray
+
+    @classmethod
+    def open(cls, builder: SetBuilder, *, cache_bytes: int) -> Self:
+        """All of a set that `builder.prepare` has prepared; see `Pixels`."""
+        with builder.index_path.open(newline="", encoding="utf-8") as file:
+            rows = list(csv.DictReader(file))
+        numbers = lambda key, dtype: np.array([row[key].split() for row in rows]).astype(dtype)
+        labels = np.array([int(row["label"]) for row in rows], np.int64)
+        if builder.label_spec.multi_label:
+            bits = labels[:, None] >> np.arange(len(builder.label_spec.class_names)) & 1
+            labels = np.where(labels[:, None] >= 0, bits, -1)
+        extents = numbers("shape", np.int32)
+        of_volumes = extents.shape[1] == 3
+        return cls(
+            name=builder.name,
+            label_spec=builder.label_spec,
+            ids=[row["id"] for row in rows],
+            groups=np.array([row["group"] for row in rows]),
+            splits=np.array([row["split"] for row in rows]),
+            labels=labels,
+            has_mask=np.array([row["has_mask"] == "1" for row in rows]),
+            extents=extents,
+            spacing=numbers("spacing_mm", np.float32),
+            affines=numbers("affine", np.float64).reshape(-1, 4, 4) if of_volumes else None,
+            pixels=Pixels(builder, extents.max(axis=0).tolist(), cache_bytes),
+            places=np.arange(len(rows)),
         )
 
-    def _empty(self, count: int) -> dict[str, np.ndarray]:
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def known(self, task: Task) -> np.ndarray:
+        """bool [N], whether the mask, or the label, is known."""
+        if task == Task.SEG:
+            return self.has_mask
+        return (self.labels if self.labels.ndim == 1 else self.labels[:, 0]) >= 0
+
+    def take(self, indices: np.ndarray) -> Self:
+        """Some of the examples, in that order."""
+        columns = {
+            name: values[indices]
+            for name, values in vars(self).items()
+            if isinstance(values, np.ndarray)
+        }
+        return dataclasses.replace(self, ids=[self.ids[index] for index in indices], **columns)
+
+    def fetch(self, indices: np.ndarray) -> dict[str, np.ndarray]:
+        """The pixels of n examples, repeats allowed; may be called from several threads at once.
+
+        `image` [n, *sides, C]: of images uint8 in 0..255, of volumes float16; `mask` [n, *sides,
+        C']: uint8 in {0, 1}, zeros where there is no mask. The sides hold every example of the set;
+        what lies beyond an example's extent is 0.
+        """
+        return self.pixels.fetch(self.places[indices])
+
+    def images(self, indices: np.ndarray) -> np.ndarray | list[np.ndarray]:
+        """Some images [n, *sides, C]; of volumes a list, each of its own size."""
+        images = self.fetch(indices)["image"]
+        if self.affines is None:
+            return images
+        return [x[_within(extent)] for x, extent in zip(images, self.extents[indices])]
+
+    def batch(self, indices: np.ndarray) -> dict[str, np.ndarray]:
+        """What a batch may hold of n examples: `fetch`, `label` int32, `has_mask`, `extent`."""
         return {
-            key: np.zeros((count, *self.shapes[key]), dtype) for key, dtype in self.dtypes.items()
+            **self.fetch(indices),
+            "label": self.labels[indices].astype(np.int32),
+            "has_mask": self.has_mask[indices],
+            "extent": self.extents[indices],
         }
 
-    def _read(self, indices: np.ndarray) -> dict[str, np.ndarray]:
-        records = self._records.__getitems__(np.asarray(indices).tolist())
-        pixels = self._empty(len(records))
-        for key, values in pixels.items():
-            for row, record in enumerate(records):
-                inside = tuple(map(slice, record[key].shape))
-                values[row][inside] = record[key]
-        return pixels
+    def batches(self, batch_size: int) -> Iterator[dict[str, np.ndarray]]:
+        """All examples once, in order, to evaluate on; see `streams.eval_batches`."""
+        from data_pipelines import streams  # here, since TensorFlow takes seconds to import
 
-    def _read_all(self) -> dict[str, np.ndarray]:
-        pixels = self._empty(len(self))
-        count = max(1, _CHUNK // self._bytes)
-        for start in range(0, len(self), count):
-            chunk = np.arange(start, min(start + count, len(self)))
-            for key, values in self._read(chunk).items():
-                pixels[key][chunk] = values
-        return pixels
+        return streams.eval_batches(self, batch_size)
+
+
+def _within(sides: Iterable[int]) -> tuple[slice, ...]:
+    """Where an example of these sides lies in an array that holds every example."""
+    return tuple(map(slice, sides))

@@ -1,7 +1,6 @@
 """Small sets and short runs, for the tests of what runs are made of."""
 
 import contextlib
-import dataclasses
 import functools
 import json
 import logging
@@ -20,6 +19,7 @@ import numpy as np
 
 import launch
 from configs import common, multimix
+from data_pipelines.examples import Examples
 from data_pipelines.sets import phantom
 from multimix_jax.commands import train
 from multimix_jax.labels import LabelSpec
@@ -39,44 +39,14 @@ SMALL_PLANS: Plans = {
 NETWORK = (4, 8)
 
 
-@dataclasses.dataclass
-class Listed:
-    """Stands in for `Examples`: image n is grey n; its mask is its n upper rows."""
+class ListedPixels:
+    """Image n is grey n; its mask is its n upper rows."""
 
-    ids: np.ndarray
-    groups: np.ndarray
-    splits: np.ndarray
-    labels: np.ndarray
-    has_mask: np.ndarray
-    spacing: np.ndarray
-    label_spec: LabelSpec = LabelSpec(("well", "ill"))
-    size: int = 16
-    of_volumes: bool = False
-    affines: np.ndarray | None = None
+    size = 16
 
-    @property
-    def sides(self) -> tuple[int, int]:
-        return self.size, self.size
-
-    @property
-    def has_label(self) -> np.ndarray:
-        return self.labels >= 0
-
-    @property
-    def extents(self) -> np.ndarray:
-        return np.full((len(self.ids), 2), self.size, np.int32)
-
-    @property
-    def dtypes(self) -> dict[str, np.dtype]:
-        return dict.fromkeys(("image", "mask"), np.dtype(np.uint8))
-
-    @property
-    def shapes(self) -> dict[str, tuple[int, ...]]:
-        return dict.fromkeys(("image", "mask"), (*self.sides, 1))
-
-    def fetch(self, indices: np.ndarray) -> dict[str, np.ndarray]:
-        shape = (len(indices), self.size, self.size, 1)
-        grey = np.asarray(indices, np.uint8)[:, None, None, None]
+    def fetch(self, places: np.ndarray) -> dict[str, np.ndarray]:
+        shape = (len(places), self.size, self.size, 1)
+        grey = np.asarray(places, np.uint8)[:, None, None, None]
         rows = np.arange(self.size)[:, None, None] < grey
         return {"image": np.full(shape, grey), "mask": np.full(shape, rows).astype(np.uint8)}
 
@@ -87,16 +57,22 @@ def listed(
     split: Sequence[str] | str = "",
     labels: Sequence[int] | int = -1,
     has_mask: Sequence[bool] | bool = False,
-) -> Listed:
-    """`count` examples, each its own patient."""
-    ids = np.array([f"i{n:02d}" for n in range(count)])
-    return Listed(
+) -> Examples:
+    """`count` examples, each its own patient, of `ListedPixels`."""
+    ids = [f"i{n:02d}" for n in range(count)]
+    return Examples(
+        name="listed",
+        label_spec=LabelSpec(("well", "ill")),
         ids=ids,
-        groups=ids,
+        groups=np.array(ids),
         splits=np.broadcast_to(np.asarray(split), count),
         labels=np.broadcast_to(np.asarray(labels, np.int64), count),
         has_mask=np.broadcast_to(np.asarray(has_mask, bool), count),
+        extents=np.full((count, 2), ListedPixels.size, np.int32),
         spacing=np.zeros((count, 2), np.float32),
+        affines=None,
+        pixels=ListedPixels(),  # type: ignore[arg-type]
+        places=np.arange(count),
     )
 
 

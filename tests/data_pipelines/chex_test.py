@@ -19,8 +19,8 @@ EXPECTED = [  # id, group, split, label
 
 
 def listing(examples):
-    columns = (examples.ids, examples.groups, examples.splits, examples.labels)
-    return list(zip(*(column.tolist() for column in columns), strict=True))
+    columns = (examples.groups, examples.splits, examples.labels)
+    return list(zip(examples.ids, *(column.tolist() for column in columns), strict=True))
 
 
 def test_official_layout(load_set, tmp_path):

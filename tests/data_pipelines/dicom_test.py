@@ -246,7 +246,7 @@ def test_folders_take_dicom_files_beside_others(load_set, tmp_path):
     write_image(folder / "images" / "c.png", RAMP)
     write_image(folder / "masks" / "a.png", np.where(RAMP > 99, 255, 0).astype(np.uint8))
     examples = load_set("folder:own")
-    assert examples.ids.tolist() == ["a", "b", "c"]
+    assert examples.ids == ["a", "b", "c"]
     assert examples.has_mask.tolist() == [True, False, False]
     np.testing.assert_allclose(examples.spacing, [[0.5 * 24 / 16, 0.25], [0, 0], [0, 0]])
     pixels = examples.fetch(np.arange(3))["image"]

@@ -30,9 +30,8 @@ def test_tells_who_the_examples_are(load):
     examples = load("folder:own")
     assert examples.name == "folder_own"
     assert examples.label_spec.class_names == ("ill", "well")
-    assert examples.sides == (16, 16)
     assert len(examples) == COUNT
-    assert examples.ids.tolist() == [f"i{n}" for n in range(COUNT)]
+    assert examples.ids == [f"i{n}" for n in range(COUNT)]
     assert examples.groups.tolist() == ["i0", "p0", "i2", "p1", "i4", "p1", "i6"]
     assert examples.splits.tolist() == ["", "test", "", "test", "", "test", ""]
     np.testing.assert_array_equal(examples.labels, [-1, 1, -1, 1, -1, 0, -1])
@@ -47,7 +46,7 @@ def test_tells_who_the_examples_are(load):
 def test_fetches_in_any_order(load, in_memory):
     bytes_needed = COUNT * 16 * 16 * 2
     examples = load("folder:own", cache_bytes=bytes_needed if in_memory else bytes_needed - 1)
-    assert examples.in_memory == in_memory
+    assert examples.pixels.in_memory == in_memory
     indices = np.array([5, 0, 5, 6])
     fetched = examples.fetch(indices)
     assert sorted(fetched) == ["image", "mask"]

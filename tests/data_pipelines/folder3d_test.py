@@ -28,7 +28,7 @@ def own(tmp_path):
 
 def test_volumes_and_labels(load_set, own):
     examples = load_set("folder3d:hearts")
-    assert examples.ids.tolist() == ["a", "b", "deeper/c"]
+    assert examples.ids == ["a", "b", "deeper/c"]
     assert examples.has_mask.tolist() == [True, True, False]
     assert examples.extents.tolist() == [[9, 10, 8], [8, 10, 8], [9, 9, 8]]
     np.testing.assert_allclose(examples.spacing, np.tile([1, 2, 3], (3, 1)), rtol=1e-6)

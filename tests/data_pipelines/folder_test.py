@@ -8,6 +8,7 @@ import pytest
 from data_pipelines import make_builder
 from data_pipelines.errors import DataError
 from multimix_jax.labels import LabelSpec
+from multimix_jax.names import Task
 from tests.official_formats import box, write_csv, write_image
 
 
@@ -30,8 +31,8 @@ def test_images_and_masks_without_labels(load_set, folder):
     examples = load_set("folder")
     assert examples.name == "folder"
     assert examples.label_spec.class_names == ()
-    assert examples.ids.tolist() == [f"i{n}" for n in range(7)]
-    assert examples.groups.tolist() == examples.ids.tolist()
+    assert examples.ids == [f"i{n}" for n in range(7)]
+    assert examples.groups.tolist() == examples.ids
     assert examples.labels.tolist() == [-1] * 7
     assert examples.has_mask.tolist() == [n == 2 for n in range(7)]
 
@@ -55,7 +56,7 @@ def test_independent_classes(load_set, folder):
     assert examples.label_spec == LabelSpec(("effusion", "mass"), multi_label=True)
     unknown = [-1, -1]
     assert examples.labels.tolist() == [[0, 0], [1, 0], unknown, [1, 1], *[unknown] * 3]
-    assert examples.has_label.tolist() == [True, True, False, True, *[False] * 3]
+    assert examples.known(Task.CLS).tolist() == [True, True, False, True, *[False] * 3]
 
 
 @pytest.mark.parametrize("cell", ["", "-1", "yes"])
@@ -77,7 +78,7 @@ def test_folders_within_images(load_set, folder):
     write_image(folder / "images" / "ward" / "i0.png")
     write_image(folder / "masks" / "ward" / "i0.png", np.full((24, 20), 1, np.uint8))
     examples = load_set("folder")
-    assert examples.ids.tolist()[-1] == "ward/i0"
+    assert examples.ids[-1] == "ward/i0"
     np.testing.assert_array_equal(examples.fetch(np.array([7]))["mask"], np.ones((1, 16, 16, 1)))
 
 
@@ -228,7 +229,7 @@ def test_masks_and_labels_among_the_images(load_set, folder, tmp_path, spelled):
     where = dict(images=str(images), masks=str(images / spelled), labels=str(table))
     (images / "masks" / "ward").rmdir()
     examples = load_set("folder", data_dir="", folder=where)
-    assert examples.ids.tolist() == [f"i{n}" for n in range(7)]
+    assert examples.ids == [f"i{n}" for n in range(7)]
     assert examples.has_mask.tolist() == [n == 2 for n in range(7)]
     without = load_set("folder", data_dir="", folder={"images": str(images)})  # another set
     assert len(without) == 8

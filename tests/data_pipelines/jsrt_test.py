@@ -10,7 +10,7 @@ from tests.official_formats import box, write_image, write_jsrt
 def test_official_layout(load_set, tmp_path):
     write_jsrt(tmp_path / "jsrt")
     examples = load_set("jsrt")
-    assert examples.ids.tolist() == ["JPCLN001", "JPCNN002"]
+    assert examples.ids == ["JPCLN001", "JPCNN002"]
     assert examples.groups.tolist() == ["JPCLN001", "JPCNN002"]
     assert examples.splits.tolist() == ["train", "test"]
     assert examples.labels.tolist() == [-1, -1]

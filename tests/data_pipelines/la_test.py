@@ -13,11 +13,10 @@ FOLDER = "2018LA_Seg_Training Set"
 def test_official_layout(load_set, tmp_path):
     write_la(tmp_path / "la")
     examples = load_set("la")
-    assert examples.ids.tolist() == ["AA", "BB", "CC"]
+    assert examples.ids == ["AA", "BB", "CC"]
     assert examples.splits.tolist() == ["train", "train", "test"]
-    assert examples.has_mask.all() and examples.of_volumes
+    assert examples.has_mask.all() and examples.affines is not None
     assert examples.extents.tolist() == [[10, 9, 9], [10, 9, 10], [10, 9, 11]]
-    assert examples.sides == (10, 9, 11)
     assert not examples.spacing.any()
     pixels = examples.fetch(np.array([2, 0]))
     assert pixels["image"].shape == pixels["mask"].shape == (2, 10, 9, 11, 1)

@@ -12,7 +12,7 @@ QUARTERS = np.kron(np.eye(2, dtype=np.uint8), np.ones((8, 8), np.uint8))
 def test_official_layout(load_set, tmp_path):
     write_montgomery(tmp_path / "mcu", ["MCUCXR_0001_0", "MCUCXR_0104_1"], (48, 64))
     examples = load_set("mcu")
-    assert examples.ids.tolist() == ["MCUCXR_0001_0", "MCUCXR_0104_1"]
+    assert examples.ids == ["MCUCXR_0001_0", "MCUCXR_0104_1"]
     assert examples.groups.tolist() == ["0001", "0104"]
     assert examples.splits.tolist() == ["", ""]
     assert examples.labels.tolist() == [-1, -1]

@@ -14,7 +14,7 @@ def test_official_layout(load_set, tmp_path, caplog):
     write_nih(tmp_path / "nihx")
     with caplog.at_level(logging.WARNING):
         examples = load_set("nihx")
-    assert examples.ids.tolist() == ["00000001_000", "00000001_001", "00000002_000"]
+    assert examples.ids == ["00000001_000", "00000001_001", "00000002_000"]
     assert examples.groups.tolist() == ["1", "1", "2"]
     assert examples.splits.tolist() == ["train", "train", "test"]
     assert examples.label_spec.class_names == ("normal", "abnormal")

@@ -142,7 +142,7 @@ def test_loads_through_the_builder(load_set, task, names, monkeypatch):
     assert examples.name == f"phantom_{task}_a"
     assert examples.label_spec.class_names == names
     assert np.unique(examples.splits, return_counts=True)[1].tolist() == [3, 5, 2]
-    assert examples.ids.tolist() == sorted(examples.ids)
+    assert examples.ids == sorted(examples.ids)
     assert set(examples.labels.tolist()) <= ({0, 1} if task == "cls" else {-1})
     assert np.all(examples.has_mask == (task == "seg"))
     pixels = examples.fetch(np.arange(10))

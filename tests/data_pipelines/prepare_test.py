@@ -106,7 +106,7 @@ def test_of_two_at_once_one_prepares(source, monkeypatch):
         list(pool.map(Flat.prepare, builders))
     assert sorted(read) == ["a1", "b1"]
     for builder in builders:
-        assert Examples(builder, cache_bytes=0).fetch(np.array([1, 0]))["image"].shape[0] == 2
+        assert Examples.open(builder, cache_bytes=0).fetch(np.array([1, 0]))["image"].shape[0] == 2
 
 
 def test_a_prepared_set_is_not_prepared_again(source, monkeypatch):

@@ -1,16 +1,19 @@
 """Tests of data_pipelines.run_data."""
 
 import dataclasses
+from unittest import mock
 
 import numpy as np
 import pytest
 
+from configs import common
 from data_pipelines.errors import DataError
-from data_pipelines.run_data import baseline, open_run
+from data_pipelines.run_data import open_run
 from multimix_jax.labels import LabelSpec
 from tests.small_runs import listed
 
 STREAMS = ("seg/labeled", "seg/unlabeled", "cls/labeled", "cls/unlabeled")
+TEST_DATA = {"folder:seg": "test"}
 SPLIT = ["train"] * 12 + ["val"] * 4 + ["test"] * 4
 SETS = {
     # In training, 10 of 12 have a mask; in validation, the last 2 of 4.
@@ -23,31 +26,27 @@ SETS = {
 }
 
 
-def run_data(stream_names=STREAMS, load=SETS.__getitem__, **options):
-    arguments = dict(
-        seg_data="folder:seg",
-        cls_data="folder:cls",
-        test_data={"folder:seg": "test"},
-        seg_labels=5,
-        cls_labels=4,
-        seed=0,
-        split_seed=0,
-        batch_size=2,
-    )
-    return open_run(stream_names, load=load, **{**arguments, **options})
+def run_data(stream_names=STREAMS, load=SETS.__getitem__, test_data=TEST_DATA, **fields):
+    config = common.get_config().to_dict()
+    config |= dict(seg_data="folder:seg", cls_data="folder:cls", seg_labels=5, cls_labels=4)
+    with mock.patch("data_pipelines.load", lambda name, **options: load(name)):
+        return open_run(config | fields, stream_names, test_data=test_data)
 
 
 def pool(data, name):
-    return data.pools[name].indices.tolist()
+    return data.pools[name].places.tolist()
 
 
 def test_every_stream_that_was_asked_for_and_no_other():
     assert tuple(run_data().pools) == STREAMS
     assert tuple(run_data(("cls/labeled",)).pools) == ("cls/labeled",)
-    fields = {name: stream.fields for name, stream in run_data().pools.items()}
-    assert fields["seg/labeled"] == ("image", "mask")
-    assert fields["seg/unlabeled"] == ("image",)
-    assert fields["cls/labeled"] == ("image", "label")
+    (batch,) = run_data().batches(0, 1)
+    assert {stream: tuple(fields) for stream, fields in batch.items()} == {
+        "seg/labeled": ("image", "mask"),
+        "seg/unlabeled": ("image",),
+        "cls/labeled": ("image", "label"),
+        "cls/unlabeled": ("image", "label"),
+    }
 
 
 def test_a_set_that_no_stream_needs_is_not_opened():
@@ -69,10 +68,10 @@ def test_what_the_labels_say_of_any_image():
     data = run_data(seg_labels=4, cls_labels=3)
     greys = np.array(pool(data, "seg/labeled"))  # image n has its n upper rows in its mask
     rows = (greys[:, None] > np.arange(16)).mean(axis=0)
-    np.testing.assert_allclose(baseline(data)["mask"][:, 5, 0], rows)
+    np.testing.assert_allclose(data.baseline["mask"][:, 5, 0], rows)
     ill = np.mean(SETS["folder:cls"].labels[pool(data, "cls/labeled")])
-    np.testing.assert_allclose(baseline(data)["classes"], [1 - ill, ill])
-    assert set(baseline(run_data(("cls/labeled",)))) == {"classes"}
+    np.testing.assert_allclose(data.baseline["classes"], [1 - ill, ill])
+    assert set(run_data(("cls/labeled",)).baseline) == {"classes"}
 
 
 def test_class_labels_up_to_the_budget():
@@ -108,14 +107,14 @@ def test_the_split_seed_divides_what_has_no_official_split():
     ids, other_ids = (data.ids["validation"]["cls/folder:unsplit"] for data in (ours, theirs))
     assert ids != other_ids
     used = [pool(ours, f"cls/{kind}") for kind in ("labeled", "unlabeled")]
-    val = ours.validation[1].indices
+    val = ours.validation[1].places
     assert len(set(used[0]) | set(used[1]) | set(val.tolist())) == 16  # a fifth is for the test
 
 
 def test_validation_holds_what_can_be_measured():
     seg, cls = run_data().validation
-    assert (seg.name, seg.indices.tolist()) == ("folder:seg", [14, 15])
-    assert (cls.name, cls.indices.tolist()) == ("folder:cls", [12, 13, 14])
+    assert (seg.name, seg.places.tolist()) == ("folder:seg", [14, 15])
+    assert (cls.name, cls.places.tolist()) == ("folder:cls", [12, 13, 14])
 
 
 def test_labels_mean_what_those_of_the_trained_sets_do():
@@ -133,8 +132,8 @@ def test_parts_to_test_on():
     test_data = {"folder:seg": "test", "folder:cls": "val", "folder:both": "train"}
     data = run_data(test_data=test_data | {"folder:plain": "all"})
     assert [test.name for test in data.tests] == [*test_data, "folder:plain"]
-    indices = [test.indices.tolist() for test in data.tests]
-    assert indices == [[16, 17, 18, 19], [12, 13, 14, 15], list(range(12)), list(range(6))]
+    places = [test.places.tolist() for test in data.tests]
+    assert places == [[16, 17, 18, 19], [12, 13, 14, 15], list(range(12)), list(range(6))]
 
 
 def test_what_an_evaluation_set_tells_of_its_images():

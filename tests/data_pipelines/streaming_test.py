@@ -10,7 +10,8 @@ import pytest
 from data_pipelines.examples import Examples
 from data_pipelines.prepare import Source
 from data_pipelines.sets.image_set import ImageSetBuilder
-from data_pipelines.streams import Pool, train_batches
+from data_pipelines.streams import TrainingStreams
+from multimix_jax.names import Stream
 from tests import process
 
 NUMBER = np.dtype(np.uint32)
@@ -64,31 +65,28 @@ def stream(folder, *, count, size, steps):
     builder.prepare()
     before = process.memory()
     tracemalloc.start()
-    examples = Examples(builder, cache_bytes=2**20)
+    examples = Examples.open(builder, cache_bytes=2**20)
     _, index_peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
-    assert not examples.in_memory
+    assert not examples.pixels.in_memory
     opened = process.memory() - before
 
-    pool = np.arange(count)
-    streams = {
-        "seg/labeled": Pool(examples, pool, ("image", "mask")),
-        "cls/unlabeled": Pool(examples, pool, ("image", "label")),
-    }
+    pools = dict.fromkeys((Stream.SEG_LABELED, Stream.CLS_UNLABELED), examples)
+    streams = TrainingStreams(pools=pools, batch_size=BATCH, seed=0)
     shown, memory, rates = [], [], []
     with process.only_new_garbage():
         begun = time.perf_counter()
-        for step, batch in enumerate(train_batches(streams, BATCH, 0, 0, steps), 1):
+        for step, batch in enumerate(streams.batches(0, steps), 1):
             labeled, unlabeled = batch["seg/labeled"], batch["cls/unlabeled"]
             shown.append(numbers(labeled["image"]))
             np.testing.assert_array_equal(shown[-1], numbers(labeled["mask"]))
             np.testing.assert_array_equal(numbers(unlabeled["image"]) % 2, unlabeled["label"])
             if step % (steps // SAMPLES) == 0:
-                images = len(streams) * BATCH * (steps // SAMPLES)
+                images = streams.images_per_step * (steps // SAMPLES)
                 rates.append(images / (time.perf_counter() - begun))
                 memory.append(process.memory())
                 begun = time.perf_counter()
-    np.testing.assert_array_equal(np.sort(np.concatenate(shown)[:count]), pool)
+    np.testing.assert_array_equal(np.sort(np.concatenate(shown)[:count]), np.arange(count))
 
     third, last = (np.median(quarter) for quarter in np.split(np.array(memory), 4)[2:])
     of_batch = 3 * BATCH * size**2

@@ -1,31 +1,27 @@
 """Tests of data_pipelines.streams."""
 
-import dataclasses
-
 import numpy as np
 import pytest
 
-from data_pipelines.streams import Pool, eval_batches, ids_of_step, train_batches
+from data_pipelines.streams import TrainingStreams
 from data_pipelines.tensorflow_alone import tf
 from multimix_jax.names import Stream
 from tests.official_formats import box, write_csv, write_image
-from tests.small_runs import listed
+from tests.small_runs import ListedPixels, listed
 
 SEG, CLS_U = Stream.SEG_LABELED, Stream.CLS_UNLABELED
 POOL = np.arange(10, 17)  # 7 of 20
 BATCH = 4  # does not divide the pool
 
 
-def streams(pool=POOL):
-    examples = listed(20, labels=[n % 2 for n in range(20)])
-    return {
-        SEG: Pool(examples, pool, ("image", "mask")),
-        CLS_U: Pool(examples, pool, ("image", "label")),
-    }
+def streams(pool=POOL, *, batch_size=BATCH, seed=0, **options):
+    examples = listed(20, labels=[n % 2 for n in range(20)]).take(pool)
+    pools = {SEG: examples, CLS_U: examples}
+    return TrainingStreams(pools=pools, batch_size=batch_size, seed=seed, **options)
 
 
-def batches(start, stop, *, pool=POOL, batch_size=BATCH, seed=0, **process):
-    return list(train_batches(streams(pool), batch_size, seed, start, stop, **process))
+def batches(start, stop, **options):
+    return list(streams(**options).batches(start, stop))
 
 
 def order(drawn, stream=SEG):
@@ -57,28 +53,25 @@ def test_an_iterator_is_given_up_at_once(monkeypatch):
 
     monkeypatch.setattr(tf.data.Dataset, "as_numpy_iterator", note_and_begin)
     batches(0, 1)
-    list(eval_batches(listed(3), np.arange(3), batch_size=2))
+    list(listed(3).batches(2))
     assert begun == [False, False]
 
 
 def test_a_stream_may_hold_a_multiple():
     """The same endless order, taken in larger steps, by one process or by several."""
-    twice = streams()
-    twice[CLS_U] = dataclasses.replace(twice[CLS_U], multiple=2)
-    drawn = list(train_batches(twice, BATCH, 0, 0, 5))
+    twice = streams(class_multiple=2)
+    assert twice.images_per_step == 3 * BATCH
+    drawn = list(twice.batches(0, 5))
     classes = order(drawn, CLS_U)
     np.testing.assert_array_equal(classes, order(batches(0, 10), CLS_U))
     np.testing.assert_array_equal(order(drawn), order(batches(0, 5)))
-    halves = [
-        list(train_batches(twice, BATCH, 0, 0, 5, process_index=i, process_count=2)) for i in (0, 1)
-    ]
+    halves = [batches(0, 5, class_multiple=2, process=(index, 2)) for index in (0, 1)]
     for whole, *parts in zip(drawn, *halves, strict=True):
         joined = np.concatenate([part[CLS_U]["image"] for part in parts])
         np.testing.assert_array_equal(whole[CLS_U]["image"], joined)
-    ids = ids_of_step(twice, BATCH, 0, 3)
-    used = {name: [int(x[0, 0, 0]) for x in drawn[3][name]["image"]] for name in (SEG, CLS_U)}
-    for name, stream in twice.items():
-        assert [stream.examples.ids.tolist().index(i) for i in ids[name]] == used[name]
+    assert twice.ids_of_step(3) == {
+        stream: [f"i{x[0, 0, 0]:02d}" for x in drawn[3][stream]["image"]] for stream in (SEG, CLS_U)
+    }
 
 
 def test_shapes_and_types():
@@ -109,12 +102,12 @@ def test_a_batch_follows_from_its_step_alone():
 
 def test_a_late_start_reads_only_its_own_images(monkeypatch):
     asked = []
-    pools = streams()
-    examples = pools[SEG].examples
-    fetch = examples.fetch
-    monkeypatch.setattr(examples, "fetch", lambda indices: asked.append(1) or fetch(indices))
-    list(train_batches(pools, BATCH, 0, 10**9, 10**9 + 2))
-    assert len(asked) == 2 * len(pools)
+    fetch = ListedPixels.fetch
+    monkeypatch.setattr(
+        ListedPixels, "fetch", lambda self, places: asked.extend(places) or fetch(self, places)
+    )
+    batches(10**9, 10**9 + 2)
+    assert len(asked) == 2 * 2 * BATCH
 
 
 @pytest.mark.parametrize("pool", [7, 3, 1], ids=["indivisible", "below-batch", "one"])
@@ -142,7 +135,7 @@ def test_seeds_and_streams_differ_in_order():
 
 
 def test_the_shares_of_two_processes_are_the_whole():
-    shares = [batches(0, 5, process_index=index, process_count=2) for index in (0, 1)]
+    shares = [batches(0, 5, process=(index, 2)) for index in (0, 1)]
     for whole, first, second in zip(batches(0, 5), *shares, strict=True):
         for stream, fields in whole.items():
             for field, value in fields.items():
@@ -161,10 +154,10 @@ def test_from_memory_or_from_files_the_batches_are_the_same(load_set, tmp_path):
     both = []
     for cache_bytes in (0, 2**20):
         examples = load_set("folder:own", cache_bytes=cache_bytes)
-        assert examples.in_memory == bool(cache_bytes)
-        pool = Pool(examples, np.array([4, 0, 2, 1]), ("image", "mask", "label"))
-        training = list(train_batches({SEG: pool}, 3, 0, 0, 5))
-        evaluation = list(eval_batches(examples, np.arange(5), batch_size=2))
+        assert examples.pixels.in_memory == bool(cache_bytes)
+        pools = dict.fromkeys((SEG, CLS_U), examples.take(np.array([4, 0, 2, 1])))
+        training = list(TrainingStreams(pools=pools, batch_size=3, seed=0).batches(0, 5))
+        evaluation = list(examples.batches(2))
         both.append([*training, *({SEG: batch} for batch in evaluation)])
     for ours, theirs in zip(*both, strict=True):
         assert_same(ours, theirs)
@@ -174,7 +167,7 @@ def test_from_memory_or_from_files_the_batches_are_the_same(load_set, tmp_path):
 def test_evaluation_shows_every_image_once_and_in_order(batch_size):
     examples = listed(20, labels=[n % 3 for n in range(20)], has_mask=[n > 4 for n in range(20)])
     indices = np.array([9, 3, 4, 17, 0, 5, 1])
-    evaluated = list(eval_batches(examples, indices, batch_size=batch_size))
+    evaluated = list(examples.take(indices).batches(batch_size))
     assert len(evaluated) == -(-len(indices) // batch_size)
     for name, dtype, shape in (
         ("image", np.uint8, (16, 16, 1)),

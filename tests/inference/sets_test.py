@@ -4,7 +4,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from data_pipelines.run_data import EvalSet
 from multimix_jax.evaluation.evaluate import measure
 from multimix_jax.evaluation.geometry import largest_components
 from multimix_jax.inference.sets import Baseline, predict_set
@@ -41,7 +40,7 @@ def predict(variables, images):
 
 def predicted(outputs=("mask", "classes"), *, batch_size=3, variables=0.5):
     examples = listed(9, labels=[n % 2 for n in range(9)], has_mask=[n > 1 for n in range(9)])
-    eval_set = EvalSet("a", examples, np.array([7, 1, 5, 8, 0, 3, 2]))
+    eval_set = examples.take(np.array([7, 1, 5, 8, 0, 3, 2]))
     some = Predicts(lambda v, images: {name: predict(v, images)[name] for name in outputs})
     return predict_set(some, variables, eval_set, batch_size=batch_size)
 

@@ -74,7 +74,7 @@ def test_predictions_lie_where_the_volumes_do(runs, prepared):
         rows = [row for row in csv.DictReader(file) if row["checkpoint"] == "last"]
     ways = {"mask": "dice", "mask_sdf": "sdf/dice", "mask_average": "average/dice"}
     for row in rows:
-        index = examples.ids.tolist().index(row["id"])
+        index = examples.ids.index(row["id"])
         extent = examples.extents[index].tolist()
         truth = examples.fetch(np.array([index]))["mask"][0, ..., 0][tuple(map(slice, extent))] > 0
         for way, column in ways.items():

@@ -6,7 +6,7 @@ from unittest import mock
 import pytest
 
 from configs import grid, quickstart
-from data_pipelines import streams
+from data_pipelines.streams import TrainingStreams
 from multimix_jax.runs.programs import make_programs
 from tests.small_runs import NETWORK, launch_main
 
@@ -93,18 +93,18 @@ def test_one_cell(whole, config, tmp_path):
 
 def test_interrupted_in_the_second_cell_and_started_again(whole, config, tmp_path):
     """The rest is done; what is there at the end is what an undisturbed grid leaves."""
-    train_batches = streams.train_batches
+    batches = TrainingStreams.batches
     begun = []
 
-    def interrupted(*args, **kwargs):
+    def interrupted(*args):
         begun.append(args)
-        for step, batch in enumerate(train_batches(*args, **kwargs)):
+        for step, batch in enumerate(batches(*args)):
             # Each cell draws its first batch for a figure, and then those to train on.
             if len(begun) == 4 and step == 3:
                 raise KeyboardInterrupt
             yield batch
 
-    with mock.patch.object(streams, "train_batches", interrupted):
+    with mock.patch.object(TrainingStreams, "batches", interrupted):
         with pytest.raises(KeyboardInterrupt):
             launch_main(config, tmp_path)
     assert sorted(path.name for path in tmp_path.iterdir()) == CELLS[:2]

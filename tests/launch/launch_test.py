@@ -21,8 +21,9 @@ from PIL import Image
 import data_pipelines
 import launch
 from configs import common, consistency, dtml, multimix
-from data_pipelines import arguments, streams
+from data_pipelines import arguments
 from data_pipelines.arguments import with_packaged
+from data_pipelines.streams import TrainingStreams
 from multimix_jax.inference.windows import Windows
 from multimix_jax.models import MultiMix
 from multimix_jax.names import Checkpoint, Head
@@ -284,17 +285,16 @@ def like(config, whole):
 
 
 def test_interrupted_and_resumed_is_uninterrupted(whole, config, tmp_path, like):
-    train_batches = streams.train_batches
+    batches = TrainingStreams.batches
 
-    def interrupted(streams, batch_size, seed, start, stop, **share):
-        drawn = train_batches(streams, batch_size, seed, start, stop, **share)
-        for step, batch in enumerate(drawn, start):
+    def interrupted(streams, start, stop):
+        for step, batch in enumerate(batches(streams, start, stop), start):
             if step == 8:
                 raise KeyboardInterrupt
             yield batch
 
     workdir = tmp_path / "run"
-    with mock.patch.object(streams, "train_batches", interrupted):
+    with mock.patch.object(TrainingStreams, "batches", interrupted):
         with pytest.raises(KeyboardInterrupt):
             launch_main(config, workdir)
     lines = (workdir / "metrics.jsonl").read_text().splitlines()
@@ -365,12 +365,11 @@ def test_stopped_in_a_slow_step(whole, config, tmp_path, like, monkeypatch):
 
 def test_poisoned_images_are_passed_over_and_named(config, tmp_path):
     """The second training image is not a number to the loss: its steps teach nothing."""
-    train_batches = streams.train_batches
+    batches = TrainingStreams.batches
     poisoned = {3, 4, 7}
 
-    def spoiled(streams, batch_size, seed, start, stop, **share):
-        drawn = train_batches(streams, batch_size, seed, start, stop, **share)
-        for step, batch in enumerate(drawn, start):
+    def spoiled(streams, start, stop):
+        for step, batch in enumerate(batches(streams, start, stop), start):
             if stop == STEPS:  # it is trained on, and not drawn
                 labeled = batch["seg/labeled"]
                 labeled["image"] = labeled["image"].astype(np.float32)
@@ -381,7 +380,7 @@ def test_poisoned_images_are_passed_over_and_named(config, tmp_path):
     c = config.copy_and_resolve_references()
     with c.unlocked():
         multimix.use_system(c, "unet")  # which is soon compiled
-    with mock.patch.object(streams, "train_batches", spoiled):
+    with mock.patch.object(TrainingStreams, "batches", spoiled):
         launch_main(c, tmp_path / "run")
         with c.unlocked():
             c.max_skipped = 2
