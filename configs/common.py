@@ -3,14 +3,20 @@
 from collections.abc import Mapping
 from typing import TypeVar
 
-import ml_collections
+from ml_collections import ConfigDict
 
 T = TypeVar("T")
+Arguments = dict[str, str | int]
+
+# What systems lack, by field.
+NO_CLASSES = {"model.use_classifier": False}
+NO_MASKS = {"model.use_decoder": False}
+NO_PSEUDO_LABELS = {"objective.pseudo_label_weight": 0.0}
 
 
-def get_config() -> ml_collections.ConfigDict:
+def get_config() -> ConfigDict:
     """The published network and loss of MultiMix, on the built-in phantom sets."""
-    c = ml_collections.ConfigDict()
+    c = ConfigDict()
     c.system = "multimix"  # name of the system in tables
     c.method = "multimix"  # the objective
     c.seed = 0  # of weights, augmentation, order and the choice of labelled images
@@ -22,7 +28,7 @@ def get_config() -> ml_collections.ConfigDict:
     c.data_dir = ""  # holds chex/, jsrt/, mcu/, nihx/ or own folders; the phantoms need none
     # Where the set "folder" lies: folders of images and masks, table of labels; "" is
     # data_dir/folder with images/, masks/ and labels.csv.
-    c.folder = ml_collections.ConfigDict(dict(images="", masks="", labels=""))
+    c.folder = ConfigDict(dict(images="", masks="", labels=""))
     c.prepared_dir = ""  # prepared sets; "" is TFDS' own, ~/tensorflow_datasets
     c.exclude = ""  # list of examples not to use, from multimix-audit --exclude_list
     c.cache_gib = 4.0  # a set up to this size is held in memory, a larger one read as needed
@@ -48,7 +54,7 @@ def get_config() -> ml_collections.ConfigDict:
     c.max_skipped = 20  # steps in a row whose loss or gradient is not finite, before the run stops
     c.eval_batch_size = 32
 
-    c.model = ml_collections.ConfigDict(
+    c.model = ConfigDict(
         dict(
             filters=(16, 32, 64, 128, 256),
             in_channels=1,
@@ -62,26 +68,15 @@ def get_config() -> ml_collections.ConfigDict:
             initializer="torch",
         )
     )
-    c.objective = ml_collections.ConfigDict(
-        dict(
-            dice_weight=5.0,
-            kl_weight=0.01,
-            pseudo_label_weight=0.25,
-            threshold=0.7,
-        )
+    c.objective = ConfigDict(
+        dict(dice_weight=5.0, kl_weight=0.01, pseudo_label_weight=0.25, threshold=0.7)
     )
     # To predict larger images and volumes window by window; a patch of () takes each whole.
-    c.window = ml_collections.ConfigDict(
-        dict(patch=(), stride=(), batch_size=4, weights="gaussian")
-    )
+    c.window = ConfigDict(dict(patch=(), stride=(), batch_size=4, weights="gaussian"))
     c.flips = False  # predictions are means over an image and its mirror image
     c.keep_largest = 0  # connected components kept of each predicted mask, the largest; 0 for all
-    c.schedule = ml_collections.ConfigDict(
-        dict(name="cosine", warmup_steps=0, decay_every=0, decay_rate=0.1)
-    )
-    c.optimizer = ml_collections.ConfigDict(
-        dict(name="adam", weight_decay=0.0, momentum=0.9, clip_norm=0.0)
-    )
+    c.schedule = ConfigDict(dict(name="cosine", warmup_steps=0, decay_every=0, decay_rate=0.1))
+    c.optimizer = ConfigDict(dict(name="adam", weight_decay=0.0, momentum=0.9, clip_norm=0.0))
     return c
 
 
@@ -89,11 +84,10 @@ class ConfigError(ValueError):
     """Says which argument is wrong, what was given and how to mend it."""
 
 
-def parse_arguments(text: str | None, **defaults: str | int) -> dict[str, str | int]:
+def parse_arguments(text: str | None, **defaults: str | int) -> Arguments:
     """'size=64,seed=3', as it stands behind the colon of `--config=FILE:...`, over defaults.
 
-    Raises:
-      ConfigError: an argument is not `key=value` with a known key and a value of the right type.
+    Raises ConfigError where it is not `key=value` with a known key and a value of its type.
     """
     values = dict(defaults)
     for item in filter(None, (text or "").split(",")):
@@ -103,23 +97,34 @@ def parse_arguments(text: str | None, **defaults: str | int) -> dict[str, str | 
                 f"--config argument {item!r} is unknown; use key=value with key one of "
                 f"{', '.join(defaults)}, or set any field with --config.FIELD=VALUE"
             )
-        if isinstance(defaults[key], int):
-            if not value.lstrip("-").isdigit():
-                raise ConfigError(f"--config argument {item!r} needs a whole number")
-            values[key] = int(value)
-        else:
-            values[key] = value
+        whole = isinstance(defaults[key], int)
+        if whole and not value.lstrip("-").isdigit():
+            raise ConfigError(f"--config argument {item!r} needs a whole number")
+        values[key] = int(value) if whole else value
     return values
 
 
-def choose(key: str, value: str | int, choices: Mapping[str, T]) -> T:
-    """What the argument `key` asks for.
+def start(text: str | None, **defaults: str | int) -> tuple[ConfigDict, Arguments]:
+    """The config above, in which fields are what arguments of their name say; all arguments."""
+    arguments = parse_arguments(text, **defaults)
+    c = get_config()
+    for name in ("seed", "size", "steps", "seg_labels", "cls_labels"):
+        c[name] = arguments.get(name, c[name])
+    return c, arguments
 
-    Raises:
-      ConfigError: there is no such choice.
-    """
+
+def choose(key: str, value: str | int, choices: Mapping[str, T]) -> T:
+    """What the argument `key` asks for."""
     if value not in choices:
         raise ConfigError(
             f"--config argument {key}={value!r} is unknown; use one of {', '.join(choices)}"
         )
     return choices[str(value)]
+
+
+def use_system(
+    c: ConfigDict, method: str | int, systems: Mapping[str, Mapping[str, bool | float]]
+) -> None:
+    """Takes out the parts that a system lacks."""
+    c.system = str(method)
+    c.update_from_flattened_dict(choose("method", method, systems))

@@ -12,38 +12,37 @@ network is the published one without the bridge and without dropout. docs/result
 part is worth, docs/lab/experiments.md what else was tried.
 """
 
-import ml_collections
+import functools
 
-from configs import common, multimix
+from ml_collections import ConfigDict
 
-# What a system changes, by field of the config.
+from configs import common
+from configs.common import NO_CLASSES, NO_MASKS, NO_PSEUDO_LABELS
+
+# What a system changes.
 SYSTEMS: dict[str, dict[str, bool | float]] = {
     "consistency": {},
     # One task alone: masks, classes with unlabelled images, and without.
-    "unet_augmented": {"model.use_classifier": False},
-    "consistency_classes": {"model.use_decoder": False},
-    "enc_augmented": {"model.use_decoder": False, "objective.pseudo_label_weight": 0.0},
+    "unet_augmented": {**NO_CLASSES},
+    "consistency_classes": {**NO_MASKS},
+    "enc_augmented": {**NO_MASKS, **NO_PSEUDO_LABELS},
     # Ablations: one part taken out.
     "consistency_no_spatial": {"objective.spatial": 0.0},
     "consistency_no_intensity": {"objective.intensity": False},
-    "consistency_no_pseudo_labels": {"objective.pseudo_label_weight": 0.0},
+    "consistency_no_pseudo_labels": {**NO_PSEUDO_LABELS},
     "consistency_equal_weights": {"objective.class_weight": 1.0},
     "consistency_equal_streams": {"class_multiple": 1},
 }
 ALL = tuple(SYSTEMS)  # of a grid
 FULL = "consistency"
+use_system = functools.partial(common.use_system, systems=SYSTEMS)
 
 
-def get_config(arguments: str | None = None) -> ml_collections.ConfigDict:
-    args = common.parse_arguments(
-        arguments,
-        **dict(method=FULL, seg_labels="10", cls_labels="100"),
-        **dict(size=256, steps=1500, seed=0),
+def get_config(arguments: str | None = None) -> ConfigDict:
+    c, args = common.start(
+        arguments, method=FULL, seg_labels="10", cls_labels="100", size=256, steps=1500, seed=0
     )
-    c = common.get_config()
     c.method = "consistency"
-    c.seed, c.size, c.steps = args["seed"], args["size"], args["steps"]
-    c.seg_labels, c.cls_labels = args["seg_labels"], args["cls_labels"]
     c.seg_data, c.cls_data = "jsrt", "chex"
     c.test_data = "jsrt=test,mcu=all,chex=test,nihx=all"
     c.class_multiple = 4
@@ -55,7 +54,7 @@ def get_config(arguments: str | None = None) -> ml_collections.ConfigDict:
     c.keep_largest = 2  # lungs
     c.model.use_bridge = False
     c.model.dropout_rate = 0.0  # no two views are the same
-    c.objective = ml_collections.ConfigDict(
+    c.objective = ConfigDict(
         dict(
             class_weight=0.1,
             pseudo_label_weight=1.0,
@@ -70,12 +69,3 @@ def get_config(arguments: str | None = None) -> ml_collections.ConfigDict:
     c.schedule.warmup_steps = steps // 16
     use_system(c, args["method"])
     return c
-
-
-def use_system(c: ml_collections.ConfigDict, method: str | int) -> None:
-    """Takes out the parts that a system lacks."""
-    c.system = str(method)
-    c.update_from_flattened_dict(common.choose("method", method, SYSTEMS))
-
-
-tasks = multimix.tasks  # of a network of the same parts

@@ -15,40 +15,51 @@ divide by 8, so V-Net has four levels there, not five. For LA at its full size a
 --config.model.convolutions=1,2,3,3,3. docs/results.md has what came out and how long it took.
 """
 
-import ml_collections
+from ml_collections import ConfigDict
 
 from configs import common
 
-# Parts of the loss; all else is the same.
-SYSTEMS = {
-    "supervised": dict(sdf=False, mutual=False, teacher=False),
-    "mean_teacher": dict(sdf=False, mutual=False, teacher=True),
-    "pair": dict(sdf=True, mutual=False, teacher=False),
-    "dtml": dict(sdf=True, mutual=True, teacher=False),
+NO_SDF = {"model.use_sdf": False}
+NO_MUTUAL = {"objective.mutual_weight": 0.0}
+NO_TEACHER = {"objective.teacher_weight": 0.0, "ema_decay": 0.0}
+
+# Parts of the loss that a system lacks; all else is the same.
+SYSTEMS: dict[str, dict[str, bool | float]] = {
+    "supervised": {**NO_SDF, **NO_MUTUAL, **NO_TEACHER},
+    "mean_teacher": {**NO_SDF, **NO_MUTUAL},
+    "pair": {**NO_MUTUAL, **NO_TEACHER},
+    "dtml": {**NO_TEACHER},
 }
 ALL = tuple(SYSTEMS)
 FULL = "dtml_teacher"  # has all that others lack
-SYSTEMS[FULL] = dict(sdf=True, mutual=True, teacher=True)
+SYSTEMS[FULL] = {}
 PATCHES = {"phantom3d": (40, 40, 24), "la": (56, 56, 40), "folder3d": (64, 64, 32)}
 
 
-def get_config(arguments: str | None = None) -> ml_collections.ConfigDict:
-    args = common.parse_arguments(
+def get_config(arguments: str | None = None) -> ConfigDict:
+    c, args = common.start(
         arguments,
         **dict(data="phantom3d", method="dtml", network="vnet", seg_labels="16"),
         **dict(steps=6000, filters=16, size=256, seed=0),
     )
-    c = common.get_config()
-    c.seed, c.size, c.steps = args["seed"], args["size"], args["steps"]
-    c.seg_labels, c.cls_labels = args["seg_labels"], "0"
+    c.cls_labels = "0"
     c.seg_data = args["data"]
     c.test_data = f"{c.seg_data}=test"
     if c.seg_data == "jsrt":
         c.test_data += ",mcu=all"
     c.method = "dtml"
     patch = PATCHES.get(c.seg_data.partition(":")[0], ())
-    use_network(c, args["network"], args["filters"])
-    c.objective = ml_collections.ConfigDict(
+    filters = args["filters"]
+    if args["network"] == "unet":  # that of MultiMix
+        widths = tuple(filters * 2**level for level in range(5))
+        network = dict(filters=widths, dropout_rate=0.25)
+    else:  # the published V-Net
+        convolutions = (1, 2, 3, 3) if patch else (1, 2, 3, 3, 3)
+        network = dict(filters=filters, convolutions=convolutions, norm="batch", dropout_rate=0.5)
+    c.model = ConfigDict(
+        dict(network=args["network"], use_sdf=True, mask_channels=1, initializer="torch", **network)
+    )
+    c.objective = ConfigDict(
         dict(
             patch=patch,
             turn=bool(patch),  # films have an upper end
@@ -77,37 +88,8 @@ def get_config(arguments: str | None = None) -> ml_collections.ConfigDict:
     return c
 
 
-def use_network(c: ml_collections.ConfigDict, network: str | int, filters: str | int) -> None:
-    """The published V-Net, or the U-Net of MultiMix."""
-    common_fields = dict(network=network, use_sdf=True, mask_channels=1, initializer="torch")
-    if network == "unet":
-        widths = tuple(filters * 2**level for level in range(5))
-        c.model = ml_collections.ConfigDict(dict(common_fields, filters=widths, dropout_rate=0.25))
-    else:
-        convolutions = (1, 2, 3, 3) if c.seg_data.partition(":")[0] in PATCHES else (1, 2, 3, 3, 3)
-        c.model = ml_collections.ConfigDict(
-            dict(
-                common_fields,
-                filters=filters,
-                convolutions=convolutions,
-                norm="batch",
-                dropout_rate=0.5,
-            )
-        )
-
-
-def use_system(c: ml_collections.ConfigDict, method: str | int) -> None:
+def use_system(c: ConfigDict, method: str | int) -> None:
     """Takes out the parts that a system lacks."""
-    system = common.choose("method", method, SYSTEMS)
-    c.system = str(method) if c.model.network == "vnet" else f"{method}_{c.model.network}"
-    c.model.use_sdf = system["sdf"]
-    if not system["mutual"]:
-        c.objective.mutual_weight = 0.0
-    if not system["teacher"]:
-        c.objective.teacher_weight = c.ema_decay = 0.0
-
-
-def tasks(c: ml_collections.ConfigDict) -> tuple[bool, bool]:
-    """Whether a system classifies, and whether it segments."""
-    del c
-    return False, True
+    common.use_system(c, method, SYSTEMS)
+    if c.model.network != "vnet":
+        c.system += f"_{c.model.network}"

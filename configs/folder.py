@@ -9,18 +9,17 @@ the recipe, configs/consistency.py); seg_labels, cls_labels (how many may be use
 "all"); size; fit (squash or pad); channels (1 or 3); seed. docs/own_data.md has the formats.
 """
 
-import ml_collections
+from ml_collections import ConfigDict
 
 from configs import common, consistency, multimix
 
-DEFAULTS: dict[str, str | int] = {
-    **dict(images="", masks="", labels="", method="", seg_labels="all", cls_labels="all"),
-    **dict(size=256, fit="squash", channels=1, seed=0),
-}
 
-
-def get_config(arguments: str | None = None) -> ml_collections.ConfigDict:
-    args = common.parse_arguments(arguments, **DEFAULTS)
+def get_config(arguments: str | None = None) -> ConfigDict:
+    args = common.parse_arguments(
+        arguments,
+        **dict(images="", masks="", labels="", method="", seg_labels="all", cls_labels="all"),
+        **dict(size=256, fit="squash", channels=1, seed=0),
+    )
     if not args["images"] or not (args["masks"] or args["labels"]):
         raise common.ConfigError(
             "--config=configs/folder.py needs a folder of images, and masks or labels of some of "
@@ -29,12 +28,9 @@ def get_config(arguments: str | None = None) -> ml_collections.ConfigDict:
     fullest = "multimix" if args["masks"] and args["labels"] else "unet"
     method = str(args["method"] or (fullest if args["masks"] else "enc_ssl"))
     common.choose("method", method, {**multimix.SYSTEMS, **consistency.SYSTEMS})
-    if method in consistency.SYSTEMS:
-        c = consistency.get_config(f"method={method}")
-        c.keep_largest = 0  # two are those of lungs
-    else:
-        c = common.get_config()
-        multimix.use_system(c, method)
+    module = consistency if method in consistency.SYSTEMS else multimix
+    c = module.get_config(f"method={method}")
+    c.keep_largest = 0  # the recipe's two are those of lungs
     for name in ("seed", "size", "fit", "seg_labels", "cls_labels"):
         c[name] = args[name]
     for name in c.folder:
@@ -43,8 +39,7 @@ def get_config(arguments: str | None = None) -> ml_collections.ConfigDict:
     c.test_data = "folder=test"
     c.model.in_channels = args["channels"]
     c.model.num_classes = c.model.mask_channels = 0  # as many as the data have
-    classifies, segments = c.model.use_classifier, c.model.use_decoder
-    for key, needed in (("masks", segments), ("labels", classifies)):
+    for key, needed in (("masks", c.model.use_decoder), ("labels", c.model.use_classifier)):
         if needed and not args[key]:
             raise common.ConfigError(
                 f"method={c.system} learns from {key}; add {key}=... to "

@@ -11,39 +11,31 @@ Fields set with --config.FIELD=VALUE hold for all runs, but for those that these
 """
 
 import itertools
-from types import ModuleType
 
-import ml_collections
+from ml_collections import ConfigDict
 
 from configs import common, consistency, dtml, multimix
 
-EXPERIMENTS: dict[str, ModuleType] = {
-    "multimix": multimix,
-    "dtml": dtml,
-    "consistency": consistency,
-}
+EXPERIMENTS = {"multimix": multimix, "dtml": dtml, "consistency": consistency}
 LISTS = dict(experiment="multimix", systems="all", budgets="100/10", seeds="0+1+2")
 
 
-def get_config(arguments: str | None = None) -> ml_collections.ConfigDict:
+def get_config(arguments: str | None = None) -> ConfigDict:
     items = (arguments or "").split(",")
     ours = [item for item in items if item.partition("=")[0] in LISTS]
     args = common.parse_arguments(",".join(ours), **LISTS)
     module = common.choose("experiment", args["experiment"], EXPERIMENTS)
     rest = [item for item in items if item and item not in ours]
     c = module.get_config(",".join([*rest, f"method={module.FULL}"]))
-    c.grid = ml_collections.ConfigDict(args)
+    c.grid = ConfigDict(args)
     cells(c)  # a faulty list is told at once
     return c
 
 
-def cells(c: ml_collections.ConfigDict) -> dict[str, ml_collections.ConfigDict]:
+def cells(c: ConfigDict) -> dict[str, ConfigDict]:
     """The config of each run, by the name of its folder; runs of one system lie together.
 
     A budget of a task that a system lacks makes no difference to it, so it makes no run.
-
-    Raises:
-      ConfigError: an item of a list is wrong.
     """
     module = EXPERIMENTS[c.grid.experiment]
     systems = list(module.ALL) if c.grid.systems == "all" else c.grid.systems.split("+")
@@ -54,7 +46,8 @@ def cells(c: ml_collections.ConfigDict) -> dict[str, ml_collections.ConfigDict]:
         cell = c.copy_and_resolve_references().unlock()
         del cell.grid
         module.use_system(cell, system)
-        classifies, segments = module.tasks(cell)
+        classifies = cell.model.get("use_classifier", False)
+        segments = cell.model.get("use_decoder", True)
         cell.seed = seed
         cell.cls_labels = labels if classifies else "0"
         cell.seg_labels = masks if segments else "0"

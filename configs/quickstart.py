@@ -3,12 +3,12 @@
 python launch.py --config=configs/quickstart.py --workdir=runs/quickstart
 """
 
-import ml_collections
+from ml_collections import ConfigDict
 
 from configs import common, consistency
 
 
-def get_config() -> ml_collections.ConfigDict:
+def get_config() -> ConfigDict:
     c = consistency.get_config("size=64,steps=200")
     phantoms = common.get_config()
     c.seg_data, c.cls_data, c.test_data = phantoms.seg_data, phantoms.cls_data, phantoms.test_data

@@ -69,7 +69,7 @@ class TrainingStreams:
 
         def batch_of(step: tf.Tensor) -> Batch:
             first = step * self.batch_size + index * share
-            batch = {}
+            batch: Batch = {}
             for stream, pool in self.pools.items():
                 extent = () if pool.affines is None else ("extent",)
                 order = self._order(stream, first, share)
