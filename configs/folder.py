@@ -18,7 +18,8 @@ def get_config(arguments: str | None = None) -> ConfigDict:
     args = common.parse_arguments(
         arguments,
         **dict(images="", masks="", labels="", method="", seg_labels="all", cls_labels="all"),
-        **dict(size=256, fit="squash", channels=1, seed=0),
+        fit="squash",
+        **dict(size=256, channels=1, seed=0),
     )
     if not args["images"] or not (args["masks"] or args["labels"]):
         raise common.ConfigError(

@@ -1,6 +1,7 @@
 """Data sets of chest X-rays and of volumes, prepared once and read by index."""
 
 import os
+import pkgutil
 import types
 from collections.abc import Collection, Mapping
 from pathlib import Path
@@ -13,24 +14,16 @@ from data_pipelines.arguments import preparation
 from data_pipelines.errors import DataError
 from data_pipelines.examples import Examples
 from data_pipelines.prepare import SetBuilder
-from data_pipelines.sets.chex import Chex
-from data_pipelines.sets.folder import Folder
-from data_pipelines.sets.folder3d import Folder3D
-from data_pipelines.sets.image_set import ImageSetBuilder
-from data_pipelines.sets.jsrt import Jsrt
-from data_pipelines.sets.la import La
-from data_pipelines.sets.mcu import Mcu
-from data_pipelines.sets.nihx import Nihx
-from data_pipelines.sets.volume_set import VolumeSetBuilder
 
-_OF_IMAGES: dict[str, type[ImageSetBuilder]] = {
-    "chex": Chex,
-    "jsrt": Jsrt,
-    "mcu": Mcu,
-    "nihx": Nihx,
-    "folder": Folder,
+# Classes below data_pipelines.sets.
+_OF_IMAGES = {
+    "chex": "chex:Chex",
+    "jsrt": "jsrt:Jsrt",
+    "mcu": "mcu:Mcu",
+    "nihx": "nihx:Nihx",
+    "folder": "folder:Folder",
 }
-_OF_VOLUMES: dict[str, type[VolumeSetBuilder]] = {"la": La, "folder3d": Folder3D}
+_OF_VOLUMES = {"la": "la:La", "folder3d": "folder3d:Folder3D"}
 _DRAWN = ("phantom_seg_a", "phantom_seg_b", "phantom_cls_a", "phantom_cls_b", "phantom3d")
 NAMES = (*_OF_IMAGES, "folder:SUBDIR", *_OF_VOLUMES, "folder3d:SUBDIR", *_DRAWN)
 
@@ -58,43 +51,38 @@ def make_builder(
     kind, _, subdir = name.partition(":")
     options: dict[str, Any] = dict(prepared_dir=prepared_dir)
     if name == "phantom3d":
-        from data_pipelines.sets.phantom3d import Phantom3D
-
-        return Phantom3D(**options)
+        return _make("phantom3d:Phantom3D", **options)
     if name in _DRAWN:
-        from data_pipelines.sets.phantom import Phantom
-
         _, task, hospital = name.split("_")
-        return Phantom(task=task, hospital=hospital, size=size, **options)
-    options |= dict(
-        source_dir=Path(data_dir, subdir or name), exclude=exclude.get(name, frozenset())
-    )
+        return _make("phantom:Phantom", task=task, hospital=hospital, size=size, **options)
+    options |= dict(source_dir=Path(data_dir, subdir or name), exclude=exclude.get(name, ()))
+    if name in _OF_VOLUMES or (kind == "folder3d" and subdir):
+        return _make(_OF_VOLUMES[kind], **options)
     if name in _OF_IMAGES or (kind == "folder" and subdir):
         paths = folder if name == "folder" else {}
-        return _OF_IMAGES[kind](size=size, fit=fit, channels=channels, **paths, **options)
-    if name in _OF_VOLUMES or (kind == "folder3d" and subdir):
-        return _OF_VOLUMES[kind](**options)
+        options |= dict(size=size, fit=fit, channels=channels)
+        return _make(_OF_IMAGES[kind], **paths, **options)
     raise DataError(f"no data set is named {name!r}; use one of {', '.join(NAMES)}")
+
+
+def _make(builder: str, **options: Any) -> SetBuilder:
+    return pkgutil.resolve_name(f"data_pipelines.sets.{builder}")(**options)
 
 
 def contents(config: Mapping[str, Any]) -> dict[str, str]:
     """Digests of what the own folders hold that a config trains on, wherever they lie.
 
-    Args:
-        config: fields of configs/common.py, as nested dictionaries.
-
-    Returns:
-        By kind of file: "images", "masks" and "labels"; {} where there is no such folder.
+    They are by kind of file, "images", "masks" and "labels"; {} where there is no such folder.
     """
     names = dict.fromkeys((config["seg_data"], config["cls_data"]))
-    folders = [make_builder(name, **preparation(config)) for name in names if _is_folder(name)]
-    each = [builder.contents() for builder in folders if isinstance(builder, Folder)]
-    kinds = ("images", "masks", "labels") if each else ()
+    builders: list[Any] = [
+        make_builder(name, **preparation(config))
+        for name in names
+        if name.partition(":")[0] == "folder"
+    ]
+    each = [builder.contents() for builder in builders]
+    kinds = each[0] if each else ()
     return {kind: ",".join(one[kind] for one in each if one[kind]) for kind in kinds}
-
-
-def _is_folder(name: str) -> bool:
-    return name.partition(":")[0] == "folder"
 
 
 def load(name: str, *, cache_bytes: int = 4 * 2**30, **options: Any) -> Examples:

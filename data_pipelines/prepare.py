@@ -1,6 +1,7 @@
 """The base of every data set: a TFDS builder that prepares one folder once."""
 
 import contextlib
+import csv
 import dataclasses
 import fcntl
 import hashlib
@@ -8,9 +9,8 @@ import io
 import itertools
 import logging
 import os
-import re
 import tempfile
-from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,15 +18,15 @@ import numpy as np
 import tensorflow_datasets as tfds
 from absl import logging as absl_logging
 
-from data_pipelines import index
 from data_pipelines.errors import DataError
 from data_pipelines.files import archive, paths
 from data_pipelines.threads import in_threads, show_progress
+from multimix_jax import atomic
 from multimix_jax.labels import LabelSpec
 
 SPLIT = "examples"  # the one TFDS split; its name for all splits, "all", is reserved
-PLACES_FILE = "places.txt"  # where the files were that were prepared
-_DIGITS = 12  # of a fingerprint
+COLUMNS = ("id", "group", "split", "label", "has_mask", "shape", "spacing_mm", "affine", "source")
+_ORIGIN = "origin.txt"  # how, and from where, a set was prepared
 _SHARD_BYTES = 2**27  # TFDS holds one shard in memory while it writes it
 _logger = logging.getLogger(__name__)
 Roots = Sequence[Path]  # where files of a set lie: the source folder, then extracted archives
@@ -46,10 +46,8 @@ class Source:
 
 class _Info(tfds.core.DatasetInfo):
     """Does not look for a set that is not prepared yet in a bucket of TFDS' own, which would leave
-    an empty folder among the system's temporary files each time.
-
-    It is the one override of what TFDS does inside; `SetBuilder` overrides what TFDS asks every
-    data set to define (`_info`, `_shard_iterators_per_split`).
+    an empty folder among the system's temporary files each time. It is the one override of what
+    TFDS does inside.
     """
 
     def initialize_from_bucket(self) -> None:
@@ -59,9 +57,8 @@ class _Info(tfds.core.DatasetInfo):
 class SetBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):
     """Reads a folder of images or volumes and stores the set as ArrayRecord files.
 
-    A subclass says where the files lie (`find`) and what is stored of one example (`example`).
-
-    It is a `ShardBasedBuilder` since a `GeneratorBasedBuilder` that keeps the order of its examples
+    A subclass says where the files lie (`find`) and what is stored of one example (`example`). It
+    is a `ShardBasedBuilder` since a `GeneratorBasedBuilder` that keeps the order of its examples
     sorts all of them in memory.
     """
 
@@ -86,22 +83,17 @@ class SetBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):
         name: str = "",
         exclude: Collection[str] = (),
     ):
-        """Args:
-        source_dir: the folder with the official or the converted files.
-        prepared_dir: root of the prepared sets; "" is TFDS' own ($TFDS_DATA_DIR or
-            ~/tensorflow_datasets).
-        name: folder of this set below prepared_dir; "" is the name of the class.
-        exclude: ids of examples that are not taken.
+        """`source_dir` has the official or the converted files; `prepared_dir` and `exclude` are as
+        for `data_pipelines.load`; `name`, by default of the class, is the folder of the prepared
+        set.
         """
         self.source_dir = Path(source_dir)
         self.exclude = frozenset(exclude)
         if name:
             self.name = name
         excluded = "\n".join(sorted(self.exclude)).encode()
-        mark = f"_without{hashlib.sha256(excluded).hexdigest()[:6]}" if excluded else ""
-        # Names of preparations that differ from this one in their files alone.
-        self.alike = re.compile(f"{re.escape(self.variant)}_[0-9a-f]{{{_DIGITS}}}{mark}")
-        config = tfds.core.BuilderConfig(name=f"{self.variant}_{self.fingerprint()}{mark}")
+        self.mark = f"_without{hashlib.sha256(excluded).hexdigest()[:6]}" if excluded else ""
+        config = tfds.core.BuilderConfig(name=f"{self.variant}_{self.fingerprint()}{self.mark}")
         with _quiet():
             super().__init__(
                 data_dir=prepared_dir or None, config=config, file_format="array_record"
@@ -110,8 +102,7 @@ class SetBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):
     def find(self, roots: Roots) -> list[Source]:
         """Lists the examples below `roots`; where an id is listed twice, the first one counts.
 
-        Raises:
-            DataError: there are none, or the listing contradicts itself.
+        Raises DataError where there are none, or the listing contradicts itself.
         """
         raise NotImplementedError
 
@@ -132,10 +123,10 @@ class SetBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):
             name, stat = str(path).removeprefix(str(self.source_dir)), path.stat()
             lines.append(f"{name}\0{stat.st_size}\0{stat.st_mtime_ns}")
         text = "\n".join(lines).encode(errors="surrogateescape")
-        return hashlib.sha256(text).hexdigest()[:_DIGITS]
+        return hashlib.sha256(text).hexdigest()[:12]
 
     def places(self) -> str:
-        """Where the files lie: a set prepared from the same places was prepared earlier."""
+        """Where the files lie: a set that was prepared from the same places is an older one."""
         return str(self.source_dir.resolve())
 
     def missing(self, what: str) -> DataError:
@@ -148,15 +139,13 @@ class SetBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):
     @property
     def index_path(self) -> Path:
         """The table of examples; written last, so where it is, the set is prepared."""
-        return Path(self.data_dir) / index.FILE
+        return Path(self.data_dir) / "examples.csv"
 
     def prepare(self) -> None:
         """Prepares the set unless it is there already. On failure nothing is left behind.
 
-        Of several processes with the same prepared_dir, one prepares and the others wait.
-
-        Raises:
-            DataError: a file is missing or wrong.
+        Of several processes with the same prepared_dir, one prepares and the others wait. Raises
+        DataError where a file is missing or wrong.
         """
         if self.index_path.exists():
             return
@@ -168,15 +157,13 @@ class SetBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):
                 if self.index_path.exists():  # another process was first
                     self.info.read_from_directory(self.data_dir)
                 elif self.index_path.parent.exists():  # stopped between the records and the table
-                    self._write_index([index.row(record) for record in self.as_data_source(SPLIT)])
+                    self._write_index(map(_row, self.as_data_source(SPLIT)))
                 else:
                     self._write_index(self._write_records(root))
 
     def sources(self, scratch: Path) -> list[Source]:
-        """Lists the examples by id; if that fails, with the archives extracted into `scratch`.
-
-        Raises:
-            DataError: there are none, or the listing contradicts itself.
+        """See `find`, in the order of the ids; where that fails, with the archives extracted into
+        `scratch`.
         """
         try:
             sources = self.find([self.source_dir])
@@ -191,16 +178,20 @@ class SetBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):
             sources = self.find([self.source_dir, *folders])
         by_id: dict[str, Source] = {}
         for source in sources:
-            _check_names(source)
+            if not paths.stays_below(source.id) or not paths.is_text(source.group):
+                raise DataError(
+                    f"{source.image}: an example cannot be called {source.id!r} (of group "
+                    f"{source.group!r}), since files are named after it; rename it"
+                )
             by_id.setdefault(source.id, source)
         return [by_id[key] for key in sorted(by_id) if key not in self.exclude]
 
-    def _write_records(self, root: Path) -> list[dict[str, Any]]:
+    def _write_records(self, root: Path) -> list[tuple[Any, ...]]:
         """Has TFDS write the examples; gives the rows of their table."""
-        rows: list[dict[str, Any]] = []
+        rows: list[tuple[Any, ...]] = []
         with tempfile.TemporaryDirectory(dir=root, prefix=".scratch") as scratch:
             sources = self.sources(Path(scratch))
-            _warn(self, len(sources))
+            self._warn(len(sources))
             _logger.info("preparing %s (%s): %d examples", self.name, self.variant, len(sources))
             with contextlib.closing(self._examples(sources, rows)) as examples, _quiet():
                 # TFDS writes one shard after the other, so they can share the running iterator.
@@ -214,7 +205,7 @@ class SetBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):
         return rows
 
     def _examples(
-        self, sources: list[Source], rows: list[dict[str, Any]]
+        self, sources: list[Source], rows: list[tuple[Any, ...]]
     ) -> Generator[tuple[str, dict[str, Any]]]:
         """Yields (key, features) in the order of `sources` and notes each in `rows`."""
         title = f"Preparing {self.name} ({self.variant})"
@@ -224,13 +215,33 @@ class SetBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):
             for source, pixels in pairs:
                 keys = ("id", "group", "split", "label")
                 example = {**{key: getattr(source, key) for key in keys}, **pixels}
-                rows.append(index.row(example, str(source.image or "")))
+                rows.append(_row(example, str(source.image or "")))
                 yield source.id, example
 
-    def _write_index(self, rows: list[dict[str, Any]]) -> None:
-        text = self.places().encode(errors="surrogateescape")
-        self.index_path.with_name(PLACES_FILE).write_bytes(text)
-        index.write(self.index_path, rows)
+    def _warn(self, count: int) -> None:
+        """Says so where the set is not complete, or was prepared earlier from other files."""
+        if self.complete not in (0, count):
+            text = "%s: found %d examples; the complete set has %d"
+            _logger.warning(text, self.source_dir, count, self.complete)
+        others = Path(self.data_dir).parents[1].glob(f"*/{self.VERSION}/{_ORIGIN}")
+        older = [path for path in others if path.read_bytes() == self._origin()]
+        if older:
+            _logger.warning(
+                "the files in %s have changed since %s was prepared; preparing again "
+                "(the older preparation can be deleted)",
+                self.source_dir,
+                max(older, key=lambda path: path.stat().st_mtime).parents[1],
+            )
+
+    def _origin(self) -> bytes:
+        """The same for all preparations that differ in the state of their files alone."""
+        return f"{self.variant}{self.mark}\n{self.places()}".encode(errors="surrogateescape")
+
+    def _write_index(self, rows: Iterable[tuple[Any, ...]]) -> None:
+        self.index_path.with_name(_ORIGIN).write_bytes(self._origin())
+        with atomic.replacing(self.index_path) as temporary:
+            with temporary.open("w", newline="", encoding="utf-8") as file:
+                csv.writer(file).writerows([COLUMNS, *rows])
 
     def _info(self) -> tfds.core.DatasetInfo:
         pixels = lambda dtype, channels: tfds.features.Tensor(
@@ -257,41 +268,17 @@ class SetBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):
         return {SPLIT: self._shards}
 
 
-def _check_names(source: Source) -> None:
-    if not paths.stays_below(source.id) or not paths.is_text(source.group):
-        raise DataError(
-            f"{source.image}: an example cannot be called {source.id!r} (of group "
-            f"{source.group!r}), since files are named after it; rename it"
-        )
-
-
-def _warn(builder: SetBuilder, count: int) -> None:
-    """Says so where a set is not complete, or was prepared earlier from other files."""
-    if builder.complete not in (0, count):
-        text = "%s: found %d examples; the complete set has %d"
-        _logger.warning(text, builder.source_dir, count, builder.complete)
-    folder = Path(builder.data_dir).parent
-    older = [
-        path
-        for path in folder.parent.glob("*")
-        if path != folder and builder.alike.fullmatch(path.name)
-        if _read_places(path / str(builder.VERSION)) == builder.places()
-    ]
-    if older:
-        _logger.warning(
-            "the files in %s have changed since %s was prepared; preparing again "
-            "(the older preparation can be deleted)",
-            builder.source_dir,
-            max(older, key=lambda path: path.stat().st_mtime),
-        )
-
-
-def _read_places(prepared: Path) -> str:
-    """What `places` was when a set was prepared; '' where that is not known."""
-    try:
-        return (prepared / PLACES_FILE).read_bytes().decode(errors="surrogateescape")
-    except OSError:
-        return ""
+def _row(example: Mapping[str, Any], source: str = "") -> tuple[Any, ...]:
+    """The row of an example in examples.csv: as it is stored, or as it is read from its record."""
+    names = (example[key] for key in COLUMNS[:3])
+    lists = (example["image"].shape[:-1], example["spacing"], example.get("affine", ()))
+    return (
+        *(name.decode() if isinstance(name, bytes) else name for name in names),
+        example["label"],
+        int(example["has_mask"]),
+        *(" ".join(map(str, np.ravel(numbers).tolist())) for numbers in lists),
+        source,
+    )
 
 
 @contextlib.contextmanager
