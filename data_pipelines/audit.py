@@ -9,6 +9,7 @@ be used.
 """
 
 import collections
+import csv
 import dataclasses
 import functools
 import hashlib
@@ -22,39 +23,30 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import tabulate
 from absl import app, flags
 from ml_collections import config_flags
+from PIL import Image
 from pydicom.misc import is_dicom
+from scipy import fft
+from scipy.spatial import KDTree
 
 import data_pipelines
-from data_pipelines import arguments, exclude, similarity
+from data_pipelines import arguments, exclude
 from data_pipelines.arguments import preparation
 from data_pipelines.errors import DataError
-from data_pipelines.files import dicom, images
+from data_pipelines.files import IMAGE_SUFFIXES, dicom, images
 from data_pipelines.prepare import SetBuilder, Source
 from data_pipelines.threads import in_threads, show_progress
 from multimix_jax.names import Split
 
-ERROR, WARNING, NOTE = "error", "warning", "note"
+ERROR, WARNING, NOTE = "error", "warning", "note"  # cannot be used; may be wrong; good to know
 _INVERTED = -0.3  # correlation of a thumbnail with the mean one
+_NEAR = 0.995  # correlation of two thumbnails
 _USELESS = ("empty mask", "full mask", "constant image")  # besides what is an error
-_SUFFIXES = {
-    "JPEG": (".jpg", ".jpeg"),
-    "PNG": (".png",),
-    "GIF": (".gif",),
-    "BMP": (".bmp",),
-    "TIFF": (".tif", ".tiff"),
-    "DICOM": dicom.SUFFIXES,
-}
 _MODES = {"P": "palette", "PA": "palette", "CMYK": "CMYK", "RGB": "colour", "RGBA": "colour"}
 
-
-class Problem(NamedTuple):
-    """What is wrong with one example, or worth knowing of it; see `Finding`."""
-
-    kind: str
-    severity: str
-    detail: str
+Problem = tuple[str, str, str]  # of one example: kind, severity and detail of a `Finding`
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,7 +56,7 @@ class Finding:
     Attributes:
       data_set: which they are of; of several, joined by '+'.
       kind: what it is, such as 'unreadable'.
-      severity: ERROR, it cannot be used; WARNING, it may be wrong; NOTE, good to know.
+      severity: ERROR, WARNING or NOTE.
       ids: examples concerned; [] where the set as a whole is.
       detail: an account of it.
       exclude: those of `ids`, as (data set, id), that had better not be trained on.
@@ -78,23 +70,17 @@ class Finding:
     exclude: Sequence[tuple[str, str]] = ()
 
 
-@dataclasses.dataclass(frozen=True)
-class Facts:
+class Facts(NamedTuple):
     """What is known of one example once its files were read.
 
-    Attributes:
-      data_set: its set.
-      source: who it is.
-      problems: of its own.
-      digest: of its pixels; '' where they could not be read.
-      thumbnail: see `similarity.thumbnail`; None where unknown, too.
+    `digest` is of its pixels, '' where they could not be read; see `_thumbnail`.
     """
 
     data_set: str
     source: Source
     problems: list[Problem]
     digest: str = ""
-    thumbnail: np.ndarray | None = None
+    thumbnail: np.ndarray = np.zeros((32, 32), np.float32)
 
 
 def audit(builders: Mapping[str, SetBuilder]) -> list[Finding]:
@@ -126,23 +112,36 @@ def examine(name: str, builder: SetBuilder, source: Source) -> Facts:
     try:
         example = builder.example(source)
     except DataError as error:
-        return Facts(name, source, [*problems, Problem("unreadable", ERROR, str(error))])
+        return Facts(name, source, [*problems, ("unreadable", ERROR, str(error))])
     pixels = np.asarray(example["image"])
     image = pixels.mean(axis=-1, dtype=np.float32)
     if example["has_mask"]:
         share = float((example["mask"] > 0).mean())
         if share in (0.0, 1.0):
             kind = "full mask" if share else "empty mask"
-            problems.append(Problem(kind, WARNING, f"the mask covers {share:.0%} of the image"))
+            problems.append((kind, WARNING, f"the mask covers {share:.0%} of the image"))
     if image.max() == image.min():
-        problems.append(Problem("constant image", WARNING, f"every pixel is {image.max():g}"))
+        problems.append(("constant image", WARNING, f"every pixel is {image.max():g}"))
     digest = hashlib.blake2b(pixels.tobytes(), digest_size=16).hexdigest()
-    return Facts(name, source, problems, digest, similarity.thumbnail(image))
+    return Facts(name, source, problems, digest, _thumbnail(image))
+
+
+def _thumbnail(image: np.ndarray) -> np.ndarray:
+    """An image [H, W], or the middle slice of a volume [X, Y, Z], made small.
+
+    float32 [32, 32] of zero mean and unit norm; zeros of an image of one value.
+    """
+    flat = image if image.ndim == 2 else image[:, :, image.shape[2] // 2]
+    small = np.asarray(Image.fromarray(flat).resize((32, 32), Image.Resampling.BOX), np.float32)
+    small = small - small.mean()
+    norm = np.linalg.norm(small)
+    return small / norm if norm > 1e-6 else np.zeros_like(small)
 
 
 def _of_file(path: Path) -> Iterator[Problem]:
     """What an image file's header says; other files are left to their reader."""
-    if path.suffix.lower() not in itertools.chain(*_SUFFIXES.values()):
+    suffix = path.suffix.lower()
+    if suffix not in IMAGE_SUFFIXES:
         return
     form, mode, transparent = "DICOM", "", False
     try:
@@ -152,14 +151,15 @@ def _of_file(path: Path) -> Iterator[Problem]:
                 transparent = "transparency" in image.info or mode in ("LA", "PA", "RGBA")
     except Exception:  # Pillow raises many kinds
         return  # reported when the example is read
-    if form in _SUFFIXES and path.suffix.lower() not in _SUFFIXES[form]:
-        yield Problem("wrong type behind the extension", WARNING, f"{path} is a {form} file")
+    due = "DICOM" if suffix in dicom.SUFFIXES else Image.registered_extensions()[suffix]
+    if form != due and form in (*images.FORMATS, "DICOM"):
+        yield ("wrong type behind the extension", WARNING, f"{path} is a {form} file")
     if mode in _MODES:
-        yield Problem(_MODES[mode], NOTE, f"{path} has mode {mode}")
+        yield (_MODES[mode], NOTE, f"{path} has mode {mode}")
     if transparent:
-        yield Problem("transparency", NOTE, f"{path} has an alpha channel, which is not read")
+        yield ("transparency", NOTE, f"{path} has an alpha channel, which is not read")
     if mode.startswith(("I", "F")):
-        yield Problem("more than 8 bits", NOTE, f"{path} has mode {mode}: stretched to 0..255")
+        yield ("more than 8 bits", NOTE, f"{path} has mode {mode}: stretched to 0..255")
 
 
 def _of_mask(path: Path) -> Iterator[Problem]:
@@ -169,16 +169,16 @@ def _of_mask(path: Path) -> Iterator[Problem]:
     except DataError:
         return  # reported when the example is read
     if len(values) <= 2:
-        yield Problem("mask values", NOTE, " and ".join(f"{v:g}" for v in values))
+        yield ("mask values", NOTE, " and ".join(f"{v:g}" for v in values))
     else:
         between = 1 - counts[[0, -1]].sum() / counts.sum()
         detail = f"{path}: {between:.1%} of its pixels lie between two values"
-        yield Problem("soft mask", NOTE, detail)
+        yield ("soft mask", NOTE, detail)
 
 
 def _of_each(name: str, facts: Sequence[Facts]) -> Iterator[Finding]:
     """What single examples have, by kind."""
-    by_kind: dict[tuple[str, str], list[tuple[str, str]]] = collections.defaultdict(list)
+    by_kind = collections.defaultdict(list)
     for one in facts:
         for kind, severity, detail in one.problems:
             by_kind[kind, severity].append((one.source.id, detail))
@@ -193,56 +193,62 @@ def _of_each(name: str, facts: Sequence[Facts]) -> Iterator[Finding]:
 
 def _of_a_set(name: str, builder: SetBuilder, facts: Sequence[Facts]) -> Iterator[Finding]:
     """What shows when all examples of a set are compared."""
+    sources = [one.source for one in facts]
     if builder.complete not in (0, len(facts)):
         detail = f"{len(facts)} of {builder.complete} examples are there"
         yield Finding(name, "incomplete", NOTE, [], detail)
-    by_group: dict[str, list[Source]] = collections.defaultdict(list)
-    for one in facts:
-        by_group[one.source.group].append(one.source)
     for first, second in itertools.combinations(Split, 2):
-        shared = {
-            group: [source.id for source in members if source.split in (first, second)]
-            for group, members in by_group.items()
-            if {first, second} <= {source.split for source in members}
-        }
+        groups = [{s.group for s in sources if s.split == split} for split in (first, second)]
+        shared = groups[0] & groups[1]
         if shared:
-            detail = f"{len(shared)} patients have images in both, such as {next(iter(shared))}"
+            members = [s for s in sources if s.group in shared and s.split in (first, second)]
+            members.sort(key=lambda source: source.group)
+            detail = f"{len(shared)} patients have images in both, such as {members[0].group}"
             kind = f"same patient in {first} and {second}"
-            yield Finding(name, kind, WARNING, list(itertools.chain(*shared.values())), detail)
+            yield Finding(name, kind, WARNING, [source.id for source in members], detail)
     if builder.label_spec.class_names:
-        missing = [one.source.id for one in facts if one.source.label < 0]
+        missing = [source.id for source in sources if source.label < 0]
         if missing:
             detail = f"{len(missing)} of {len(facts)} examples have no label"
             yield Finding(name, "no label", NOTE, missing, detail)
-    thumbnails = {one.source.id: one.thumbnail for one in facts if one.thumbnail is not None}
-    if len(thumbnails) >= 10:
-        mean = np.mean(list(thumbnails.values()), axis=0)
+    thumbnails = np.array([one.thumbnail for one in facts])
+    if np.count_nonzero(thumbnails.any(axis=(1, 2))) >= 10:
+        mean = thumbnails.mean(axis=0)
         mean /= max(float(np.linalg.norm(mean)), 1e-6)
-        correlations = {id_: float((values * mean).sum()) for id_, values in thumbnails.items()}
-        ids = [id_ for id_, value in correlations.items() if value < _INVERTED]
-        if ids:
-            such = f"{ids[0]} ({correlations[ids[0]]:.2f})"
+        correlations = (thumbnails * mean).sum(axis=(1, 2))
+        inverted = np.flatnonzero(correlations < _INVERTED).tolist()
+        if inverted:
+            such = f"{sources[inverted[0]].id} ({correlations[inverted[0]]:.2f})"
             detail = f"dark where the others are bright, such as {such}"
+            ids = [sources[index].id for index in inverted]
             yield Finding(name, "inverted image", WARNING, ids, detail)
 
 
 def _duplicates(facts: Sequence[Facts]) -> list[Finding]:
     """Examples of the same pixels, and of nearly the same, within and across sets and splits."""
-    by_digest: dict[str, list[Facts]] = collections.defaultdict(list)
+    by_digest = collections.defaultdict(list)
     for one in facts:
         if one.digest:
             by_digest[one.digest].append(one)
     groups = by_digest.values()
     equal = [_duplicate("same image", members) for members in groups if len(members) > 1]
-    firsts = [members[0] for members in groups]
-    different = [(one, one.thumbnail) for one in firsts if one.thumbnail is not None]
-    if not different:
-        return equal
-    pairs = similarity.near_pairs(np.stack([thumbnail for _, thumbnail in different]))
-    near = [
-        _duplicate("nearly the same image", [different[i][0], different[j][0]]) for i, j in pairs
-    ]
+    different = [members[0] for members in groups if members[0].thumbnail.any()]
+    pairs = _near_pairs(np.array([one.thumbnail for one in different]))
+    near = [_duplicate("nearly the same image", [different[i], different[j]]) for i, j in pairs]
     return equal + near
+
+
+def _near_pairs(thumbnails: np.ndarray) -> list[tuple[int, int]]:
+    """The pairs (i, j), i < j, of [N, 32, 32] that correlate."""
+    if not len(thumbnails):
+        return []
+    flat = thumbnails.reshape(len(thumbnails), -1)
+    # The transform keeps distances, so those that are near are so in their low frequencies alone.
+    low = fft.dctn(thumbnails, axes=(1, 2), norm="ortho")[:, :8, :8].reshape(len(flat), -1)
+    distance = np.sqrt(2 - 2 * _NEAR)
+    return [
+        (i, j) for i, j in sorted(KDTree(low).query_pairs(distance)) if flat[i] @ flat[j] > _NEAR
+    ]
 
 
 def _duplicate(kind: str, members: Sequence[Facts]) -> Finding:
@@ -265,26 +271,27 @@ def _duplicate(kind: str, members: Sequence[Facts]) -> Finding:
 
 def table(findings: Sequence[Finding]) -> str:
     """The findings, by data set, severity and kind."""
-    groups: dict[tuple[str, int, str], list[Finding]] = collections.defaultdict(list)
-    for one in findings:
-        groups[one.data_set, (ERROR, WARNING, NOTE).index(one.severity), one.kind].append(one)
-    lines = [("data set", "", "what", "examples", "such as")]
-    for _, members in sorted(groups.items(), key=lambda item: item[0]):
-        first = members[0]
-        count = len({id_ for finding in members for id_ in finding.ids})
+    order = lambda one: (one.data_set, (ERROR, WARNING, NOTE).index(one.severity), one.kind)
+    rows = []
+    for _, group in itertools.groupby(sorted(findings, key=order), order):
+        first, *others = group
+        ids = set(first.ids).union(*(other.ids for other in others))
         example = f"{first.ids[0]}: {first.detail}" if first.ids else first.detail
-        lines.append((first.data_set, first.severity, first.kind, str(count or ""), example[:140]))
-    widths = [max(map(len, column)) for column in zip(*lines)]
-    return "\n".join("  ".join(map(str.ljust, line, widths)).rstrip() for line in lines)
+        rows.append((first.data_set, first.severity, first.kind, len(ids) or "", example[:140]))
+    headers = ("data set", "", "what", "examples", "such as")
+    return tabulate.tabulate(rows, headers, tablefmt="plain", disable_numparse=True)
 
 
 def write_exclude_list(path: Path, findings: Sequence[Finding]) -> int:
-    """Writes what to exclude as data_set,id,reason; gives how many that are."""
+    """Writes what to exclude, and why, for `exclude.read`; gives how many that are."""
     reasons: dict[tuple[str, str], str] = {}
     for finding in findings:
         for entry in finding.exclude:
             reasons.setdefault(entry, finding.kind)
-    exclude.write(path, reasons)
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(exclude.COLUMNS)
+        writer.writerows((*entry, reason) for entry, reason in sorted(reasons.items()))
     return len(reasons)
 
 
