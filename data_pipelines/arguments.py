@@ -26,12 +26,7 @@ RENAMED = {
 
 
 def preparation(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The fields of a config (see configs/common.py), as nested dictionaries, that `make_builder`
-    takes.
-
-    Raises:
-        DataError: its list of examples to exclude cannot be read.
-    """
+    """What `make_builder` takes of a config's fields (nested dictionaries, configs/common.py)."""
     names = ("data_dir", "prepared_dir", "size", "fit", "folder")
     return {name: config[name] for name in names} | dict(
         channels=config["model"].get("in_channels", 1),
@@ -60,18 +55,17 @@ def with_packaged(arguments: Sequence[str]) -> list[str]:
     """The arguments, in which a --config that is not in the working folder, such as
     configs/quickstart.py, becomes the path of the one that is installed with this package.
 
-    Raises:
-        DataError: a flag or a config is called otherwise now.
+    Raises DataError where a flag or a config is called otherwise now.
     """
     resolved, before = [], ""
     for argument in arguments:
-        name = argument.partition("=")[0]
+        name, equals, config = argument.partition("=")
         if name.startswith("-") and name.lstrip("-") in RENAMED:
             raise DataError(f"{name} is no flag any more; {RENAMED[name.lstrip('-')]}")
         if before in ("--config", "-config"):
             argument = _packaged(argument)
-        elif name in ("--config", "-config") and name != argument:
-            argument = f"{name}={_packaged(argument.partition('=')[2])}"
+        elif name in ("--config", "-config") and equals:
+            argument = f"{name}={_packaged(config)}"
         resolved.append(argument)
         before = argument
     return resolved

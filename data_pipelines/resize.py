@@ -12,17 +12,14 @@ FITS = ("squash", "pad")
 
 @dataclasses.dataclass(frozen=True)
 class ResizeSpec:
-    """How images are fitted to the square.
+    """How images are fitted to the square of `size` pixels, a multiple of 16.
 
-    Attributes:
-        size: their side in pixels, a multiple of 16.
-        fit: 'squash' scales height and width apart; 'pad' keeps their ratio, with black beside.
-        channels: 1 for grey values, 3 for red, green and blue.
+    To 'squash' scales height and width apart; to 'pad' keeps their ratio, with black beside.
     """
 
     size: int
     fit: str = "squash"
-    channels: int = 1
+    channels: int = 1  # or 3, for red, green and blue
 
     def __post_init__(self) -> None:
         if self.size <= 0 or self.size % 16:
@@ -56,7 +53,7 @@ class ResizeSpec:
     def image(self, values: np.ndarray) -> np.ndarray:
         """Grey values [H, W] or colours [H, W, 3] in 0..255 -> uint8 [size, size, channels].
 
-        Bilinear and antialiased; grey values become equal red, green and blue where asked for.
+        Bilinear and antialiased; of 3 channels grey values become equal red, green and blue.
         """
         rows, columns = self.inside(*values.shape[:2])
         planes = [values] if values.ndim == 2 else np.moveaxis(values, -1, 0)

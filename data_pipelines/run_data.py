@@ -15,8 +15,6 @@ from data_pipelines.streams import TrainingStreams
 from multimix_jax.labels import LabelSpec
 from multimix_jax.names import Head, Split, Stream, Task
 
-_ANNOTATION = {Task.SEG: "a mask", Task.CLS: "a label"}  # for messages
-
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class RunData(TrainingStreams):
@@ -150,15 +148,7 @@ def _pools(task: Task, train: Examples, budget: int | str, seed: int) -> tuple[E
     classes = np.where(train.known(task), 0, -1)
     if task == Task.CLS and not train.label_spec.multi_label:
         classes = train.labels  # so each is sure of an example among few labels
-    chosen = splits.choose_labeled(
-        train.ids,
-        classes,
-        budget,
-        seed,
-        key=f"{task}_labels",
-        name=train.name,
-        what=_ANNOTATION[task],
-    )
+    chosen = splits.choose_labeled(train.ids, classes, budget, seed, task=task, name=train.name)
     labeled = train.take(chosen)
     rest = np.setdiff1d(np.arange(len(train)), chosen)
     # With every label in use, the labelled images serve as unlabelled ones too.
@@ -169,7 +159,7 @@ def _validation(task: Task, val: Examples) -> Examples:
     usable = val.take(np.flatnonzero(val.known(task)))
     if not len(usable):
         raise DataError(
-            f"{val.name} has no validation image with {_ANNOTATION[task]}; "
+            f"{val.name} has no validation image with {splits.ANNOTATION[task]}; "
             f"label more of its images or choose another config.{task}_data"
         )
     return usable

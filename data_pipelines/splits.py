@@ -5,17 +5,19 @@ files were found nor on library versions, and one more image leaves the others w
 """
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from data_pipelines.errors import DataError
-from multimix_jax.names import Split
+from multimix_jax.names import Split, Task
 
 Names = Sequence[str] | NDArray[np.str_]
 Indices = NDArray[np.int64]
+
+ANNOTATION = {Task.SEG: "a mask", Task.CLS: "a label"}  # for messages
 
 
 class SplitSizes(NamedTuple):
@@ -62,17 +64,12 @@ def split_examples(
     its patient into test. Only an official train and test that share patients keep sharing them.
 
     Args:
-        ids: [N] unique names.
-        groups: [N] the patient of each example.
+        ids, groups: [N] unique names, and the patient of each.
         official: [N] 'train', 'val', 'test', or '' where there is no official split.
-        val: size of the validation set.
-        test: size of the test set.
         seed: of the order in which groups are carved.
-        enlarge_val: whether an official validation set smaller than `val` is filled up.
 
     Returns:
-        For each split, indices into the arguments, ordered by id; they are disjoint and
-        cover all examples.
+        For each split, indices into `ids`, ordered by id; they are disjoint and cover all.
 
     Raises:
         DataError: unknown official splits, repeated ids, or more asked for than there is.
@@ -106,11 +103,10 @@ def choose_labeled(
     budget: int | str,
     seed: int,
     *,
-    key: str,
+    task: Task,
     name: str,
-    what: str,
 ) -> Indices:
-    """Chooses the training examples whose label, or mask, may be used.
+    """Chooses the training examples, of a set of that name, whose mask or label may be used.
 
     Budgets are nested: each is the start of one seeded order of all candidates, whose first K
     places hold one example of each of the K classes.
@@ -119,10 +115,6 @@ def choose_labeled(
         ids: [N] unique names of the training examples.
         classes: [N] from 0, -1 of examples that cannot be chosen.
         budget: how many, as a number or its digits, or 'all'.
-        seed: of the order.
-        key: the config key that holds the budget, for messages.
-        name: the data set, for messages.
-        what: 'a mask' or 'a label', for messages.
 
     Returns:
         [budget] indices into `ids`, in the seeded order.
@@ -130,9 +122,10 @@ def choose_labeled(
     Raises:
         DataError: the budget is below 1, below the number of classes, or above what there is.
     """
+    key, what = f"{task}_labels", ANNOTATION[task]
     ids = np.asarray(ids, dtype=str)
-    index = {str(ids[i]): i for i in np.flatnonzero(classes >= 0)}
-    order = np.array([index[i] for i in _shuffled(index, seed, "labeled")], np.int64)
+    candidates = np.flatnonzero(classes >= 0)
+    order = candidates[_shuffle(ids[candidates], seed, "labeled")]
     if not len(order):
         raise DataError(f"{name} has no training image with {what}; {key} needs a set that has")
     firsts = np.unique(classes[order], return_index=True)[1]
@@ -157,13 +150,14 @@ def choose_labeled(
     return np.concatenate([order[firsts], np.delete(order, firsts)])[: int(budget)]
 
 
-def _shuffled(names: Iterable[str], seed: int, purpose: str) -> list[str]:
-    """The distinct names in an order that is random in (seed, purpose)."""
+def _shuffle(names: NDArray[np.str_], seed: int, purpose: str) -> Indices:
+    """Indices into names, each there once, in an order that is random in (seed, purpose)."""
 
-    def rank(name: str) -> tuple[bytes, str]:
-        return hashlib.blake2b(f"{seed}/{purpose}/{name}".encode(), digest_size=8).digest(), name
+    def rank(index: int) -> bytes:
+        text = f"{seed}/{purpose}/{names[index]}"
+        return hashlib.blake2b(text.encode(), digest_size=8).digest()
 
-    return sorted(set(names), key=rank)
+    return np.array(sorted(range(len(names)), key=rank), np.int64)
 
 
 def _count(key: str, size: int | float, total: int, *, available: int) -> int:
@@ -184,11 +178,6 @@ def _carve(
 ) -> NDArray[np.bool_]:
     """Marks whole groups of the pool, in random order, until `count` examples are marked."""
     names, sizes = np.unique(groups[pool], return_counts=True)
-    size = dict(zip(names.tolist(), sizes.tolist(), strict=True))
-    taken: list[str] = []
-    for group in _shuffled(size, seed, purpose):
-        if count <= 0:
-            break
-        taken.append(group)
-        count -= size[group]
-    return pool & np.isin(groups, taken)
+    order = _shuffle(names, seed, purpose)
+    marked_before = np.cumsum(sizes[order]) - sizes[order]
+    return pool & np.isin(groups, names[order][marked_before < count])

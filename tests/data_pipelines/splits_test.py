@@ -5,6 +5,7 @@ import pytest
 
 from data_pipelines.errors import DataError
 from data_pipelines.splits import choose_labeled, split_examples, split_sizes
+from multimix_jax.names import Task
 
 SEEDS = range(5)
 
@@ -170,8 +171,8 @@ def test_split_errors(ids, official, sizes, message):
         split_examples(ids, ids, official, val=sizes[0], test=sizes[1], seed=0)
 
 
-def _choose(ids, classes, budget, seed, what="a label"):
-    return choose_labeled(ids, classes, budget, seed, key="cls_labels", name="chex", what=what)
+def _choose(ids, classes, budget, seed):
+    return choose_labeled(ids, classes, budget, seed, task=Task.CLS, name="chex")
 
 
 @pytest.mark.parametrize("seed", SEEDS)
@@ -240,7 +241,7 @@ def test_budget_error_for_masks_names_set_key_and_remedy():
     ids = [f"JPCLN{i:03d}" for i in range(111)]
     with pytest.raises(DataError) as error:
         classes = np.zeros(len(ids), int)
-        choose_labeled(ids, classes, 500, 0, key="seg_labels", name="jsrt", what="a mask")
+        choose_labeled(ids, classes, 500, 0, task=Task.SEG, name="jsrt")
     assert str(error.value) == (
         "seg_labels=500, but jsrt has 111 training images with a mask; "
         'use a number up to 111 or "all"'
