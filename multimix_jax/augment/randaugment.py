@@ -113,17 +113,13 @@ def _point(image: jax.Array, index: jax.Array, magnitude: jax.Array) -> jax.Arra
     """One 256-entry table per channel, chosen by the index, and one lookup."""
     height, width, channels = image.shape
     planes = jnp.moveaxis(image, -1, 0).reshape(channels, height * width)
-    histograms = jax.vmap(_histogram)(planes)
+    # How often each grey value occurs; on CPU much faster than one-hot sums.
+    histograms = jax.vmap(lambda plane: jnp.zeros(256, jnp.int32).at[plane].add(1))(planes)
     mean = _mean(planes, histograms)
     row = jnp.where(index < len(POINTWISE), index, _IDENTITY)
     tables = jax.vmap(_tables, in_axes=(0, None, None))(histograms, mean, magnitude)[:, row]
     planes = jax.vmap(lambda table, plane: table[plane])(tables, planes)
     return jnp.moveaxis(planes.reshape(channels, height, width), 0, -1)
-
-
-def _histogram(plane: jax.Array) -> jax.Array:
-    """How often each grey value occurs in `[P]`; on CPU much faster than one-hot sums."""
-    return jnp.zeros(256, jnp.int32).at[plane].add(1)
 
 
 def _mean(planes: jax.Array, histograms: jax.Array) -> jax.Array:

@@ -84,7 +84,21 @@ class MultiMix(nn.Module):
         self, images: jax.Array, dropout_keys: jax.Array | None = None
     ) -> tuple[jax.Array, ...]:
         """Images -> features of every level, see `Encoder`."""
-        self._check(images)
+        chex.assert_rank(images, 4)
+        height, width, channels = images.shape[1:]
+        factor = 2 ** (len(self.filters) - 1)
+        # The classifier pools once more.
+        smallest = 2 * factor if self.use_classifier else factor
+        if height % factor or width % factor or min(height, width) < smallest:
+            raise UsageError(
+                f"images are {height}x{width}, but each side must be a multiple of {factor} and at "
+                f"least {smallest}; change config.size or the number of config.model.filters"
+            )
+        if channels != self.in_channels:
+            raise UsageError(
+                f"images have {channels} channels, but the model takes {self.in_channels}; set "
+                "config.model.in_channels"
+            )
         return self.encoder(images, dropout_keys)
 
     def classify(self, features: Sequence[jax.Array]) -> jax.Array:
@@ -115,23 +129,6 @@ class MultiMix(nn.Module):
         """Features, and for the bridge images and saliency -> mask logits [B,H,W,C']."""
         joined = None if saliency is None else self.bridge(images, saliency)
         return self.decoder(features, joined, dropout_keys)
-
-    def _check(self, images: jax.Array) -> None:
-        chex.assert_rank(images, 4)
-        height, width, channels = images.shape[1:]
-        factor = 2 ** (len(self.filters) - 1)
-        # The classifier pools once more.
-        smallest = 2 * factor if self.use_classifier else factor
-        if height % factor or width % factor or min(height, width) < smallest:
-            raise UsageError(
-                f"images are {height}x{width}, but each side must be a multiple of {factor} and at "
-                f"least {smallest}; change config.size or the number of config.model.filters"
-            )
-        if channels != self.in_channels:
-            raise UsageError(
-                f"images have {channels} channels, but the model takes {self.in_channels}; set "
-                "config.model.in_channels"
-            )
 
 
 class ClassifierHead(nn.Module):

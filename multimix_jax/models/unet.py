@@ -69,7 +69,7 @@ class Encoder(nn.Module):
 class Decoder(nn.Module):
     """Expanding path of a U-Net: bilinear doubling (aligned corners), skip, block; then 1x1."""
 
-    filters: Sequence[int] = (128, 64, 32, 16)  # from the deepest stage up, none for the bottom
+    filters: Sequence[int] = (128, 64, 32, 16)  # of each stage from the deepest up
     mask_channels: int = 1
     dropout_rate: float = 0.25
     initializer: str = "torch"

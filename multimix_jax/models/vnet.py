@@ -14,7 +14,6 @@ from multimix_jax.ops.convolution import conv3x3
 from multimix_jax.ops.norms import EPSILON
 from multimix_jax.ops.strided import conv_doubling, conv_halving
 
-HEADS = ("mask", "sdf")
 NORMS = ("batch", "group", "instance")
 
 
@@ -86,7 +85,7 @@ class VNet(nn.Module):
 
     def _check(self, images: jax.Array) -> None:
         for head in self.heads:
-            if head not in HEADS:
+            if head not in ("mask", "sdf"):
                 raise UsageError(f"head {head!r} is unknown; use 'mask' and 'sdf' (config.model)")
         if self.norm not in NORMS:
             raise UsageError(

@@ -43,8 +43,7 @@ class JointNetwork(Network):
         self, variables: PyTree, images: jax.Array, dropout_keys: jax.Array | None = None
     ) -> dict[Head, jax.Array]:
         """8-bit images [B,H,W,C] -> probabilities: masks [B,H,W,C'], classes [B,K]."""
-        params = {"params": variables["params"]}
-        output: Any = self.model.apply(params, normalize(images), dropout_keys)
+        output: Any = self.model.apply(variables, normalize(images), dropout_keys)
         probabilities = {}
         if output.mask_logits is not None:
             probabilities[Head.MASK] = jax.nn.sigmoid(output.mask_logits)
@@ -57,9 +56,8 @@ class JointNetwork(Network):
         self, variables: PyTree, images: jax.Array, dropout_keys: jax.Array | None = None
     ) -> jax.Array:
         """Images [B,H,W,C] in [-1, 1] -> [B,K]."""
-        params = {"params": variables["params"]}
-        features: Any = self.model.apply(params, images, dropout_keys, method="encode")
-        logits: Any = self.model.apply(params, features, method="classify")
+        features: Any = self.model.apply(variables, images, dropout_keys, method="encode")
+        logits: Any = self.model.apply(variables, features, method="classify")
         return logits
 
 
