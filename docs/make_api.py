@@ -151,16 +151,19 @@ def field_text(line: ast.AnnAssign) -> str:
 
 
 def field_comments(value: type) -> list[str]:
-    """What the comments behind the fields of a class say of them."""
-    node, lines = definition(value), textwrap.dedent(inspect.getsource(value)).splitlines()
-    assert isinstance(node, ast.ClassDef)
-    described_fields = []
-    for line in node.body:
-        if isinstance(line, ast.AnnAssign):
-            _, _, comment = lines[line.lineno - 1].partition("  # ")
-            if comment:
-                described_fields.append(f"* `{ast.unparse(line.target)}`: {paragraph(comment)}")
-    return described_fields
+    """What the comments behind the fields of a class, and of its bases, say of them."""
+    comments = {}
+    for base in reversed(value.__mro__):
+        node = definition(base) if base.__module__.startswith(PACKAGE) else None
+        if not isinstance(node, ast.ClassDef):
+            continue
+        lines = textwrap.dedent(inspect.getsource(base)).splitlines()
+        for line in node.body:
+            if isinstance(line, ast.AnnAssign) and "ClassVar" not in ast.unparse(line.annotation):
+                _, _, comment = lines[line.lineno - 1].partition("  # ")
+                if comment:
+                    comments[ast.unparse(line.target)] = paragraph(comment)
+    return [f"* `{name}`: {comment}" for name, comment in comments.items()]
 
 
 def own_docstring(value: object) -> str:

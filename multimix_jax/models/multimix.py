@@ -74,7 +74,7 @@ class MultiMix(nn.Module):
         with the published depth."""
         features = self.encode(images, dropout_keys)
         class_logits = self.classify(features) if self.use_classifier else None
-        saliency = self.saliency(images) if self.use_bridge else None
+        saliency = self.saliency(images)
         mask_logits = None
         if self.use_decoder:
             mask_logits = self.segment(images, features, saliency, dropout_keys)
@@ -105,8 +105,10 @@ class MultiMix(nn.Module):
         """Features of every level -> class logits [B,K]."""
         return self.classifier(features[-1])
 
-    def saliency(self, images: jax.Array) -> jax.Array:
-        """Images -> saliency [B,H,W,1] of the strongest class, dropout off; see `saliency_map`."""
+    def saliency(self, images: jax.Array) -> jax.Array | None:
+        """Images -> `saliency_map` [B,H,W,1], dropout off; None without a bridge."""
+        if not self.use_bridge:
+            return None
         if self.is_initializing():
             return jnp.zeros((*images.shape[:-1], 1), images.dtype)
         # Unbound copies, because a Flax module may not be called inside another's transformation.

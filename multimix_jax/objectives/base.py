@@ -100,7 +100,8 @@ class Objective(Protocol):
 
 
 def make_checked(kind: Any, section: str, **values: Any) -> Any:
-    """An instance of a dataclass; UsageError names what `section` of the config has too much."""
+    """An instance of a dataclass; UsageError names a field of the config's `section` that it
+    lacks."""
     fields = [field.name for field in dataclasses.fields(kind)]
     for name in values:
         if name not in fields:

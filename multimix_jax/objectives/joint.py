@@ -154,7 +154,7 @@ class JointObjective(Objective):
 
     def _class_weights(self, step: jax.Array) -> dict[str, Any]:
         """By term of the classes."""
-        raise NotImplementedError
+        return {"cls/cross_entropy": 1.0, "cls/pseudo_label": self.pseudo_label_weight}
 
     def __call__(
         self, params: Any, state: TrainState, batch: Batch, keys: ExampleKeys
@@ -172,9 +172,7 @@ class JointObjective(Objective):
         monitors: Metrics = {}
         if mask is not None:
             images, levels = images[:split], [level[:split] for level in features]
-            saliency = None
-            if self.model.use_bridge:
-                saliency = self._apply(params, images, method="saliency")
+            saliency = self._apply(params, images, method="saliency")
             dropout = dropout_keys(keys, "decoder", views)[:split]
             logits = self._apply(params, images, levels, saliency, dropout, method="segment")
             terms |= self._segmentation_terms(logits, mask)

@@ -71,6 +71,3 @@ class MultiMixObjective(JointObjective):
             kl = losses.bernoulli_kl(p_logits=labeled, q_logits=unlabeled)
             terms["seg/kl"] = self.kl_weight * kl.mean()
         return terms
-
-    def _class_weights(self, step: jax.Array) -> dict[str, Any]:
-        return {"cls/cross_entropy": 1.0, "cls/pseudo_label": self.pseudo_label_weight}

@@ -15,8 +15,16 @@ def keep_mask(keys: jax.Array, shape: tuple[int, ...], rate: float) -> jax.Array
     """Bool [B,*shape] for keys [B], independent, true with probability 1 - `rounded(rate)`."""
     bits, threshold = _fraction_of_two(rate)
     size = math.prod(shape)
-    draws = jax.vmap(lambda key: _random_integers(key, size, bits))(keys)
-    return (draws >= threshold).reshape(len(keys), *shape)
+
+    def integers(key: jax.Array) -> jax.Array:
+        """Uniform below 2^bits, uint8 [size]."""
+        # Flat 32-bit draws compile and run several times faster on CPU than bytes do.
+        words = jax.random.bits(key, (-(-size * bits // 32),), jnp.uint32)
+        octets = jax.lax.bitcast_convert_type(words, jnp.uint8).reshape(1, -1)
+        shifts = jnp.arange(0, 8, bits, dtype=jnp.uint8)[:, None]
+        return ((octets >> shifts) & (2**bits - 1)).reshape(-1)[:size]
+
+    return (jax.vmap(integers)(keys) >= threshold).reshape(len(keys), *shape)
 
 
 def rounded(rate: float) -> float:
@@ -26,15 +34,6 @@ def rounded(rate: float) -> float:
 
 
 def _fraction_of_two(rate: float) -> tuple[int, int]:
-    """Bits and numerator of `rate` as numerator / 2^bits, to 1/256."""
+    """Bits, one of 1, 2, 4 and 8, and numerator of `rate` as numerator / 2^bits, to 1/256."""
     bits = next(bits for bits in (1, 2, 4, 8) if bits == 8 or (rate * 2**bits).is_integer())
     return bits, round(rate * 2**bits)
-
-
-def _random_integers(key: jax.Array, size: int, bits: int) -> jax.Array:
-    """Uniform integers below 2^bits as uint8 [size]; `bits` is 1, 2, 4 or 8."""
-    # Flat 32-bit draws compile and run several times faster on CPU than bytes do.
-    words = jax.random.bits(key, (-(-size * bits // 32),), jnp.uint32)
-    octets = jax.lax.bitcast_convert_type(words, jnp.uint8).reshape(1, -1)
-    shifts = jnp.arange(0, 8, bits, dtype=jnp.uint8)[:, None]
-    return ((octets >> shifts) & (2**bits - 1)).reshape(-1)[:size]
