@@ -166,12 +166,12 @@ class DtmlObjective(Objective):
 
     @property
     def network(self) -> DtmlNetwork:
-        return DtmlNetwork(self.seg, self.sdf, self.patch, self.sharpness, self.teacher_weight > 0)
+        return DtmlNetwork(self.seg, self.sdf, self.patch, self.sharpness, self.uses_average)
 
     @property
     def streams(self) -> tuple[Stream, ...]:
         """The unlabelled one where a term uses it."""
-        return (LABELED, UNLABELED) if self._mutual or self.teacher_weight else (LABELED,)
+        return (LABELED, UNLABELED) if self._mutual or self.uses_average else (LABELED,)
 
     @property
     def has(self) -> dict[Component, bool]:
@@ -179,7 +179,7 @@ class DtmlObjective(Objective):
             Component.DECODER: True,
             Component.DISTANCE_NETWORK: self.sdf is not None,
             Component.MUTUAL: self._mutual,
-            Component.TEACHER: self.teacher_weight > 0,
+            Component.TEACHER: self.uses_average,
         }
 
     @property
@@ -212,7 +212,7 @@ class DtmlObjective(Objective):
         overlap = losses.squared_dice_loss(probability=jax.nn.sigmoid(logits[labeled]), mask=masks)
         terms = {"seg/cross_entropy": entropy.mean() / 2, "seg/dice": overlap.mean() / 2}
         monitors: Metrics = {}
-        if self._mutual or self.teacher_weight:
+        if UNLABELED in views:
             monitors["ramp_up"] = ramp_up(state.step, self.ramp_up)
         if self.sdf is not None:
             inside = losses.mask_of_distance(outputs["sdf"], self.sharpness)
@@ -224,10 +224,10 @@ class DtmlObjective(Objective):
         if self._mutual:
             disagreement = self._disagreement(inside, jax.nn.sigmoid(logits), len(masks))
             terms["mutual"] = self.mutual_weight * monitors["ramp_up"] * disagreement
-        if self.teacher_weight:
+        if self.uses_average:
             taught, new = self._teach(state, seen[UNLABELED], keys)
-            # Without batch norm there are no statistics, as `init` has it.
-            stats |= {_TEACHER: new} if new else {}
+            if new:  # with batch norm only, as `init` has it
+                stats[_TEACHER] = new
             error = jnp.square(jax.nn.sigmoid(logits[len(masks) :]) - taught).mean()
             terms["teacher"] = self.teacher_weight * monitors["ramp_up"] * error
         return jnp.asarray(sum(terms.values())), ({**terms, **monitors}, stats)
