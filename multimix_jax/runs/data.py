@@ -21,7 +21,6 @@ class RunData(TrainingData, Protocol):
     Attributes:
       label_spec: classes and masks of what is trained on.
       ids: the images used, by purpose, as JSON values.
-      digest: identifies the training data and their order; a run goes on only with the same.
       contents: digests of what folders of one's own hold, wherever they lie, by kind of file.
       validation: sets to choose the checkpoint on, and the calibration.
       tests: sets to report on.
@@ -31,7 +30,6 @@ class RunData(TrainingData, Protocol):
 
     label_spec: LabelSpec
     ids: Mapping[str, Any]
-    digest: str
     contents: Mapping[str, str]
     validation: Sequence[EvalSet]
     tests: Sequence[EvalSet]

@@ -31,7 +31,7 @@ from multimix_jax.runs.spec import RunSpec
 from multimix_jax.state import TrainState
 from multimix_jax.training import parallel
 from multimix_jax.training.checkpoint import Checkpoints, newest_step
-from multimix_jax.training.loop import Progress, check_data, restore, train
+from multimix_jax.training.loop import check_data, train
 from multimix_jax.training.metric_writer import MetricWriter
 from multimix_jax.training.preemption import PreemptionGuard
 
@@ -106,28 +106,20 @@ class Run:
         check_belongs(self.data, self.programs, state.eval_variables, self.spec.data.size)
         if self.programs.predictor.windows is not None:  # patches may be of any size
             self.programs.check_memory(next(self.data.batches(0, 1)), self.spec.data.size)
-        writes = parallel.is_first()
-        if writes:  # nothing is written before all is sound
+        if parallel.is_first():  # nothing is written before all is sound
             workdir.claim(self.path, self.config, self.data)
-        with Checkpoints(self.path) as checkpoints:
-            state, progress = restore(checkpoints, state, Progress(data=self.data.digest))
-            start = int(state.step)
-            guard.begin(start, functools.partial(newest_step, self.path, Checkpoint.LAST))
-            with MetricWriter(self.path, start, silent=not writes) as writer:
-                if start == 0 and writes:
-                    self.observer.trained_on(self._views())
-                train(
-                    state,
-                    sharded,
-                    self.data,
-                    steps=steps,
-                    cadence=self.spec.training.cadence,
-                    validate=functools.partial(self._validate, writer),
-                    writer=writer,
-                    checkpoints=checkpoints,
-                    progress=progress,
-                    guard=guard,
-                )
+            if not newest_step(self.path, Checkpoint.LAST):
+                self.observer.trained_on(self._views())
+        train(
+            self.path,
+            state,
+            sharded,
+            self.data,
+            steps=steps,
+            cadence=self.spec.training.cadence,
+            validate=self._validate,
+            guard=guard,
+        )
 
     def evaluate(self) -> dict[str, Any]:
         """Measures the best and the last weights, and the baseline, on every test set.
@@ -230,7 +222,7 @@ class Run:
         return None
 
     def _validate(
-        self, writer: MetricWriter, variables: PyTree, step: int
+        self, variables: PyTree, step: int, writer: MetricWriter
     ) -> tuple[float, dict[str, float]]:
         summaries: list[Summary] = []
         values: dict[str, float] = {}

@@ -1,6 +1,9 @@
 """The training loop: steps, their metrics, validation and checkpoints."""
 
+import contextlib
 import dataclasses
+import functools
+import pathlib
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Protocol
@@ -12,7 +15,7 @@ from multimix_jax.errors import UsageError
 from multimix_jax.names import Checkpoint
 from multimix_jax.state import TrainState
 from multimix_jax.training import parallel
-from multimix_jax.training.checkpoint import Checkpoints
+from multimix_jax.training.checkpoint import Checkpoints, newest_step
 from multimix_jax.training.metric_writer import MetricWriter
 from multimix_jax.training.preemption import Preempted, PreemptionGuard
 
@@ -33,10 +36,11 @@ class Cadence:
 
 
 class TrainingData(Protocol):
-    """What the loop asks of the data: NumPy arrays of the steps `start` to `stop` - 1, and the ids
-    of a step's examples by stream."""
+    """What the loop asks of the data: NumPy arrays of the steps `start` to `stop` - 1, the ids of a
+    step's examples by stream, and a digest of all examples and their order."""
 
     images_per_step: int
+    digest: str
 
     def batches(self, start: int, stop: int) -> Iterator[PyTree]: ...
     def ids_of_step(self, step: int) -> Mapping[str, Sequence[str]]: ...
@@ -46,28 +50,12 @@ class TrainingData(Protocol):
 class Progress:
     """What a run carries besides its state; saved with every checkpoint as JSON values."""
 
-    data: str = ""  # identifies the order of the data, which with the step gives the place in it
+    data: str = ""  # `TrainingData.digest`; with the step it gives the place in the data
     best_score: float | None = None  # on validation
     best_step: int | None = None
     seconds: float = 0.0  # of training, over all starts, with compilation and validation
     skipped: int = 0  # steps that were not finite, and so not learned from
     skipped_in_row: int = 0  # how many of them were the last ones
-
-
-def restore(
-    checkpoints: Checkpoints, state: TrainState, progress: Progress
-) -> tuple[TrainState, Progress]:
-    """State and progress of the last checkpoint, or those given where there is none.
-
-    UsageError where the checkpoint is damaged, or was made with other data.
-    """
-    restored = checkpoints.restore(Checkpoint.LAST, state)
-    if restored is None:
-        return state, progress
-    state, meta = restored
-    saved = Progress(**meta)
-    check_data(saved.data, progress.data)
-    return state, saved
 
 
 def check_data(trained: str, here: str) -> None:
@@ -135,37 +123,48 @@ class _Log:
 
 
 def train(
+    workdir: pathlib.Path,
     state: TrainState,
     sharded: parallel.ShardedStep,
     data: TrainingData,
     *,
     steps: int,
     cadence: Cadence,
-    validate: Callable[[PyTree, int], tuple[float, Mapping[str, float]]],
-    writer: MetricWriter,
-    checkpoints: Checkpoints,
-    progress: Progress,
+    validate: Callable[[PyTree, int, MetricWriter], tuple[float, Mapping[str, float]]],
     guard: PreemptionGuard,
-) -> TrainState:
-    """Trains from `state.step` to `steps`; what it wrote up to there is as if never interrupted.
+) -> None:
+    """Trains to `steps`; goes on from the last checkpoint in `workdir` as if never interrupted.
 
-    `state` is placed by `sharded.put_state`; `validate` is (variables, step) -> (score, metrics);
-    `progress` is updated in place; `guard` is asked after each step.
+    `state` is that before the first step, placed by `sharded.put_state`; `validate` gives a score
+    and metrics of variables; `guard` is asked after each step.
 
     Raises:
       Preempted: by SIGTERM or SIGINT; the state was saved.
-      UsageError: too many steps in a row were not finite.
+      UsageError: the checkpoint is damaged, or was made with other data; or too many steps in a row
+        were not finite.
     """
-    begun, before = time.monotonic(), progress.seconds
-    step = int(state.step)
-    bar = tqdm(total=steps, initial=step, desc="Training", unit=" steps", disable=None)
-    log = _Log(steps, cadence, data, writer, bar, progress)
+    progress = Progress(data=data.digest)
+    with contextlib.ExitStack() as stack:
+        checkpoints = stack.enter_context(Checkpoints(workdir))
+        restored = checkpoints.restore(Checkpoint.LAST, state)
+        if restored is not None:
+            state, meta = restored
+            progress = Progress(**meta)
+            check_data(progress.data, data.digest)
+        step, before = int(state.step), progress.seconds
+        guard.begin(step, functools.partial(newest_step, workdir, Checkpoint.LAST))
+        silent = not parallel.is_first()
+        writer = stack.enter_context(MetricWriter(workdir, step, silent=silent))
+        bar = stack.enter_context(
+            tqdm(total=steps, initial=step, desc="Training", unit=" steps", disable=None)
+        )
+        begun = time.monotonic()
+        log = _Log(steps, cadence, data, writer, bar, progress)
 
-    def save(which: Checkpoint) -> None:
-        progress.seconds = before + time.monotonic() - begun
-        checkpoints.save(which, state, dataclasses.asdict(progress))
+        def save(which: Checkpoint) -> None:
+            progress.seconds = before + time.monotonic() - begun
+            checkpoints.save(which, state, dataclasses.asdict(progress))
 
-    with bar:
         for batch in parallel.prefetch(data.batches(step, steps), sharded.put_batch):
             state, metrics = sharded.step(state, batch)
             step += 1
@@ -178,7 +177,8 @@ def train(
                 continue
             log.fetch()  # a checkpoint stands for all metrics before it
             if evaluate:
-                score, validation = validate(parallel.local_copy(state.eval_variables), step)
+                variables = parallel.local_copy(state.eval_variables)
+                score, validation = validate(variables, step, writer)
                 score = parallel.broadcast_from_process_0(score)
                 writer.scalars(step, "validation", validation)
                 best = progress.best_score is None or score > progress.best_score
@@ -191,4 +191,3 @@ def train(
             save(Checkpoint.LAST)
             if stop and step < steps:
                 raise Preempted(f"stopped after step {step} of {steps}; the same command goes on")
-    return state
