@@ -140,7 +140,7 @@ class Run:
                 {"checkpoint": which, "data_set": eval_set.name, **row} for row in images
             ]
 
-        with Checkpoints(self.path, alone=True) as checkpoints:
+        with Checkpoints(self.path) as checkpoints:
             like = self._initial_state().eval_variables
             # The test sets may be others than when it was trained.
             check_belongs(self.data, self.programs, like, self.spec.data.size)

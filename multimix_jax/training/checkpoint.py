@@ -31,14 +31,12 @@ class Checkpoints(contextlib.AbstractContextManager):
     """`WORKDIR/checkpoints/{last,best}/STEP`, written in the background and whole or not at all.
 
     Each holds `state`, a checkpoint of Orbax; `meta.json`; and `checksums.json`, of all files of
-    both: one that does not agree with them is never used. Of several processes the first writes,
-    and all read together, unless this one reads `alone`. Leaving the context waits for what is
-    still being written.
+    both: one that does not agree with them is never used. Of several processes the first writes.
+    Leaving the context waits for what is still being written.
     """
 
-    def __init__(self, workdir: str | pathlib.Path, *, alone: bool = False):
+    def __init__(self, workdir: str | pathlib.Path):
         self._root = pathlib.Path(workdir).absolute() / "checkpoints"
-        self._alone = alone
         # One thread, so that checkpoints appear in the order in which they were saved.
         self._writer = concurrent.futures.ThreadPoolExecutor(1)
         self._writing: dict[str, concurrent.futures.Future[None]] = {}
@@ -92,12 +90,13 @@ class Checkpoints(contextlib.AbstractContextManager):
     def restore(self, which: str, like: TrainState) -> tuple[TrainState, dict[str, Any]] | None:
         """State, placed like `like`, and `meta` of the newest sound checkpoint, or None.
 
-        Damaged ones are named in a warning and moved to `checkpoints/damaged`.
+        Damaged ones are named in a warning and moved to `checkpoints/damaged`. Of several processes
+        all restore together.
 
         Raises:
           UsageError: there are checkpoints, but none that can be read, or of another model.
         """
-        restored = self._restore(which, lambda _: like)
+        restored = self._restore(which, lambda _: like, together=True)
         return restored and restored[1:]
 
     def restore_variables(
@@ -106,7 +105,7 @@ class Checkpoints(contextlib.AbstractContextManager):
         """As `restore`: step, variables to evaluate with, whatever optimiser they had, and `meta`.
 
         `like` is `TrainState.eval_variables` of the model; None takes what is there. With `average`
-        they are the moving average of the weights, where one was kept.
+        they are the moving average of the weights, where one was kept. Waits for no other process.
         """
 
         def choose(saved: Mapping[str, PyTree]) -> dict[str, PyTree]:
@@ -115,18 +114,19 @@ class Checkpoints(contextlib.AbstractContextManager):
             current = saved if like is None else {**like, "ema_params": like["params"]}
             return {name: current[name] for name in names}
 
-        restored = self._restore(which, choose)
+        restored = self._restore(which, choose, together=False)
         if restored is None:
             return None
         step, state, meta = restored
         return step, {name.removeprefix("ema_"): part for name, part in state.items()}, meta
 
     def _restore(
-        self, which: str, choose: Callable[[Mapping[str, PyTree]], PyTree]
+        self, which: str, choose: Callable[[Mapping[str, PyTree]], PyTree], *, together: bool
     ) -> tuple[int, PyTree, dict[str, Any]] | None:
         """Step, state and meta of the newest sound checkpoint; `choose` as for `_read_state`."""
         concurrent.futures.wait(self._writing.values())
-        self._meet()  # once the first process has written what it was still writing
+        meet = parallel.wait_for_all if together else lambda: None
+        meet()  # once the first process has written what it was still writing
         damaged: dict[pathlib.Path, str] = {}
         for step in _steps(self._root / which):
             path = self._root / which / str(step)
@@ -134,29 +134,22 @@ class Checkpoints(contextlib.AbstractContextManager):
             if fault:
                 damaged[path] = fault
                 continue
-            self._meet()  # once all processes know what is damaged
-            for other, reason in damaged.items():
-                self._move_aside(other, reason)
+            meet()  # once all processes know what is damaged
+            for other, reason in damaged.items():  # put aside, so that it can be saved again
+                aside = self._root / "damaged" / f"{which}_{other.name}"
+                _logger.warning(
+                    f"checkpoint {other} is damaged ({reason}): moved to {aside}, an older one is "
+                    "used"
+                )
+                if not together or parallel.is_first():
+                    aside.parent.mkdir(exist_ok=True)
+                    shutil.rmtree(aside, ignore_errors=True)
+                    other.rename(aside)
             meta = json.loads((path / _META).read_text(encoding="utf-8"))
             return step, _read_state(path, choose), meta
         if damaged:
             raise _none_usable(damaged)
         return None
-
-    def _move_aside(self, path: pathlib.Path, fault: str) -> None:
-        """So that its step can be saved again."""
-        aside = self._root / "damaged" / f"{path.parent.name}_{path.name}"
-        _logger.warning(
-            f"checkpoint {path} is damaged ({fault}): moved to {aside}, an older one is used"
-        )
-        if self._alone or parallel.is_first():
-            aside.parent.mkdir(exist_ok=True)
-            shutil.rmtree(aside, ignore_errors=True)
-            path.rename(aside)
-
-    def _meet(self) -> None:
-        if not self._alone:
-            parallel.wait_for_all()
 
 
 def read_variables(
