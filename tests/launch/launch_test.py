@@ -339,7 +339,7 @@ def test_stopped_in_a_slow_step(whole, config, tmp_path, like, monkeypatch):
     """The step takes longer than a process lives that has nothing to save."""
     train = run.train
 
-    def train_slowly(state, spread, *args, **kwargs):
+    def train_slowly(path, state, spread, *args, **kwargs):
         def step(state, batch):
             if int(state.step) == 6:
                 with mock.patch.object(preemption, "NOTHING_UNSAVED", 0.2):
@@ -347,7 +347,7 @@ def test_stopped_in_a_slow_step(whole, config, tmp_path, like, monkeypatch):
                     time.sleep(1)
             return spread.step(state, batch)
 
-        return train(state, dataclasses.replace(spread, step=step), *args, **kwargs)
+        return train(path, state, dataclasses.replace(spread, step=step), *args, **kwargs)
 
     workdir = tmp_path / "run"
     patient = config.copy_and_resolve_references().unlock()
