@@ -18,15 +18,11 @@ _COLDEST, _HOTTEST = 0.25, 20.0  # a set without a single error would ask for 0
 
 @dataclasses.dataclass(frozen=True)
 class Calibration:
-    """What is done to the class probabilities of a network.
+    """What is done to the class probabilities of a network: logits / temperature (Guo et al. 2017).
 
-    Attributes:
-      temperature: the logits are divided by it (Guo et al. 2017); more than 1 for a network that is
-        too sure of itself.
-      threshold: on the probability of class 1 after that, from which it is predicted, in [0, 1]
-        or just above, never; None of other than two classes, where the most probable one is, and
-        of multi-label ones, which are predicted from .5 on.
-      multi_label: whether an image has any number of classes; else one.
+    Of two classes, class 1 is then predicted from a probability of `threshold` on, in [0, 1] or
+    just above, never. It is None of more classes, where the most probable one is predicted, and of
+    multi-label ones, where an image has any number of them, predicted from .5 on.
     """
 
     temperature: float = 1.0

@@ -20,8 +20,7 @@ class MetricWriter(contextlib.AbstractContextManager):
     one writes nothing, since another process does.
     """
 
-    def __init__(self, workdir: str | pathlib.Path, step: int = 0, *, silent: bool = False):
-        workdir = pathlib.Path(workdir)
+    def __init__(self, workdir: pathlib.Path, step: int = 0, *, silent: bool = False):
         path = pathlib.Path(os.devnull) if silent else workdir / "metrics.jsonl"
         if not silent:
             _keep_until(path, step)
