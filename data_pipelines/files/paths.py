@@ -16,9 +16,8 @@ def files_below(roots: Iterable[Path]) -> Iterator[Path]:
 
 
 def files_by_name(folder: Path, suffixes: Sequence[str]) -> dict[str, Path]:
-    """The files below `folder` with one of the suffixes, by their relative paths without it.
-
-    Raises DataError where two differ in their suffix alone.
+    """The files below `folder` with one of the suffixes, by their relative paths without it; a
+    DataError where two differ in their suffix alone.
     """
     files: dict[str, Path] = {}
     for path in files_below([folder]):

@@ -18,10 +18,8 @@ DecodedImage = tuple[np.ndarray, np.ndarray | None, tuple[float, float]]
 
 
 class ImageSetBuilder(SetBuilder):
-    """Stores images as uint8 [size, size, channels] with their masks.
-
-    A data set is a subclass that says where its files lie (`find`) and, where its files are
-    unusual, how one example is read (`read`).
+    """Stores images as uint8 [size, size, channels] with their masks. A subclass says where its
+    files lie (`find`) and, where they are unusual, how one example is read (`read`).
     """
 
     pixel_type = np.uint8

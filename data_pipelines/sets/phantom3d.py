@@ -1,7 +1,4 @@
-"""Hearts drawn by arithmetic: a small set of volumes for tests, examples and machines without data.
-
-Positions run from -1 to 1 along each axis.
-"""
+"""Drawn hearts: a small set of volumes for tests, examples and machines without data."""
 
 import numpy as np
 from scipy import ndimage
@@ -38,7 +35,7 @@ def draw(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
     """Draws one heart of its own size: standardised image float32 and mask bool, [X, Y, Z]."""
     sides = [int(side + rng.integers(-3, 4)) for side in SIDES]
     axes = [np.linspace(-1, 1, 2 * side + 1)[1::2] for side in sides]
-    place = np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1)
+    place = np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1)  # -1 to 1 along each axis
 
     centre = rng.uniform(-0.15, 0.15, 3)
     atrium = _ellipsoid(place, centre, rng.uniform((0.3, 0.25, 0.35), (0.45, 0.38, 0.5)), rng)

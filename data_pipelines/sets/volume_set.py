@@ -14,10 +14,8 @@ DecodedVolume = tuple[np.ndarray, np.ndarray | None, np.ndarray | None]
 
 
 class VolumeSetBuilder(SetBuilder):
-    """Stores volumes as float16 [X, Y, Z, 1] with their masks and where they lie in space.
-
-    A data set is a subclass that says where its files lie (`find`) and how one example is read
-    (`read`).
+    """Stores volumes as float16 [X, Y, Z, 1] with their masks and where they lie in space. A
+    subclass says where its files lie (`find`) and how one example is read (`read`).
     """
 
     variant = "volumes"
