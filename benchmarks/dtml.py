@@ -10,7 +10,6 @@ averaged; ours takes the same windows, in batches, and then those that runs take
 patch apart with Gaussian weights. All of a case take turns.
 """
 
-import dataclasses
 import functools
 import os
 import statistics
@@ -24,7 +23,7 @@ import optax
 
 from benchmarks import measure, scaling, torch_vnet
 from benchmarks.measure import Row
-from multimix_jax.inference.predictor import Member, Predictor
+from multimix_jax.inference.predictor import Member, PredictionSpec, Predictor
 from multimix_jax.inference.windows import Windows, window_starts
 from multimix_jax.models import VNet
 from multimix_jax.names import Head
@@ -88,8 +87,8 @@ def predictions(objective: DtmlObjective, volume: Sequence[int], rounds: int) ->
     patch = objective.patch
     released = released_stride(patch)
     half = tuple(side // 2 for side in patch)
-    own = Predictor([Member(alone.network)], windows=Windows(patch, released, 4, "uniform"))
-    default = dataclasses.replace(own, windows=Windows(patch, half, 4, "gaussian"))
+    by = lambda *window: Predictor([Member(alone.network, PredictionSpec(window=Windows(*window)))])
+    own, default = by(patch, released, 4, "uniform"), by(patch, half, 4, "gaussian")
     peer = torch_vnet.SlidingWindow(alone, variables, patch, released)
     arguments = [jax.device_put(variables)], image[None]
     scaling.log("prediction: compiling and timing")

@@ -57,17 +57,16 @@ def predictors(model: TrainedModel) -> dict[str, Predictor]:
     """By what is left out; the first is the run's own."""
     network, prediction = model.network, model.spec.prediction
     if not isinstance(network, JointNetwork):
-        raise UsageError(f"a run of method={model.spec.method} has none of these parts")
-    own = Predictor([Member(network, flips=prediction.flips)], keep_largest=prediction.keep_largest)
-    made = {"as configured": own}
+        raise UsageError(f"a run of method={model.spec.objective.method} has none of these parts")
+    other = lambda **fields: Member(network, dataclasses.replace(prediction, **fields))
+    made = {"as configured": Predictor([Member(network, prediction)])}
     if prediction.flips:
-        made["no flips"] = dataclasses.replace(own, members=[Member(network)])
+        made["no flips"] = Predictor([other(flips=False)])
     if prediction.keep_largest and network.model.use_decoder:
-        made["all components of a mask"] = dataclasses.replace(own, keep_largest=0)
+        made["all components of a mask"] = Predictor([other(keep_largest=0)])
     if network.model.use_bridge:
         zeros = ZeroSaliency(network.model, network.multi_label)
-        members = [Member(zeros, flips=prediction.flips)]
-        made["saliency of zeros"] = dataclasses.replace(own, members=members)
+        made["saliency of zeros"] = Predictor([Member(zeros, prediction)])
     return made
 
 
@@ -79,7 +78,7 @@ def compare(path: pathlib.Path, data_dir: str | None, quick: bool) -> list[Row]:
         config["data_dir"] = data_dir
     own, *others = predictors(model).items()
     cases = [(*case, model.variables) for case in (own, *others)]
-    if model.spec.training.ema_decay:
+    if model.spec.training.step.ema_decay:
         _, trained = read_variables(path, Checkpoint.BEST, average=False)
         cases.append(("no moving average", own[1], trained))
     tests = launch.open_data(config, model.spec, ()).tests[: 1 if quick else None]

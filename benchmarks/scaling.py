@@ -29,7 +29,7 @@ from benchmarks import measure
 from benchmarks.measure import Row
 from configs import common
 from multimix_jax import objectives
-from multimix_jax.objectives import Objective
+from multimix_jax.objectives import Objective, ObjectiveSpec
 from multimix_jax.state import TrainState
 from multimix_jax.training import machine, optimizer, parallel
 from multimix_jax.training.step import make_train_step
@@ -209,12 +209,12 @@ def objective(dtype: str = "float32", **model: Any) -> Objective:
     """MultiMix as published, but for these fields of its model."""
     c = common.get_config()
     fields = {**c.model, **model}
-    return objectives.make_objective(c.method, model=fields, dtype=dtype, terms=c.objective)
+    return objectives.make_objective(ObjectiveSpec(c.method, dtype, fields, c.objective))
 
 
 def adam() -> optax.GradientTransformation:
     """The optimiser as published."""
-    return optimizer.make_optimizer(optax.constant_schedule(1e-4), name="adam")
+    return optimizer.make_optimizer(optimizer.OptimizerSpec("adam"), optax.constant_schedule(1e-4))
 
 
 def random_variables(of: Objective) -> PyTree:

@@ -25,10 +25,11 @@ from benchmarks.measure import Row
 from multimix_jax.commands.train import make_run
 from multimix_jax.errors import UsageError
 from multimix_jax.evaluation.segmentation import segmentation_metrics
+from multimix_jax.inference.predictor import Member, Predictor
 from multimix_jax.inference.windows import Windows, window_starts
 from multimix_jax.names import Checkpoint, Head
 from multimix_jax.runs import workdir
-from multimix_jax.runs.spec import read_config
+from multimix_jax.runs.spec import RunSpec, read_config
 from multimix_jax.training import machine
 from multimix_jax.training.checkpoint import read_variables
 
@@ -40,8 +41,8 @@ def compare(path: pathlib.Path, data_dir: str | None, count: int | None) -> list
     config = read_config(path / workdir.CONFIG)
     if data_dir is not None:
         config["data_dir"] = data_dir
-    run = make_run(config, path, launch.open_data)
-    own = run.programs.predictor
+    run = make_run(config, RunSpec.of_config(config), path, launch.open_data)
+    own = run.spec.prediction
     if own.windows is None:
         raise UsageError(f"{path} predicts without windows; name a run with config.window.patch")
     patch = own.windows.patch
@@ -52,8 +53,11 @@ def compare(path: pathlib.Path, data_dir: str | None, count: int | None) -> list
         "half a patch apart, Gaussian": Windows(patch, half, 4, "gaussian"),
         "a patch apart, averaged": Windows(patch, patch, 4, "uniform"),
     }
-    predictors = {name: dataclasses.replace(own, windows=w) for name, w in windows.items()}
-    like = run.programs.initial_state(run.spec.seed, run.spec.data.size).eval_variables
+    predictors = {
+        name: Predictor([Member(run.programs.network, dataclasses.replace(own, window=window))])
+        for name, window in windows.items()
+    }
+    like = run.programs.initial_state(run.spec.seed).eval_variables
     step, variables = read_variables(path, Checkpoint.BEST, like)
 
     dice: dict[str, list[float]] = {name: [] for name in windows}

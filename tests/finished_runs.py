@@ -12,7 +12,7 @@ from configs import multimix
 from multimix_jax import atomic
 from multimix_jax.labels import LabelSpec
 from multimix_jax.names import BASELINE, Checkpoint, Head
-from multimix_jax.objectives import make_objective
+from multimix_jax.objectives import ObjectiveSpec, make_objective
 from multimix_jax.runs import record, workdir
 from multimix_jax.runs.picture_files import Gallery, Picture, write_examples, write_gallery
 
@@ -51,7 +51,7 @@ def write_run(
     path.mkdir()
     rng = np.random.default_rng(seed if draw is None else draw)
     results: dict = {"run": {"seconds": 12.5, "steps": c.steps, "tests": ["jsrt", "chex"]}}
-    objective = make_objective(c.method, model=c.model, dtype=c.dtype, terms=c.objective)
+    objective = make_objective(ObjectiveSpec(c.method, c.dtype, c.model, c.objective))
     results["run"]["components"] = objective.components
     labels = LabelSpec(("well", "ill") if c.model.use_classifier else ())
     rows = []

@@ -10,6 +10,7 @@ from multimix_jax.labels import LabelSpec
 from multimix_jax.names import Checkpoint
 from multimix_jax.objectives import make_objective
 from multimix_jax.runs import workdir
+from multimix_jax.runs.spec import RunSpec
 from multimix_jax.state import TrainState
 from multimix_jax.training.checkpoint import Checkpoints
 from tests.small_runs import small_config
@@ -28,13 +29,7 @@ def write_run(path, config, *, labels=LabelSpec(), seed=0):  # noqa: B008
     """Its moving average is what is meant to be used; gives a predictor and these variables."""
     fields = config.to_dict()
     workdir.claim(path, fields, Data(labels))
-    network = make_objective(
-        fields["method"],
-        model=fields["model"],
-        dtype=fields["dtype"],
-        terms=fields["objective"],
-        labels=labels,
-    ).network
+    network = make_objective(RunSpec.of_config(fields).objective, labels).network
     shapes = jax.eval_shape(lambda: network.init(jax.random.key(0), fields["size"]))
     rng = np.random.default_rng(seed)
     draw = lambda leaf: rng.uniform(0.1, 0.3, leaf.shape).astype(leaf.dtype)

@@ -25,6 +25,7 @@ from multimix_jax.commands import train
 from multimix_jax.labels import LabelSpec
 from multimix_jax.names import Checkpoint
 from multimix_jax.runs.run import Run
+from multimix_jax.runs.spec import RunSpec
 from multimix_jax.state import TrainState
 from multimix_jax.training.checkpoint import Checkpoints
 
@@ -122,12 +123,13 @@ def launch_main(
 
 def make_run(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> Run:
     """The run that launch.py makes of a config."""
-    return train.make_run(config.to_dict(), workdir, launch.open_data)
+    fields = config.to_dict()
+    return train.make_run(fields, RunSpec.of_config(fields), workdir, launch.open_data)
 
 
 def first_state(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> TrainState:
     """A state of the shape of a run's."""
-    return make_run(config, workdir).programs.initial_state(config.seed, config.size)
+    return make_run(config, workdir).programs.initial_state(config.seed)
 
 
 def start_launch(*flags: str) -> subprocess.Popen:

@@ -96,7 +96,7 @@ def run(arguments: argparse.Namespace, image_files: ImageFiles) -> int:
     runs = [arguments.run, *arguments.ensemble]
     models = read_models(runs, arguments.which)
     for path, model in zip(runs, models):
-        if arguments.dropout and not model.spec.model.get("dropout_rate"):
+        if arguments.dropout and not model.spec.objective.model.get("dropout_rate"):
             raise UsageError(
                 f"{path} was trained without dropout (config.model.dropout_rate=0.0), so that "
                 "--dropout makes no difference; leave it out, or use --flips or --ensemble"
@@ -107,7 +107,6 @@ def run(arguments: argparse.Namespace, image_files: ImageFiles) -> int:
         compare_flips=arguments.flips,
         draws=arguments.dropout,
         saliency=arguments.saliency,
-        keep_largest=first.spec.prediction.keep_largest,
         seed=arguments.seed,
         quick=len(files) <= FEW,
     )

@@ -100,7 +100,7 @@ def run_one(
     if train and results:
         print(f"{folder} is finished; its results:\n{tables.of_run(results)}")
         return
-    run = make_run(config, folder, parts.open_data)
+    run = make_run(config, spec, folder, parts.open_data)
     if train:
         run.train(guard)
     if parallel.is_first():
@@ -108,24 +108,16 @@ def run_one(
     parallel.wait_for_all()
 
 
-def make_run(config: Mapping[str, Any], path: pathlib.Path, open_data: OpenData) -> Run:
-    """The run that a config describes, in its folder.
+def make_run(
+    config: Mapping[str, Any], spec: RunSpec, path: pathlib.Path, open_data: OpenData
+) -> Run:
+    """The run that a config, and its spec, describe, in its folder.
 
     Raises:
       UsageError: something that was asked for cannot be done.
     """
-    spec = RunSpec.of_config(config)
-    streams = make_objective(
-        spec.method, model=spec.model, dtype=spec.training.dtype, terms=spec.objective
-    ).streams
-    data = open_data(config, spec, streams)
+    data = open_data(config, spec, make_objective(spec.objective).streams)
     programs = make_programs(
-        method=spec.method,
-        model=spec.model,
-        terms=spec.objective,
-        size=spec.data.size,
-        training=spec.training.compiled,
-        prediction=spec.prediction,
-        labels=data.label_spec,
+        spec.objective, spec.data.size, spec.training, spec.prediction, data.label_spec
     )
     return Run(path, config, spec, programs, data, PictureObserver(path, spec, data))

@@ -26,23 +26,35 @@ DISAGREEMENT = "mask_disagreement"
 
 
 @dataclasses.dataclass(frozen=True)
-class Member:
-    """A network as it was validated.
+class PredictionSpec:
+    """How images are predicted, by the fields of configs/common.py."""
 
-    Attributes:
-      network: what predicts.
-      calibration: of its class probabilities; None leaves them as they are.
-      flips: whether its answer is the mean over an image and its mirror image.
-    """
+    eval_batch_size: int = dataclasses.field(default=32, metadata={"least": 1})
+    flips: bool = False
+    keep_largest: int = dataclasses.field(default=0, metadata={"least": 0})
+    window: Windows = Windows()
+
+    @property
+    def windows(self) -> Windows | None:
+        """How images are cut; None takes each whole."""
+        return self.window if self.window.patch else None
+
+
+@dataclasses.dataclass(frozen=True)
+class Member:
+    """A network as it was validated, with its calibration, if any."""
 
     network: Network
+    spec: PredictionSpec = PredictionSpec()
     calibration: Calibration | None = None
-    flips: bool = False
 
-    def answer(self, variables: PyTree, images: jax.Array, keys: jax.Array | None) -> Answer:
-        """Probabilities by head; `keys` [B] switch dropout on."""
+    def answer(
+        self, variables: PyTree, images: jax.Array, keys: jax.Array | None, *, flips: bool
+    ) -> Answer:
+        """Probabilities by head, with `flips` means over the images and their mirror images; `keys`
+        [B] switch dropout on."""
         answer = self.network.predict(variables, images, keys)
-        if self.flips:
+        if flips:
             flipped = _flip_back(self.network.predict(variables, _flip(images), keys))
             answer = {head: (answer[head] + flipped[head]) / 2 for head in answer}
         if Head.CLASSES in answer and self.calibration is not None:
@@ -57,13 +69,11 @@ class Predictor:
     Validation, tests, `multimix-predict`, exported programs and the Python API all predict by it.
 
     Attributes:
-      members: one, or those of an ensemble.
+      members: one, or those of an ensemble; windows and masks are as the first one's `spec` says.
       compare_flips: each member answers for the image and for its mirror image, in place of their
         mean.
       draws: answers of each with dropout on (Gal & Ghahramani 2016); 0 for one without.
       saliency: one of `saliency.KINDS`.
-      windows: to predict larger images and volumes by; None takes each whole.
-      keep_largest: how many connected components of each mask are kept, the largest; 0 for all.
       seed: of dropout and noise.
       quick: whether the time to compile matters more than that of an image.
     """
@@ -72,17 +82,19 @@ class Predictor:
     compare_flips: bool = False
     draws: int = 0
     saliency: str = "none"
-    windows: Windows | None = None
-    keep_largest: int = 0
     seed: int = 0
     quick: bool = False
+
+    @property
+    def spec(self) -> PredictionSpec:
+        return self.members[0].spec
 
     def __call__(
         self, variables: Sequence[PyTree], images: Any, places: np.ndarray | None = None
     ) -> Answer:
         """Compiled, over this process's devices; see `predict`. Volumes, or larger images, go
         window by window, on one device."""
-        if self.windows is not None:
+        if self.spec.windows is not None:
             answers = [self._by_windows(variables, image) for image in images]
             return {name: np.stack([answer[name] for answer in answers]) for name in answers[0]}
         if places is None:
@@ -116,8 +128,7 @@ class Predictor:
             for flipped in (False, True) if self.compare_flips else (False,):
                 own_keys = _fold_in(keys, 2 * index + flipped)
                 view = _flip(images) if flipped else images
-                alone = dataclasses.replace(member, flips=member.flips and not self.compare_flips)
-                answer = self._draws(alone, own, view, own_keys)
+                answer = self._draws(member, own, view, own_keys)
                 shown = saliency.make_map(self.saliency, member.network, own, view, own_keys)
                 if flipped:
                     answer = _flip_back(answer, axis=3)
@@ -137,18 +148,20 @@ class Predictor:
 
     def masks(self, probabilities: np.ndarray) -> np.ndarray:
         """Probabilities [*sides,C] of one image -> masks, bool."""
-        return geometry.largest_components(probabilities >= 0.5, self.keep_largest)
+        return geometry.largest_components(probabilities >= 0.5, self.spec.keep_largest)
 
     def _draws(
         self, member: Member, variables: PyTree, images: jax.Array, keys: jax.Array | None
     ) -> Answer:
         """Answers [draws,B,...], of which each has dropout of its own; or [1,B,...] without."""
-        if not self.draws:
-            return {h: v[None] for h, v in member.answer(variables, images, None).items()}
+        flips = member.spec.flips and not self.compare_flips
 
         def answer(draw: jax.Array) -> Answer:
-            return member.answer(variables, images, _fold_in(keys, draw))
+            return member.answer(variables, images, _fold_in(keys, draw), flips=flips)
 
+        if not self.draws:
+            alone = member.answer(variables, images, None, flips=flips)
+            return {head: values[None] for head, values in alone.items()}
         return jax.lax.map(answer, jnp.arange(self.draws))
 
     @functools.cached_property
@@ -160,8 +173,7 @@ class Predictor:
 
     @functools.cached_property
     def _by_windows(self) -> Callable[..., dict[str, np.ndarray]]:
-        assert self.windows is not None
-        return make_sliding_window(self.predict, self.windows)
+        return make_sliding_window(self.predict, self.spec.window)
 
 
 def _fold_in(keys: jax.Array | None, number: jax.Array | int) -> jax.Array | None:

@@ -63,8 +63,8 @@ class Windows:
       UsageError: a value is out of its range.
     """
 
-    patch: tuple[int, ...]
-    stride: tuple[int, ...]
+    patch: tuple[int, ...] = ()
+    stride: tuple[int, ...] = ()
     batch_size: int = dataclasses.field(default=4, metadata={"least": 1})
     weights: str = "gaussian"
 

@@ -53,6 +53,17 @@ class Network(Protocol):
         raise TypeError(f"{type(self).__name__} has no classifier")
 
 
+@dataclasses.dataclass(frozen=True)
+class ObjectiveSpec:
+    """What an objective is made of, by the fields of configs/common.py: `model` and `objective` are
+    attributes of its network and of its loss."""
+
+    method: str
+    dtype: str
+    model: Mapping[str, Any]
+    objective: Mapping[str, Any]
+
+
 class Objective(Protocol):
     """A method: its network and its loss. `switches` are the fields of the config, with their
     sections, that switch its components on and off."""
@@ -60,10 +71,8 @@ class Objective(Protocol):
     switches: ClassVar[tuple[str, ...]]
 
     @classmethod
-    def of_config(
-        cls, model: Mapping[str, Any], dtype: str, terms: Mapping[str, Any], labels: LabelSpec
-    ) -> Self:
-        """The objective with its network, from plain values; see `objectives.make_objective`."""
+    def of_config(cls, spec: ObjectiveSpec, labels: LabelSpec) -> Self:
+        """The objective with its network, see `objectives.make_objective`."""
         ...
 
     @property

@@ -17,7 +17,15 @@ from multimix_jax.models.multimix import normalize
 from multimix_jax.models.unet import UNet
 from multimix_jax.models.vnet import VNet
 from multimix_jax.names import Component, Head, Stream
-from multimix_jax.objectives.base import AXIS, Batch, Metrics, Network, Objective, make_checked
+from multimix_jax.objectives.base import (
+    AXIS,
+    Batch,
+    Metrics,
+    Network,
+    Objective,
+    ObjectiveSpec,
+    make_checked,
+)
 from multimix_jax.objectives.joint import dropout_keys
 from multimix_jax.ops.distance import signed_distance
 from multimix_jax.state import TrainState
@@ -133,12 +141,10 @@ class DtmlObjective(Objective):
     switches = ("ema_decay", "model.use_sdf", "objective.mutual_weight", "objective.teacher_weight")
 
     @classmethod
-    def of_config(
-        cls, model: Mapping[str, Any], dtype: str, terms: Mapping[str, Any], labels: LabelSpec
-    ) -> Self:
-        """`model` holds `network`, one of NETWORKS; `use_sdf`, whether there is a network of
+    def of_config(cls, spec: ObjectiveSpec, labels: LabelSpec) -> Self:
+        """`spec.model` holds `network`, one of NETWORKS; `use_sdf`, whether there is a network of
         distance maps; and the attributes of the network. Of `labels` there is one mask."""
-        attributes = dict(model)
+        terms, attributes = spec.objective, dict(spec.model)
         name, use_sdf = attributes.pop("network"), attributes.pop("use_sdf")
         for field, value, allowed in (
             ("model.network", name, tuple(NETWORKS)),
@@ -157,7 +163,7 @@ class DtmlObjective(Objective):
             )
 
         def network(head: str) -> Any:
-            common = dict(heads=(head,), dtype=jnp.dtype(dtype), axis_name=AXIS)
+            common = dict(heads=(head,), dtype=jnp.dtype(spec.dtype), axis_name=AXIS)
             return make_checked(NETWORKS[name], "model", **attributes, **common)
 
         sdf = network("sdf") if use_sdf else None

@@ -14,7 +14,15 @@ from multimix_jax.keys import ExampleKeys
 from multimix_jax.labels import LabelSpec
 from multimix_jax.models.multimix import MultiMix, normalize
 from multimix_jax.names import Component, Head, Stream, Task
-from multimix_jax.objectives.base import Batch, Metrics, Network, Objective, PyTree, make_checked
+from multimix_jax.objectives.base import (
+    Batch,
+    Metrics,
+    Network,
+    Objective,
+    ObjectiveSpec,
+    PyTree,
+    make_checked,
+)
 from multimix_jax.state import TrainState
 
 # Images of 0..255: where a gradient flows, by stream; those that give the pseudo-labels; the masks
@@ -87,17 +95,15 @@ class JointObjective(Objective):
     weak_name: ClassVar[str]  # of the view that gives the pseudo-labels
 
     @classmethod
-    def of_config(
-        cls, model: Mapping[str, Any], dtype: str, terms: Mapping[str, Any], labels: LabelSpec
-    ) -> Self:
-        attributes = dict(model)
+    def of_config(cls, spec: ObjectiveSpec, labels: LabelSpec) -> Self:
+        attributes = dict(spec.model)
         if attributes.get("num_classes") == 0:
             attributes["num_classes"] = max(1, len(labels.class_names))
         if attributes.get("mask_channels") == 0:
             attributes["mask_channels"] = labels.mask_channels
-        network = make_checked(MultiMix, "model", **attributes, dtype=jnp.dtype(dtype))
+        network = make_checked(MultiMix, "model", **attributes, dtype=jnp.dtype(spec.dtype))
         made = make_checked(
-            cls, "objective", model=network, multi_label=labels.multi_label, **terms
+            cls, "objective", model=network, multi_label=labels.multi_label, **spec.objective
         )
         made.check()
         return made

@@ -132,7 +132,7 @@ def _same_budget(one: Group, other: Group) -> bool:
 def _settings(group: Group) -> dict[str, Any]:
     """The config but for what may differ between seeds and systems."""
     run = group.runs[0]
-    ignored = {*_FREE, "system", *METHODS[run.spec.method].switches}
+    ignored = {*_FREE, "system", *METHODS[run.spec.objective.method].switches}
     config = {}
     for name, value in run.config.items():
         if isinstance(value, dict):

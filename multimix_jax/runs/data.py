@@ -36,9 +36,9 @@ class RunData(TrainingData, Protocol):
     baseline: Mapping[Head, np.ndarray]
 
 
-def check_belongs(data: RunData, programs: Programs, variables: PyTree, size: int) -> None:
+def check_belongs(data: RunData, programs: Programs, variables: PyTree) -> None:
     """Raises UsageError where the network, its training set and the test sets disagree."""
-    shape = programs.objective.network.input_shape(size)
+    shape = programs.network.input_shape(programs.size)
     sets = (*data.validation, *data.tests)
     for eval_set in sets:
         _check_images(eval_set, shape)

@@ -103,9 +103,9 @@ class Run:
         """
         sharded, steps = self.programs.sharded_step, self.spec.training.steps
         state = sharded.put_state(self._initial_state())
-        check_belongs(self.data, self.programs, state.eval_variables, self.spec.data.size)
-        if self.programs.predictor.windows is not None:  # patches may be of any size
-            self.programs.check_memory(next(self.data.batches(0, 1)), self.spec.data.size)
+        check_belongs(self.data, self.programs, state.eval_variables)
+        if self.spec.prediction.windows is not None:  # patches may be of any size
+            self.programs.check_memory(next(self.data.batches(0, 1)))
         if parallel.is_first():  # nothing is written before all is sound
             workdir.claim(self.path, self.config, self.data)
             if not newest_step(self.path, Checkpoint.LAST):
@@ -116,7 +116,7 @@ class Run:
             sharded,
             self.data,
             steps=steps,
-            cadence=self.spec.training.cadence,
+            cadence=self.spec.cadence,
             validate=self._validate,
             guard=guard,
         )
@@ -143,7 +143,7 @@ class Run:
         with Checkpoints(self.path) as checkpoints:
             like = self._initial_state().eval_variables
             # The test sets may be others than when it was trained.
-            check_belongs(self.data, self.programs, like, self.spec.data.size)
+            check_belongs(self.data, self.programs, like)
             for names, step, variables, meta in _restored(checkpoints, like):
                 if meta["data"]:  # not of converted weights
                     check_data(meta["data"], self.data.digest)
@@ -186,7 +186,7 @@ class Run:
         return self.spec.prediction.eval_batch_size
 
     def _initial_state(self) -> TrainState:
-        return self.programs.initial_state(self.spec.seed, self.spec.data.size)
+        return self.programs.initial_state(self.spec.seed)
 
     def _predict(self, variables: PyTree, eval_set: EvalSet) -> Predictions:
         return predict_set(

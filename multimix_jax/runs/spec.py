@@ -15,11 +15,12 @@ from typing import Any, Self
 from flax.core import FrozenDict
 
 from multimix_jax.errors import UsageError
-from multimix_jax.inference.windows import Windows
+from multimix_jax.inference.predictor import PredictionSpec
+from multimix_jax.objectives import ObjectiveSpec
 from multimix_jax.training.loop import Cadence
+from multimix_jax.training.optimizer import OptimizerSpec, ScheduleSpec
 
 Values = Mapping[str, Any]
-
 
 FREE = {"free": True}  # may differ between two starts of one run
 NATURAL, POSITIVE = {"least": 0}, {"least": 1}
@@ -60,23 +61,11 @@ class DataSpec:
 
 
 @dataclasses.dataclass(frozen=True)
-class ScheduleSpec:
-    """See `training.optimizer.make_schedule`."""
+class StepSpec:
+    """See `training.make_train_step`."""
 
-    name: str
-    warmup_steps: int
-    decay_every: int
-    decay_rate: float
-
-
-@dataclasses.dataclass(frozen=True)
-class OptimizerSpec:
-    """See `training.optimizer.make_optimizer`."""
-
-    name: str
-    weight_decay: float
-    momentum: float
-    clip_norm: float
+    ema_decay: float
+    accumulate: int = field(metadata=NATURAL)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,55 +75,24 @@ class TrainingSpec:
     steps: int = field(metadata=POSITIVE)
     batch_size: int = field(metadata=POSITIVE)
     learning_rate: float
-    ema_decay: float
-    accumulate: int = field(metadata=NATURAL)
-    dtype: str
     parallel: str
-    cadence: Cadence
-    grace_period: float = field(metadata=FREE | NATURAL)
+    step: StepSpec
     schedule: ScheduleSpec
     optimizer: OptimizerSpec
-
-    @property
-    def compiled(self) -> Self:
-        """The same but for what no program depends on."""
-        return dataclasses.replace(self, cadence=Cadence(1, 1, 1, 1), grace_period=0.0)
-
-
-@dataclasses.dataclass(frozen=True)
-class PredictionSpec:
-    """How images are predicted, see `inference.predictor.Predictor`."""
-
-    eval_batch_size: int = field(metadata=POSITIVE)
-    flips: bool
-    keep_largest: int = field(metadata=NATURAL)
-    window: Windows
-
-    @property
-    def windows(self) -> Windows | None:
-        """How images are cut; None takes each whole."""
-        return self.window if self.window.patch else None
 
 
 @dataclasses.dataclass(frozen=True)
 class RunSpec:
-    """A run.
-
-    Attributes:
-      system: its name in tables.
-      method: one of `objectives.METHODS`.
-      seed: of weights, augmentation, order and the choice of labelled images.
-      model, objective: attributes of the method's network and of its loss, which checks them.
-    """
+    """A run; each group of fields goes whole to where they act."""
 
     system: str
-    method: str
     seed: int = field(metadata=NATURAL)
+    objective: ObjectiveSpec
     data: DataSpec
     training: TrainingSpec
+    cadence: Cadence
+    grace_period: float = field(metadata=FREE | NATURAL)
     prediction: PredictionSpec
-    model: Values
-    objective: Values
 
     @classmethod
     def of_config(cls, config: Values) -> Self:

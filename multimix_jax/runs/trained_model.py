@@ -55,7 +55,7 @@ class TrainedModel:
     @property
     def member(self) -> Member:
         """For a `Predictor`."""
-        return Member(self.network, self.calibration, self.spec.prediction.flips)
+        return Member(self.network, self.spec.prediction, self.calibration)
 
     @property
     def outputs(self) -> dict[Head, tuple[int, ...]]:
@@ -77,14 +77,9 @@ def read_model(source: pathlib.Path, which: Checkpoint, dtype: str | None = None
       UsageError: the folder holds no such checkpoint, or it is of a network for volumes or windows.
     """
     spec = RunSpec.read(source / workdir.CONFIG)
+    objective = dataclasses.replace(spec.objective, dtype=dtype or spec.objective.dtype)
     labels = read_labels(source)
-    network = make_objective(
-        spec.method,
-        model=spec.model,
-        dtype=dtype or spec.training.dtype,
-        terms=spec.objective,
-        labels=labels,
-    ).network
+    network = make_objective(objective, labels).network
     if spec.prediction.windows or len(network.input_shape(spec.data.size)) != 3:
         raise UsageError(
             f"{source} predicts volumes, or window by window (config.window), which this command "
@@ -96,7 +91,7 @@ def read_model(source: pathlib.Path, which: Checkpoint, dtype: str | None = None
     zeros = lambda leaf: jax.device_put(np.zeros(leaf.shape, leaf.dtype))
     like = jax.tree.map(zeros, shapes)
     step, variables = read_variables(source, which, {"batch_stats": {}, **like})
-    described = {"system": spec.system, "method": spec.method}
+    described = {"system": spec.system, "method": spec.objective.method}
     return TrainedModel(
         network=network,
         variables=variables,

@@ -18,7 +18,7 @@ from data_pipelines.files.images import resize_image
 from multimix_jax.commands import predict
 from multimix_jax.evaluation.calibration import Calibration
 from multimix_jax.inference.images import ImagePrediction
-from multimix_jax.inference.predictor import Predictor
+from multimix_jax.inference.predictor import Member, Predictor
 from multimix_jax.labels import LabelSpec
 from multimix_jax.names import Checkpoint
 from multimix_jax.reporting import prediction_files
@@ -143,7 +143,9 @@ def test_masks_of_several_classes_lie_apart(tmp_path):
     for name, mask in (("a", masks), ("a_b", masks[::-1]), ("b/a", masks[..., ::-1])):
         path = pathlib.Path(f"{name}.png")
         predictions.append(ImagePrediction(name, path, np.zeros((4, 6)), {"mask": mask}))
-    options = prediction_files.OutputOptions(LabelSpec(mask_names=("b", "c")), Predictor([]))
+    options = prediction_files.OutputOptions(
+        LabelSpec(mask_names=("b", "c")), Predictor([Member(None)])
+    )
     prediction_files.write_predictions(tmp_path, predictions, options, map)
     rows = read_rows(tmp_path)
     assert rows[0]["area_fraction_b"] == "0.500000" and rows[0]["area_fraction_c"] == "0.000000"

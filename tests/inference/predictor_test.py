@@ -10,7 +10,7 @@ import pytest
 
 from configs import dtml
 from multimix_jax.evaluation.calibration import Calibration
-from multimix_jax.inference.predictor import Member, Predictor
+from multimix_jax.inference.predictor import Member, PredictionSpec, Predictor
 from multimix_jax.models.bridge import saliency_map
 from multimix_jax.models.multimix import normalize
 from multimix_jax.names import Checkpoint
@@ -119,7 +119,8 @@ def test_dropout(folder):
 def test_masks_keep_their_largest_components():
     probabilities = np.zeros((6, 6, 1))
     probabilities[:3, :3], probabilities[5, 5] = 0.9, 0.5
-    count = lambda keep: Predictor([], keep_largest=keep).masks(probabilities).sum()
+    member = lambda keep: Member(None, PredictionSpec(keep_largest=keep))
+    count = lambda keep: Predictor([member(keep)]).masks(probabilities).sum()
     assert (count(0), count(1)) == (10, 9)
 
 

@@ -705,8 +705,8 @@ def test_fields_are_explained():
     for fields, explained in (
         (c.model, MultiMix),
         (c.objective, MultiMixObjective),
-        (c.schedule, optimizer.make_schedule),
-        (c.optimizer, optimizer.make_optimizer),
+        (c.schedule, optimizer.ScheduleSpec),
+        (c.optimizer, optimizer.OptimizerSpec),
         (c.window, Windows),
         (dtml.get_config().objective, DtmlObjective),
         (consistency.get_config().objective, ConsistencyObjective),

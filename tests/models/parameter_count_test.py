@@ -8,7 +8,7 @@ import pytest
 
 import configs
 from configs import consistency, dtml, multimix
-from multimix_jax import objectives
+from multimix_jax.objectives import ObjectiveSpec, make_objective
 
 
 def block(channels, features):
@@ -89,7 +89,7 @@ def test_layers_add_up_to_the_published_count():
 def test_count(file, system):
     get_config = importlib.import_module(f"configs.{file}").get_config
     c = get_config(f"method={system}") if system else get_config()
-    method = objectives.make_objective(c.method, model=c.model, dtype=c.dtype, terms=c.objective)
+    method = make_objective(ObjectiveSpec(c.method, c.dtype, c.model, c.objective))
     variables = jax.eval_shape(lambda key: method.network.init(key, 32), jax.random.key(0))
     sizes = [leaf.size for leaf in jax.tree.leaves(variables["params"])]
     assert sum(sizes) == COUNTS[file, system]

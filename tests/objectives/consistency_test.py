@@ -9,7 +9,7 @@ import pytest
 from configs import consistency
 from multimix_jax.errors import UsageError
 from multimix_jax.models import normalize
-from multimix_jax.objectives import ConsistencyObjective, make_objective
+from multimix_jax.objectives import ConsistencyObjective, ObjectiveSpec, make_objective
 from multimix_jax.training.step import make_train_step
 from tests import tiny
 
@@ -69,7 +69,7 @@ def test_streams_and_terms(system, use_bridge):
     streams, terms = SYSTEMS[system]
     c = consistency.get_config(f"method={system}")
     c.model.use_bridge = use_bridge
-    built = make_objective(c.method, model=c.model, dtype=c.dtype, terms=c.objective)
+    built = make_objective(ObjectiveSpec(c.method, c.dtype, c.model, c.objective))
     assert built.streams == streams
     assert built.uses_average == (CLS_U in streams)
     small = dataclasses.replace(
@@ -88,7 +88,7 @@ def test_every_system_differs_from_the_others():
     for system in consistency.SYSTEMS:
         c = consistency.get_config(f"method={system}")
         assert c.system == system
-        built = make_objective(c.method, model=c.model, dtype=c.dtype, terms=c.objective)
+        built = make_objective(ObjectiveSpec(c.method, c.dtype, c.model, c.objective))
         if system not in amounts:
             parts.add(built.components)
         del c.system

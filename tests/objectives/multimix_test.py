@@ -10,7 +10,7 @@ from configs import common, multimix
 from multimix_jax import losses
 from multimix_jax.inference.saliency import make_map
 from multimix_jax.models import MultiMix, normalize
-from multimix_jax.objectives import MultiMixObjective, make_objective
+from multimix_jax.objectives import MultiMixObjective, ObjectiveSpec, make_objective
 from tests import tiny
 
 SEG, SEG_U = "seg/labeled", "seg/unlabeled"
@@ -60,7 +60,7 @@ def test_configs_build_the_published_systems():
     assert set(multimix.ALL) == set(STREAMS_AND_TERMS)
     for system, (streams, _) in STREAMS_AND_TERMS.items():
         c = multimix.get_config(f"method={system}")
-        built = make_objective(c.method, model=c.model, dtype=c.dtype, terms=c.objective)
+        built = make_objective(ObjectiveSpec(c.method, c.dtype, c.model, c.objective))
         assert built.streams == streams
         wires, terms = tiny.SYSTEMS[system]
         assert built == MultiMixObjective(MultiMix(**wires), **terms)
@@ -83,9 +83,9 @@ def test_published_weights():
 def test_errors():
     model = common.get_config().model
     with pytest.raises(ValueError, match="method='fixmatch' is unknown; use one of multimix"):
-        make_objective("fixmatch", model=model, dtype="float32", terms={})
+        make_objective(ObjectiveSpec("fixmatch", "float32", model, {}))
     with pytest.raises(ValueError, match="dtype='float16' is unknown; use 'float32' or"):
-        make_objective("multimix", model=model, dtype="float16", terms={})
+        make_objective(ObjectiveSpec("multimix", "float16", model, {}))
 
 
 def test_equals_its_parts():

@@ -6,7 +6,12 @@ import numpy as np
 import optax
 import pytest
 
-from multimix_jax.training.optimizer import make_optimizer, make_schedule
+from multimix_jax.training.optimizer import (
+    OptimizerSpec,
+    ScheduleSpec,
+    make_optimizer,
+    make_schedule,
+)
 
 PARAMS = {"kernel": jnp.asarray([[3.0, -2.0]]), "bias": jnp.asarray([5.0])}
 GRADIENT = {"kernel": jnp.asarray([[3.0, 0.0]]), "bias": jnp.asarray([-4.0])}
@@ -15,7 +20,7 @@ ZERO = jax.tree.map(jnp.zeros_like, PARAMS)
 
 def updates(gradients, learning_rate=0.1, **arguments):
     """What each gradient in turn adds to (kernel, bias), flat."""
-    optimizer = make_optimizer(optax.constant_schedule(learning_rate), **arguments)
+    optimizer = make_optimizer(OptimizerSpec(**arguments), optax.constant_schedule(learning_rate))
     state = optimizer.init(PARAMS)
     added = []
     for gradient in gradients:
@@ -38,16 +43,18 @@ def updates(gradients, learning_rate=0.1, **arguments):
     ],
 )
 def test_schedule_by_hand(arguments, want):
-    schedule = make_schedule(**{"learning_rate": 0.2, "steps": 100, **arguments})
+    fields = dict(arguments)
+    steps = fields.pop("steps", 100)
+    schedule = make_schedule(ScheduleSpec(**fields), learning_rate=0.2, steps=steps)
     got = [float(schedule(step)) for step in want]
     np.testing.assert_allclose(got, list(want.values()), rtol=1e-5, atol=1e-8)
 
 
 def test_wrong_schedules_are_refused():
     with pytest.raises(ValueError, match="schedule.name='linear' is unknown"):
-        make_schedule(name="linear", learning_rate=0.1, steps=10)
+        make_schedule(ScheduleSpec("linear"), learning_rate=0.1, steps=10)
     with pytest.raises(ValueError, match="decay_every=0, but the 'step' schedule needs 1"):
-        make_schedule(name="step", learning_rate=0.1, steps=10)
+        make_schedule(ScheduleSpec("step"), learning_rate=0.1, steps=10)
 
 
 def test_sgd_with_momentum():
@@ -82,7 +89,7 @@ def test_clipping():
 
 
 def test_schedule_is_followed():
-    optimizer = make_optimizer(lambda count: 1.0 / (1 + count), name="sgd", momentum=0.0)
+    optimizer = make_optimizer(OptimizerSpec("sgd", momentum=0.0), lambda count: 1.0 / (1 + count))
     state = optimizer.init(PARAMS)
     for step in range(3):
         update, state = optimizer.update(GRADIENT, state, PARAMS)
@@ -92,6 +99,6 @@ def test_schedule_is_followed():
 def test_wrong_optimizers_are_refused():
     constant = optax.constant_schedule(0.1)
     with pytest.raises(ValueError, match="optimizer.name='lion' is unknown"):
-        make_optimizer(constant, name="lion")
+        make_optimizer(OptimizerSpec("lion"), constant)
     with pytest.raises(ValueError, match="weight_decay=0.1, but adam takes none.*'adamw'"):
-        make_optimizer(constant, name="adam", weight_decay=0.1)
+        make_optimizer(OptimizerSpec("adam", weight_decay=0.1), constant)
