@@ -28,7 +28,6 @@ from multimix_jax.inference.sets import predict_set
 from multimix_jax.names import Checkpoint, Head
 from multimix_jax.objectives.joint import JointNetwork
 from multimix_jax.runs import workdir
-from multimix_jax.runs.spec import read_config
 from multimix_jax.runs.trained_model import TrainedModel, read_model
 from multimix_jax.training import machine
 from multimix_jax.training.checkpoint import read_variables
@@ -73,7 +72,7 @@ def predictors(model: TrainedModel) -> dict[str, Predictor]:
 def compare(path: pathlib.Path, data_dir: str | None, quick: bool) -> list[Row]:
     """A row for each test set, predictor and metric of a run, against the run's own predictor."""
     model = read_model(path, Checkpoint.BEST)
-    config = read_config(path / workdir.CONFIG)
+    config = workdir.read_config(path)
     if data_dir is not None:
         config["data_dir"] = data_dir
     own, *others = predictors(model).items()

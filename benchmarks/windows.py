@@ -29,7 +29,7 @@ from multimix_jax.inference.predictor import Member, Predictor
 from multimix_jax.inference.windows import Windows, window_starts
 from multimix_jax.names import Checkpoint, Head
 from multimix_jax.runs import workdir
-from multimix_jax.runs.spec import RunSpec, read_config
+from multimix_jax.runs.spec import RunSpec
 from multimix_jax.training import machine
 from multimix_jax.training.checkpoint import read_variables
 
@@ -38,7 +38,7 @@ row = functools.partial(Row, "windows")
 
 def compare(path: pathlib.Path, data_dir: str | None, count: int | None) -> list[Row]:
     """Rows of each stride, against the released one, for so many test volumes."""
-    config = read_config(path / workdir.CONFIG)
+    config = workdir.read_config(path)
     if data_dir is not None:
         config["data_dir"] = data_dir
     run = make_run(config, RunSpec.of_config(config), path, launch.open_data)

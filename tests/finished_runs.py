@@ -87,11 +87,11 @@ def write_run(
                 name: {"mean": mean, "ci95": [0.4, 1.0], "n": CHESTS}
                 for name, mean in means.items()
             }
-    record.write_per_image(path, rows)
+    record.write_csv(path / workdir.PER_IMAGE, rows)
     (path / "config.json").write_text(json.dumps(c.to_dict()))
     atomic.write_json(path / workdir.LABELS, dataclasses.asdict(labels))
     atomic.write_json(path / workdir.CONTENTS, contents or {})
-    record.write_results(path, results)
+    atomic.write_json(path / workdir.RESULTS, results)
     share = 0.8 if c.model.use_decoder else 1.0  # lines of two systems lie apart
     lines = [
         {

@@ -434,7 +434,7 @@ def _run_config(folder: Path) -> Read:
     from multimix_jax.runs import workdir
 
     def read(path: Path) -> None:
-        assert workdir.check(path.parent, CONFIG) == path.parent
+        assert workdir.check(path.parent, CONFIG, {}) == path.parent
 
     return read
 

@@ -94,8 +94,7 @@ def run_one(
       UsageError: something that was asked for cannot be done.
     """
     train, spec = mode == "train", RunSpec.of_config(config)
-    folder = workdir.check(path, config, begin=train)
-    workdir.check_contents(folder, parts.contents(config))
+    folder = workdir.check(path, config, parts.contents(config), begin=train)
     results = workdir.finished(folder, spec.training.steps, set(spec.data.tests))
     if train and results:
         print(f"{folder} is finished; its results:\n{tables.of_run(results)}")

@@ -22,8 +22,7 @@ class RunData(TrainingData, Protocol):
       label_spec: classes and masks of what is trained on.
       ids: the images used, by purpose, as JSON values.
       contents: digests of what folders of one's own hold, wherever they lie, by kind of file.
-      validation: sets to choose the checkpoint on, and the calibration.
-      tests: sets to report on.
+      validation, tests: sets to choose the checkpoint and the calibration on, and to report on.
       baseline: the answer that looks at no image: probabilities of masks [*sides,C'], of classes
         [K].
     """
@@ -43,7 +42,7 @@ def check_belongs(data: RunData, programs: Programs, variables: PyTree) -> None:
     for eval_set in sets:
         _check_images(eval_set, shape)
     images: Any = np.zeros((1, *shape))
-    if _kind(len(shape) - 1) == "images":
+    if len(shape) == 3:
         images = data.validation[0].images(np.zeros(1, int))
     predicted = programs.predicted_shapes(variables, images)
     if Head.MASK in predicted:
@@ -54,12 +53,9 @@ def check_belongs(data: RunData, programs: Programs, variables: PyTree) -> None:
         _check_classes(data, predicted[Head.CLASSES].shape[-1])
 
 
-def _kind(dims: int) -> str:
-    return "images" if dims == 2 else "volumes"
-
-
 def _check_images(eval_set: EvalSet, shape: Sequence[int]) -> None:
-    wanted, kind = _kind(len(shape) - 1), "images" if eval_set.affines is None else "volumes"
+    kind = "images" if eval_set.affines is None else "volumes"
+    wanted = "images" if len(shape) == 3 else "volumes"
     if kind != wanted:
         raise UsageError(
             f"{eval_set.name} holds {kind}, but config.objective.patch is for {wanted}; set that, "
@@ -74,12 +70,11 @@ def _check_images(eval_set: EvalSet, shape: Sequence[int]) -> None:
 
 
 def _check_masks(eval_set: EvalSet, channels: int, trained: LabelSpec) -> None:
-    names = eval_set.label_spec.mask_names
-    if channels != eval_set.label_spec.mask_channels:
+    names, count = eval_set.label_spec.mask_names, eval_set.label_spec.mask_channels
+    if channels != count:
         raise UsageError(
-            f"the model predicts {channels} masks, but {eval_set.name} has "
-            f"{eval_set.label_spec.mask_channels} ({', '.join(names)}); set "
-            "config.model.mask_channels, or other data"
+            f"the model predicts {channels} masks, but {eval_set.name} has {count} "
+            f"({', '.join(names)}); set config.model.mask_channels, or other data"
         )
     if names and trained.mask_names and names != trained.mask_names:
         raise UsageError(
@@ -101,17 +96,18 @@ def _check_classes(data: RunData, count: int) -> None:
             f"the model has {count} classes, but the images have {len(names)} "
             f"({', '.join(names)}); set config.model.num_classes"
         )
+    kinds = ("one class", "any number of classes")
     for eval_set in (*data.validation, *data.tests):
         spec = eval_set.label_spec
         if spec.class_names and spec.multi_label != data.label_spec.multi_label:
-            kinds = ("one class", "any number of classes")
             raise UsageError(
                 f"each image of {eval_set.name} has {kinds[spec.multi_label]}, but those that are "
                 f"trained on have {kinds[data.label_spec.multi_label]}; use other data"
             )
     for eval_set in data.tests:
-        if len(eval_set.label_spec.class_names) not in (0, count):
+        own = len(eval_set.label_spec.class_names)
+        if own not in (0, count):
             raise UsageError(
-                f"{eval_set.name} has {len(eval_set.label_spec.class_names)} classes, but the "
-                f"model has {count}; take {eval_set.name} out of config.test_data"
+                f"{eval_set.name} has {own} classes, but the model has {count}; take "
+                f"{eval_set.name} out of config.test_data"
             )

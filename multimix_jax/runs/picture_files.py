@@ -49,11 +49,8 @@ def write_examples(
 ) -> None:
     """Writes `examples.npz` into the folder of a run.
 
-    Args:
-      path: the folder.
-      examples: by (checkpoint, data set), written as SET/CHECKPOINT/id, .../slice, .../image and
-        so on, see `to_arrays`.
-      histograms: int64 [256] by data set, written as SET/histogram.
+    It holds the examples by (checkpoint, data set) as SET/CHECKPOINT/id and so on, see `to_arrays`,
+    and the histograms, int64 [256] by data set, as SET/histogram.
     """
     arrays = {f"{data_set}/histogram": counts for data_set, counts in histograms.items()}
     for (which, data_set), pictures in examples.items():
@@ -72,19 +69,16 @@ def write_gallery(path: pathlib.Path, gallery: Gallery) -> None:
 def to_arrays(prefix: str, pictures: Sequence[Picture]) -> dict[str, np.ndarray]:
     """PREFIX/id, PREFIX/slice int32 [n], PREFIX/image uint8 [n,H,W,C], and what else there is of
     truth, mask, mask_sdf, mask_average, distance and saliency; small pictures are filled up."""
-    kinds: dict[str, list[np.ndarray]] = {}
-    for picture in pictures:
-        known: dict[str, np.ndarray | None] = {"image": picture.image, "truth": picture.truth}
-        known |= {str(head): mask for head, mask in picture.masks.items()}
-        known |= {str(Head.DISTANCE): picture.distance, "saliency": picture.saliency}
-        for kind, values in known.items():
-            if values is not None:
-                kinds.setdefault(kind, []).append(values)
-    return {
+    arrays: dict[str, np.ndarray] = {
         f"{prefix}/id": np.array([picture.id for picture in pictures]),
         f"{prefix}/slice": np.array([picture.slice for picture in pictures], np.int32),
-        **{f"{prefix}/{kind}": stack(values) for kind, values in kinds.items()},
     }
+    named = [{**picture.masks, **vars(picture)} for picture in pictures]
+    for kind in ("image", "truth", *Head, "saliency"):
+        known = [values[kind] for values in named if values.get(kind) is not None]
+        if known:
+            arrays[f"{prefix}/{kind}"] = stack(known)
+    return arrays
 
 
 def from_arrays(arrays: Mapping[str, np.ndarray]) -> dict[str, list[Picture]]:
@@ -93,18 +87,15 @@ def from_arrays(arrays: Mapping[str, np.ndarray]) -> dict[str, list[Picture]]:
     for key, values in arrays.items():
         prefix, _, kind = key.rpartition("/")
         sets.setdefault(prefix, {})[kind] = values
+    masks = [head for head in Head if head.is_mask]
     return {
         prefix: [
             Picture(
                 id=kinds["id"][n].item(),
                 slice=int(kinds["slice"][n]),
                 image=kinds["image"][n],
-                masks={head: kinds[head][n] for head in Head if head.is_mask and head in kinds},
-                **{
-                    kind: kinds[kind][n]
-                    for kind in ("truth", "distance", "saliency")
-                    if kind in kinds
-                },
+                masks={head: kinds[head][n] for head in masks if head in kinds},
+                **{k: kinds[k][n] for k in ("truth", "distance", "saliency") if k in kinds},
             )
             for n in range(len(kinds["id"]))
         ]

@@ -76,15 +76,9 @@ class Programs:
 
     @functools.cached_property
     def saliency(self) -> Callable[[PyTree, np.ndarray], jax.Array | None]:
-        """The gradient as the bridge sees it, of few images at once, so on one device."""
+        """(variables, images) -> the gradient as the bridge sees it."""
         network = self.network
-        compiled = jax.jit(lambda v, images: saliency.make_map("gradient", network, v, images))
-
-        def saliency_of(variables: PyTree, images: np.ndarray) -> jax.Array | None:
-            # Wherever they lay, in training or after it, the program is the same.
-            return compiled(jax.device_put(variables, jax.local_devices()[0]), images)
-
-        return saliency_of
+        return jax.jit(lambda v, images: saliency.make_map("gradient", network, v, images))
 
     @functools.cached_property
     def views(self) -> Callable[..., dict[str, jax.Array]]:

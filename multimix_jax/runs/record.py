@@ -7,8 +7,6 @@ import functools
 import json
 import pathlib
 import sys
-import zipfile
-import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -25,7 +23,9 @@ from multimix_jax.runs import picture_files, workdir
 from multimix_jax.runs.picture_files import Gallery, Picture
 from multimix_jax.runs.spec import RunSpec
 
-_DAMAGE = (EOFError, LookupError, OSError, TypeError, ValueError, zipfile.BadZipFile, zlib.error)
+
+class Unfinished(UsageError):
+    """A run has not come to its end."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,8 +54,7 @@ class Images:
     @property
     def probabilities(self) -> np.ndarray:
         """[n,K] of the images that have a label."""
-        columns = [self.columns[f"probability_{name}"] for name in self.class_names]
-        return np.stack(columns, axis=1)[self._labeled]
+        return self._by_class("probability")[self._labeled]
 
     @property
     def correct(self) -> np.ndarray:
@@ -65,11 +64,12 @@ class Images:
         correct[self._labeled] = classification.share_right(self.probabilities, self.labels)
         return correct
 
+    def _by_class(self, what: str) -> np.ndarray:
+        return np.stack([self.columns[f"{what}_{name}"] for name in self.class_names], axis=1)
+
     @property
     def _labels(self) -> np.ndarray:
-        if "label" in self.columns:
-            return self.columns["label"]
-        return np.stack([self.columns[f"label_{name}"] for name in self.class_names], axis=1)
+        return self.columns["label"] if "label" in self.columns else self._by_class("label")
 
     @property
     def _labeled(self) -> np.ndarray:
@@ -78,10 +78,9 @@ class Images:
 
 @dataclasses.dataclass(frozen=True)
 class FinishedRun:
-    """What a finished run left behind.
+    """What a finished run left behind in its folder `path`.
 
     Attributes:
-      path: its folder.
       config, results: its files.
       spec: the config, typed.
       labels: classes and masks that it was trained on.
@@ -111,22 +110,22 @@ class FinishedRun:
 
     @functools.cached_property
     def contents(self) -> dict[str, str]:
-        """Digests of what own folders held, by kind of file; {} where there were none."""
-        file = self.path / workdir.CONTENTS
-        return json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
+        """See `workdir.read_contents`."""
+        return workdir.read_contents(self.path)
 
     @functools.cached_property
     def history(self) -> list[dict[str, Any]]:
         """Lines of `metrics.jsonl`."""
-        lines = (self.path / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
-        return [json.loads(line) for line in lines]
+        file = self.path / "metrics.jsonl"
+        with workdir.reading(file, "restore it, or train again"):
+            return [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
 
     @functools.cached_property
     def histograms(self) -> dict[str, np.ndarray]:
         """How many pixels of each test set have each intensity, int64 [256]; {} of volumes."""
         suffix = "/histogram"
-        arrays = self._examples
-        return {k.removesuffix(suffix): arrays[k] for k in arrays if k.endswith(suffix)}
+        with self._arrays(workdir.EXAMPLES) as arrays:
+            return {k.removesuffix(suffix): arrays[k] for k in arrays if k.endswith(suffix)}
 
     @functools.cached_property
     def examples(self) -> dict[tuple[str, str], list[Picture]]:
@@ -134,48 +133,32 @@ class FinishedRun:
 
         They show the same images for every system that predicts masks.
         """
-        with self._damage(workdir.EXAMPLES):
-            sets = picture_files.from_arrays(self._examples)
+        with self._arrays(workdir.EXAMPLES) as arrays:
+            sets = picture_files.from_arrays(arrays)
         split = {prefix: prefix.rpartition("/") for prefix in sets}
         return {(which, name): sets[prefix] for prefix, (name, _, which) in split.items()}
 
     @functools.cached_property
     def gallery(self) -> Gallery:
         """What there is to look through."""
-        arrays = self._read_arrays(workdir.GALLERY)
-        with self._damage(workdir.GALLERY):
+        with self._arrays(workdir.GALLERY) as arrays:
             checkpoint = Checkpoint(str(arrays["checkpoint"]))
             return Gallery(checkpoint, picture_files.from_arrays(arrays))
 
-    @functools.cached_property
-    def _examples(self) -> dict[str, np.ndarray]:
-        return self._read_arrays(workdir.EXAMPLES)
-
-    def _read_arrays(self, name: str) -> dict[str, np.ndarray]:
-        path = self.path / name
-        if not path.exists():
-            raise UsageError(f"{path} is missing; evaluate that run again with --mode=eval")
-        with self._damage(name), path.open("rb") as opened, np.load(opened) as file:
-            return dict(file)
-
     @contextlib.contextmanager
-    def _damage(self, name: str) -> Iterator[None]:
-        """Whatever fails in here is the fault of a file."""
-        try:
-            yield
-        except _DAMAGE as error:
-            raise UsageError(
-                f"{self.path / name} is damaged ({error}); evaluate that run again with --mode=eval"
-            ) from error
+    def _arrays(self, name: str) -> Iterator[Mapping[str, np.ndarray]]:
+        path = self.path / name
+        with workdir.reading(path), path.open("rb") as opened, np.load(opened) as arrays:
+            yield arrays
 
     def calibration(self, checkpoint: str) -> Calibration | None:
         """What was chosen on validation for the classes; None where nothing was."""
         chosen = self.results["run"].get(checkpoint, {})
-        temperature, threshold = chosen.get("temperature"), chosen.get("threshold")
-        if temperature is None and threshold is None:
+        if "temperature" not in chosen:
             return None
+        threshold = chosen["threshold"]
         return Calibration(
-            1.0 if temperature is None else float(temperature),
+            float(chosen["temperature"]),
             None if threshold is None else float(threshold),
             multi_label=self.labels.multi_label,
         )
@@ -213,52 +196,37 @@ def find_runs(paths: Sequence[str | pathlib.Path]) -> list[FinishedRun]:
         if (path / workdir.CONFIG).exists() or not below:
             runs.append(read_run(path))
             continue
-        finished = [folder for folder in below if _is_finished(folder)]
-        for folder in sorted(set(below) - set(finished)):
-            print(f"{folder} is not finished: left out", file=sys.stderr)
-        runs += map(read_run, finished)
+        for folder in below:
+            try:
+                runs.append(read_run(folder))
+            except Unfinished:
+                print(f"{folder} is not finished: left out", file=sys.stderr)
     if not runs:
         raise UsageError(f"{', '.join(map(str, paths))}: no run is finished yet")
     return runs
-
-
-def _is_finished(path: pathlib.Path) -> bool:
-    try:
-        config = json.loads((path / workdir.CONFIG).read_text(encoding="utf-8"))
-        return workdir.finished(path, config["steps"]) is not None
-    except (KeyError, RecursionError, TypeError, ValueError):
-        return True  # damaged: `read_run` says how
 
 
 def read_run(path: pathlib.Path) -> FinishedRun:
     """What a finished run left behind.
 
     Raises:
-      UsageError: the folder holds no results.
+      Unfinished: the folder holds no results of the last step.
+      UsageError: what it holds is damaged.
     """
-    try:
-        config, results = (
-            json.loads((path / name).read_text(encoding="utf-8"))
-            for name in (workdir.CONFIG, workdir.RESULTS)
+    file = path / workdir.RESULTS
+    if not file.exists():
+        raise Unfinished(
+            f"{path} holds no results ({file} is missing); finish the run with launch.py first"
         )
+    spec, labels = workdir.read_spec(path), read_labels(path)
+    with workdir.reading(path / workdir.PER_IMAGE):
         images = _read_images(path / workdir.PER_IMAGE)
-        spec, labels = RunSpec.read(path / workdir.CONFIG), read_labels(path)
-        run = FinishedRun(path, config, spec, labels, results, images)
+    with workdir.reading(file):
+        results = json.loads(file.read_text(encoding="utf-8"))
+        run = FinishedRun(path, workdir.read_config(path), spec, labels, results, images)
         _ = run.components, *map(run.calibration, Checkpoint)  # which fail where they are damaged
-        if workdir.finished(path, spec.training.steps) is None:
-            raise UsageError(f"{path} is not trained to its end; finish it with launch.py first")
-    except UsageError:
-        raise
-    except OSError as error:
-        raise UsageError(
-            f"{path} holds no results ({error.filename} is missing); finish the run with "
-            "launch.py first"
-        ) from error
-    except (AttributeError, KeyError, RecursionError, TypeError, ValueError) as error:
-        raise UsageError(
-            f"what {path} holds is damaged ({type(error).__name__}: {error}); evaluate that run "
-            "again with --mode=eval"
-        ) from error
+        if results["run"][Checkpoint.LAST]["step"] != spec.training.steps:
+            raise Unfinished(f"{path} is not trained to its end; finish it with launch.py first")
     return run
 
 
@@ -269,12 +237,8 @@ def read_labels(path: pathlib.Path) -> LabelSpec:
       UsageError: the file is missing or damaged.
     """
     file = path / workdir.LABELS
-    try:
+    with workdir.reading(file, "restore it, or train again"):
         return LabelSpec.from_json(json.loads(file.read_text(encoding="utf-8")))
-    except (OSError, KeyError, RecursionError, TypeError, ValueError) as error:
-        raise UsageError(
-            f"{file} is missing or damaged ({error}); restore it, or train again"
-        ) from error
 
 
 def _read_images(path: pathlib.Path) -> dict[tuple[str, str], Images]:
@@ -301,21 +265,6 @@ def write_csv(path: pathlib.Path, rows: Sequence[Mapping[str, Any]]) -> None:
         writer = csv.DictWriter(file, names)
         writer.writeheader()
         writer.writerows(rows)
-
-
-def write_results(path: pathlib.Path, results: Mapping[str, Any]) -> None:
-    """Writes `results.json` into the folder of a run."""
-    atomic.write_json(path / workdir.RESULTS, results)
-
-
-def write_per_image(path: pathlib.Path, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Writes `per_image.csv` into the folder of a run: a line per image and checkpoint.
-
-    Args:
-      path: the folder.
-      rows: `checkpoint`, `data_set`, `id`, and the figures of the image.
-    """
-    write_csv(path / workdir.PER_IMAGE, rows)
 
 
 def histogram(eval_set: EvalSet) -> np.ndarray:

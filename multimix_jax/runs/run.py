@@ -2,13 +2,16 @@
 
 import dataclasses
 import functools
+import gzip
 import pathlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
 import jax
+import nibabel
 import numpy as np
 
+from multimix_jax import atomic
 from multimix_jax.errors import UsageError
 from multimix_jax.evaluation import calibration
 from multimix_jax.evaluation.calibration import Calibration
@@ -23,12 +26,11 @@ from multimix_jax.evaluation.evaluate import (
 from multimix_jax.inference.sets import Baseline, predict_set
 from multimix_jax.keys import ExampleKeys
 from multimix_jax.names import BASELINE, Checkpoint
-from multimix_jax.runs import nifti, workdir
+from multimix_jax.runs import workdir
 from multimix_jax.runs.data import RunData, check_belongs
 from multimix_jax.runs.programs import Programs
-from multimix_jax.runs.record import write_per_image, write_results
+from multimix_jax.runs.record import write_csv
 from multimix_jax.runs.spec import RunSpec
-from multimix_jax.state import TrainState
 from multimix_jax.training import parallel
 from multimix_jax.training.checkpoint import Checkpoints, newest_step
 from multimix_jax.training.loop import check_data, train
@@ -41,14 +43,10 @@ _AT_ONCE = 4  # images whose saliency is computed together
 
 @dataclasses.dataclass(frozen=True)
 class Evaluated:
-    """The predictions of one set of weights for one data set.
+    """The predictions for one data set by the weights that some checkpoints hold.
 
-    Attributes:
-      checkpoints: that hold these weights.
-      eval_set: the images.
-      predictions: of all of them.
-      rows: figures of each.
-      saliency: (indices of images) -> [H,W,1] of each; None of volumes, and without a classifier.
+    `rows` are figures of each image; `saliency` gives maps [H,W,1] of images by their places, None
+    of volumes and without a classifier.
     """
 
     checkpoints: Sequence[Checkpoint]
@@ -63,7 +61,6 @@ class Observer(Protocol):
 
     def trained_on(self, views: Mapping[str, Any]) -> None:
         """What the network sees of the first batch."""
-        ...
 
     def validated(self, evaluated: Evaluated, step: int, writer: MetricWriter) -> None: ...
 
@@ -71,21 +68,11 @@ class Observer(Protocol):
 
     def finished(self, results: Mapping[str, Any]) -> None:
         """All sets were tested; results are written next."""
-        ...
 
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """A run in its folder.
-
-    Attributes:
-      path: the folder.
-      config: what was asked for, as JSON values.
-      spec: the same, typed.
-      programs: the method, compiled.
-      data: to train, validate and test on.
-      observer: makes pictures.
-    """
+    """A run in its folder `path`; `spec` is its config, typed."""
 
     path: pathlib.Path
     config: Mapping[str, Any]
@@ -101,21 +88,23 @@ class Run:
           UsageError: the data do not belong to the network, or to the run in the folder.
           Preempted: by a signal; all was saved.
         """
-        sharded, steps = self.programs.sharded_step, self.spec.training.steps
-        state = sharded.put_state(self._initial_state())
+        sharded = self.programs.sharded_step
+        state = sharded.put_state(self.programs.initial_state(self.spec.seed))
         check_belongs(self.data, self.programs, state.eval_variables)
         if self.spec.prediction.windows is not None:  # patches may be of any size
             self.programs.check_memory(next(self.data.batches(0, 1)))
         if parallel.is_first():  # nothing is written before all is sound
             workdir.claim(self.path, self.config, self.data)
             if not newest_step(self.path, Checkpoint.LAST):
-                self.observer.trained_on(self._views())
+                keys = ExampleKeys(jax.random.fold_in(jax.random.key(self.spec.seed), 0))
+                batch = next(self.data.batches(0, 1))
+                self.observer.trained_on(self.programs.views(batch, keys))
         train(
             self.path,
             state,
             sharded,
             self.data,
-            steps=steps,
+            steps=self.spec.training.steps,
             cadence=self.spec.cadence,
             validate=self._validate,
             guard=guard,
@@ -141,7 +130,7 @@ class Run:
             ]
 
         with Checkpoints(self.path) as checkpoints:
-            like = self._initial_state().eval_variables
+            like = self.programs.initial_state(self.spec.seed).eval_variables
             # The test sets may be others than when it was trained.
             check_belongs(self.data, self.programs, like)
             for names, step, variables, meta in _restored(checkpoints, like):
@@ -162,36 +151,25 @@ class Run:
                 f"{self.path} holds no checkpoint to evaluate; train first (--mode=train), with "
                 "the same --config and --workdir"
             )
-        baseline = Baseline(self.data.baseline)
+        baseline, batch_size = Baseline(self.data.baseline), self.spec.prediction.eval_batch_size
+        classes = self.data.label_spec.class_names
         for eval_set in self.data.tests:
-            same = predict_set(baseline, (), eval_set, batch_size=self._batch_size)
-            note(BASELINE, eval_set, *measure(same, class_names=self._class_names))
+            same = predict_set(baseline, (), eval_set, batch_size=batch_size)
+            note(BASELINE, eval_set, *measure(same, class_names=classes))
         results["run"] |= {
             "steps": self.spec.training.steps,
             "seconds": meta["seconds"],
             "tests": [eval_set.name for eval_set in self.data.tests],
             "components": list(self.programs.objective.components),
         }
-        write_per_image(self.path, sum(rows.values(), []))
+        write_csv(self.path / workdir.PER_IMAGE, sum(rows.values(), []))
         self.observer.finished(results)
-        write_results(self.path, results)
+        atomic.write_json(self.path / workdir.RESULTS, results)
         return results
 
-    @property
-    def _class_names(self) -> Sequence[str]:
-        return self.data.label_spec.class_names
-
-    @property
-    def _batch_size(self) -> int:
-        return self.spec.prediction.eval_batch_size
-
-    def _initial_state(self) -> TrainState:
-        return self.programs.initial_state(self.spec.seed)
-
     def _predict(self, variables: PyTree, eval_set: EvalSet) -> Predictions:
-        return predict_set(
-            self.programs.predictor, (variables,), eval_set, batch_size=self._batch_size
-        )
+        batch_size = self.spec.prediction.eval_batch_size
+        return predict_set(self.programs.predictor, (variables,), eval_set, batch_size=batch_size)
 
     def _evaluated(
         self,
@@ -203,11 +181,9 @@ class Run:
         intervals: bool = True,
     ) -> tuple[Evaluated, Summary]:
         predictions = self._predict(variables, eval_set)
+        names = self.data.label_spec.class_names
         summary, rows = measure(
-            predictions,
-            class_names=self._class_names,
-            calibration=calibrated,
-            intervals=intervals,
+            predictions, class_names=names, calibration=calibrated, intervals=intervals
         )
         saliency = functools.partial(self._saliency, variables, eval_set)
         return Evaluated(checkpoints, eval_set, predictions, rows, saliency), summary
@@ -240,6 +216,8 @@ class Run:
         """[H,W,1] of some images of a set; None of volumes, and without a classifier."""
         if eval_set.affines is not None or not self.programs.objective.network.classifies:
             return None
+        # Wherever they lay, in training or after it, the program is the same.
+        variables = jax.device_put(variables, jax.local_devices()[0])
         maps: list[np.ndarray] = []
         for start in range(0, len(indices), _AT_ONCE):
             # Always as many, since another number would be compiled anew.
@@ -247,11 +225,6 @@ class Run:
             images = np.asarray(eval_set.images(some))
             maps += list(np.asarray(self.programs.saliency(variables, images)))
         return maps[: len(indices)]
-
-    def _views(self) -> Mapping[str, Any]:
-        """What the network sees of the first batch."""
-        keys = ExampleKeys(jax.random.fold_in(jax.random.key(self.spec.seed), 0))
-        return self.programs.views(next(self.data.batches(0, 1)), keys)
 
 
 def _restored(
@@ -281,4 +254,21 @@ def _write_volumes(folder: pathlib.Path, tested: Evaluated) -> None:
     folder = folder.with_name(f"{folder.name}_{tested.eval_set.name}")
     for head, masks in tested.predictions.masks.items():
         for name, mask, affine in zip(tested.predictions.ids, masks, affines, strict=True):
-            nifti.write_mask(folder / head / f"{name}.nii.gz", mask, affine)
+            write_mask(folder / head / f"{name}.nii.gz", mask, affine)
+
+
+def write_mask(path: pathlib.Path, mask: np.ndarray, affine: np.ndarray) -> None:
+    """Writes a mask as a NIfTI file of uint8, whole or not at all; its folder is created.
+
+    Args:
+      path: ends in .nii.gz or .nii.
+      mask: bool [X,Y,Z,C]; the last axis is left out where it has one entry.
+      affine: [4,4] from voxels to millimetres; zeros where unknown: then a voxel counts as 1 mm.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    values = mask[..., 0] if mask.shape[-1] == 1 else mask
+    image = nibabel.Nifti1Image(values.astype(np.uint8), affine if affine.any() else np.eye(4))
+    image.header.set_xyzt_units("mm")
+    content = image.to_bytes()
+    with atomic.replacing(path) as temporary:  # by name alone nibabel would not know what to write
+        temporary.write_bytes(gzip.compress(content, mtime=0) if path.suffix == ".gz" else content)

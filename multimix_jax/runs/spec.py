@@ -5,14 +5,13 @@ Groups such as `DataSpec` have their fields at the top level of the config; only
 """
 
 import dataclasses
-import json
-import pathlib
 import typing
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import field
 from typing import Any, Self
 
 from flax.core import FrozenDict
+from flax.traverse_util import flatten_dict
 
 from multimix_jax.errors import UsageError
 from multimix_jax.inference.predictor import PredictionSpec
@@ -101,51 +100,14 @@ class RunSpec:
         Raises:
           UsageError: a field is unknown, missing, of the wrong type or out of its range.
         """
-        rest = dict(config)
-        spec = _build(cls, rest, "")
-        if rest:
-            raise UsageError(
-                f"config.{next(iter(rest))} is unknown; see configs/common.py for all fields"
-            )
+        spec: Self = _build_whole(cls, config, "")
         if spec.seed >= 2**32:
             raise UsageError(f"seed={spec.seed}, but it must be below 2^32; set --config.seed")
         parse_tests(spec.data.test_data)
         return spec
 
-    @classmethod
-    def read(cls, path: pathlib.Path) -> Self:
-        """The spec that a run's config.json holds.
-
-        Raises:
-          UsageError: there is no such file, or it is damaged or of another version.
-        """
-        try:
-            return cls.of_config(read_config(path))
-        except UsageError as error:
-            raise UsageError(f"{path}: {error}") from error
-
 
 _SECTIONS = ("folder", "window", "schedule", "optimizer")
-
-
-def read_config(path: pathlib.Path) -> dict[str, Any]:
-    """The fields in a config.json.
-
-    Raises:
-      UsageError: it cannot be read, or is none.
-    """
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-        if not isinstance(config, dict):
-            raise ValueError("it holds no fields")
-    except OSError as error:
-        raise UsageError(
-            f"{path.parent} holds no run ({path.name} cannot be read: {error.strerror}); name the "
-            "folder that launch.py trained in"
-        ) from error
-    except (RecursionError, ValueError) as error:
-        raise UsageError(f"{path} is damaged ({error}); restore it") from error
-    return config
 
 
 def parse_tests(text: str) -> dict[str, str]:
@@ -173,64 +135,57 @@ def free_fields(kind: Any = RunSpec) -> Iterator[str]:
             yield from free_fields(entry.type)
 
 
-def differences(old: Any, new: Any, key: str = "") -> list[tuple[str, Any, Any]]:
+def differences(old: Values, new: Values) -> list[tuple[str, Any, Any]]:
     """The fields in which two configs differ, nested ones with dots, and their values."""
-    if not (isinstance(old, dict) and isinstance(new, dict)):
-        return [] if old == new else [(key, old, new)]
-    differing = []
-    for name in sorted(set(old) | set(new)):
-        inner = f"{key}.{name}" if key else name
-        differing += differences(old.get(name), new.get(name), inner)
-    return differing
+    before, after = flatten_dict(old, sep="."), flatten_dict(new, sep=".")
+    values = ((name, before.get(name), after.get(name)) for name in sorted(before | after))
+    return [(name, one, other) for name, one, other in values if one != other]
+
+
+def _build_whole(kind: Any, values: Values, prefix: str) -> Any:
+    """An instance of `kind`, of all of `values`."""
+    rest = dict(values)
+    made = _build(kind, rest, prefix)
+    for name in rest:
+        raise UsageError(f"config.{prefix}{name} is unknown; see configs/common.py for all fields")
+    return made
 
 
 def _build(kind: Any, values: dict[str, Any], prefix: str) -> Any:
     """An instance of `kind`; takes what it uses out of `values`."""
     arguments: dict[str, Any] = {}
     for entry in dataclasses.fields(kind):
-        name = f"{prefix}{entry.name}"
-        if dataclasses.is_dataclass(entry.type) and entry.name not in _SECTIONS:
+        name, grouped = f"{prefix}{entry.name}", dataclasses.is_dataclass(entry.type)
+        if grouped and entry.name not in _SECTIONS:
             arguments[entry.name] = _build(entry.type, values, prefix)
             continue
         if entry.name not in values:
             raise UsageError(f"config.{name} is missing; see configs/common.py for all fields")
-        value = values.pop(entry.name)
-        if dataclasses.is_dataclass(entry.type):
-            section = dict(_checked(value, Values, name))
-            arguments[entry.name] = _build(entry.type, section, f"{name}.")
-            for surplus in section:
-                raise UsageError(
-                    f"config.{name}.{surplus} is unknown; see configs/common.py for all fields"
-                )
-            continue
-        arguments[entry.name] = value = _checked(value, entry.type, name)
+        value = _checked(values.pop(entry.name), Mapping if grouped else entry.type, name)
         least = entry.metadata.get("least")
         if least is not None and not least <= value < float("inf"):
             raise UsageError(f"{name}={value}, but it must be {least} or more; set --config.{name}")
+        arguments[entry.name] = _build_whole(entry.type, value, f"{name}.") if grouped else value
     return kind(**arguments)
 
 
 def _checked(value: Any, kind: Any, name: str) -> Any:
-    """The value as one of its field's type."""
+    """The value as one of its field's type; a section so that programs can be looked up by it."""
     plain = typing.get_origin(kind) or kind
     if plain is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
+    if plain is str and isinstance(value, int):  # a number of labels
+        return str(value)
     if plain is tuple and isinstance(value, Sequence) and not isinstance(value, str):
         if all(isinstance(entry, int) for entry in value):
             return tuple(value)
-    fits = isinstance(value, plain) and (plain is bool or not isinstance(value, bool))
-    if plain is str and isinstance(value, int):  # a number of labels
-        return str(value)
-    if not fits:
+    if not isinstance(value, plain) or (plain is not bool and isinstance(value, bool)):
         raise UsageError(
             f"{name}={value!r} is not {_KINDS.get(plain, 'of the right type')}; set --config.{name}"
         )
-    return _frozen(value) if plain is Mapping else value
-
-
-def _frozen(section: Values) -> FrozenDict:
-    """A section that can be hashed, so that programs can be looked up by it."""
-    return FrozenDict({name: tuple(v) if isinstance(v, list) else v for name, v in section.items()})
+    if plain is Mapping:
+        return FrozenDict({k: tuple(v) if isinstance(v, list) else v for k, v in value.items()})
+    return value
 
 
 _KINDS = {int: "a whole number", float: "a number", str: "text", bool: "True or False"}

@@ -26,13 +26,9 @@ PyTree = Any
 class TrainedModel:
     """A network for whole images, its weights, and where it comes from.
 
-    Attributes:
-      network: what predicts.
-      variables: of the network: the moving average of the weights, where one was kept.
-      spec: of the run.
-      labels: classes and masks that it was trained on.
-      calibration: of the class probabilities; one that changes nothing where there is none.
-      source: JSON values that say which run and checkpoint it is.
+    The variables are the moving average of the weights, where one was kept; without a calibration,
+    there is one that changes nothing; `source` are JSON values that say which run and checkpoint
+    it is.
     """
 
     network: Network
@@ -49,7 +45,6 @@ class TrainedModel:
 
     @property
     def channels(self) -> int:
-        """Of the images."""
         return self.network.input_shape(self.size)[-1]
 
     @property
@@ -66,17 +61,14 @@ class TrainedModel:
 
 
 def read_model(source: pathlib.Path, which: Checkpoint, dtype: str | None = None) -> TrainedModel:
-    """The network of a run, with its best or last weights.
+    """The network of the run in a folder, with its best or last weights.
 
-    Args:
-      source: folder of the run.
-      which: of its checkpoints.
-      dtype: of the computation, 'float32' or 'bfloat16'; None is that of the training.
+    It computes in `dtype`, 'float32' or 'bfloat16'; None is that of the training.
 
     Raises:
       UsageError: the folder holds no such checkpoint, or it is of a network for volumes or windows.
     """
-    spec = RunSpec.read(source / workdir.CONFIG)
+    spec = workdir.read_spec(source)
     objective = dataclasses.replace(spec.objective, dtype=dtype or spec.objective.dtype)
     labels = read_labels(source)
     network = make_objective(objective, labels).network
@@ -91,16 +83,10 @@ def read_model(source: pathlib.Path, which: Checkpoint, dtype: str | None = None
     zeros = lambda leaf: jax.device_put(np.zeros(leaf.shape, leaf.dtype))
     like = jax.tree.map(zeros, shapes)
     step, variables = read_variables(source, which, {"batch_stats": {}, **like})
-    described = {"system": spec.system, "method": spec.objective.method}
-    return TrainedModel(
-        network=network,
-        variables=variables,
-        spec=spec,
-        labels=labels,
-        calibration=_calibration(source, which, step)
-        or Calibration(multi_label=labels.multi_label),
-        source={"run": source.resolve().name, "checkpoint": which, "step": step, **described},
-    )
+    calibration = _calibration(source, which, step) or Calibration(multi_label=labels.multi_label)
+    described = {"run": source.resolve().name, "checkpoint": which, "step": step}
+    described |= {"system": spec.system, "method": spec.objective.method}
+    return TrainedModel(network, variables, spec, labels, calibration, described)
 
 
 def read_models(paths: Sequence[pathlib.Path], which: Checkpoint) -> list[TrainedModel]:
@@ -129,6 +115,5 @@ def _calibration(source: pathlib.Path, which: Checkpoint, step: int) -> Calibrat
         run = read_run(source)
     except UsageError:
         return None
-    if run.results["run"].get(which, {}).get("step") != step:
-        return None
-    return run.calibration(which)
+    evaluated = run.results["run"].get(which, {}).get("step")
+    return run.calibration(which) if evaluated == step else None

@@ -1,16 +1,19 @@
 """The folder of a run: which config it belongs to, and what is written beside the checkpoints."""
 
+import contextlib
 import dataclasses
 import json
 import pathlib
-from collections.abc import Collection, Mapping
+import zipfile
+import zlib
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 from multimix_jax import atomic
 from multimix_jax.errors import UsageError
 from multimix_jax.names import Checkpoint
 from multimix_jax.runs.data import RunData
-from multimix_jax.runs.spec import differences, free_fields, read_config
+from multimix_jax.runs.spec import RunSpec, differences, free_fields
 
 CONFIG, IDS, RESULTS, PER_IMAGE = "config.json", "ids.json", "results.json", "per_image.csv"
 LABELS, CONTENTS = "labels.json", "contents.json"  # what the data said
@@ -18,19 +21,69 @@ EXAMPLES, GALLERY, PAGE = "examples.npz", "gallery.npz", "report.html"
 CARD = "README.md"  # as model hubs call it
 CONVERTED = "converted.json"  # says where weights that were not trained here come from
 
+_AGAIN = "evaluate that run again with --mode=eval"
+_DAMAGE = (AttributeError, EOFError, LookupError, OSError, RecursionError, TypeError, ValueError)
+
+
+@contextlib.contextmanager
+def reading(path: pathlib.Path, remedy: str = _AGAIN) -> Iterator[None]:
+    """Whatever fails within is the fault of a run's file: it ends in a UsageError that names it."""
+    try:
+        yield
+    except UsageError:
+        raise
+    except FileNotFoundError as error:
+        raise UsageError(f"{path} is missing; {remedy}") from error
+    except (*_DAMAGE, zipfile.BadZipFile, zlib.error) as error:
+        raise UsageError(
+            f"{path} is damaged ({type(error).__name__}: {error}); {remedy}"
+        ) from error
+
+
+def read_config(path: pathlib.Path, remedy: str = "restore it") -> dict[str, Any]:
+    """The fields in the config of the run in a folder.
+
+    Raises:
+      UsageError: there is none, or it is damaged.
+    """
+    file = path / CONFIG
+    if not file.exists():
+        raise UsageError(
+            f"{path} holds no run ({CONFIG} is missing); name the folder that launch.py trained in"
+        )
+    with reading(file, remedy):
+        config = json.loads(file.read_text(encoding="utf-8"))
+        if not isinstance(config, dict):
+            raise ValueError("it holds no fields")
+    return config
+
+
+def read_spec(path: pathlib.Path) -> RunSpec:
+    """The same, typed; raises UsageError also for a config of another version."""
+    config = read_config(path)
+    try:
+        return RunSpec.of_config(config)
+    except UsageError as error:
+        raise UsageError(f"{path / CONFIG}: {error}") from error
+
 
 def check(
-    workdir: str | pathlib.Path, config: Mapping[str, Any], *, begin: bool = True
+    workdir: str | pathlib.Path,
+    config: Mapping[str, Any],
+    contents: Mapping[str, str],
+    *,
+    begin: bool = True,
 ) -> pathlib.Path:
     """The path of `workdir`, if this config's run lies there or may begin there; writes nothing.
 
     Args:
       workdir: need not exist.
       config: JSON values, nested.
+      contents: digests of one's own files, by kind, wherever they lie.
       begin: whether a run may begin there.
 
     Raises:
-      UsageError: it holds a run of another config, or something else.
+      UsageError: it holds a run of another config or of other files, or something else.
     """
     path = pathlib.Path(workdir)
     if "://" in str(workdir):
@@ -39,7 +92,7 @@ def check(
             "mount it as a folder (docs/scaling.md)"
         )
     if (path / CONFIG).exists():
-        _check_same(path, config)
+        _check_same(path, config, contents)
     elif not begin and (path / CONVERTED).exists():
         return path
     elif not begin:
@@ -56,12 +109,9 @@ def check(
     return path
 
 
-def _check_same(path: pathlib.Path, config: Mapping[str, Any]) -> None:
-    """Raises UsageError where the run in a folder is of another config; free fields may differ."""
-    try:
-        saved = read_config(path / CONFIG)
-    except UsageError as error:
-        raise UsageError(f"{error}, or use another --workdir") from error
+def _check_same(path: pathlib.Path, config: Mapping[str, Any], contents: Mapping[str, str]) -> None:
+    """Raises UsageError where the run in a folder is another; free fields may differ."""
+    saved = read_config(path, "restore it, or use another --workdir")
     free = set(free_fields())
     differing = [
         f"{key} ({old!r} there, {new!r} here)"
@@ -73,20 +123,23 @@ def _check_same(path: pathlib.Path, config: Mapping[str, Any]) -> None:
             f"--workdir={path} holds the run of another config: {', '.join(differing[:5])}; use "
             "another --workdir, or the config of that run"
         )
-
-
-def check_contents(path: pathlib.Path, contents: Mapping[str, str]) -> None:
-    """Raises UsageError where a run's folder belongs to other files of one's own than these."""
-    if not (path / CONTENTS).exists():
-        return
-    saved = json.loads((path / CONTENTS).read_text(encoding="utf-8"))
-    differing = [key for key in saved if saved[key] != contents.get(key)]
+    saved = read_contents(path)
+    differing = [kind for kind in saved if saved[kind] != contents.get(kind)]
     if differing:
         raise UsageError(
             f"--workdir={path} holds a run of other files than those of config.folder: "
             f"{', '.join(differing)}; use another --workdir, or the images, masks and labels of "
             "that run as they were"
         )
+
+
+def read_contents(path: pathlib.Path) -> dict[str, str]:
+    """Digests of what own folders held, by kind of file; {} where there were none."""
+    file = path / CONTENTS
+    if not file.exists():
+        return {}
+    with reading(file, "restore it, or train again"):
+        return dict(json.loads(file.read_text(encoding="utf-8")))
 
 
 def check_new(path: pathlib.Path) -> None:
@@ -98,11 +151,9 @@ def check_new(path: pathlib.Path) -> None:
 def claim(path: pathlib.Path, config: Mapping[str, Any], data: RunData) -> None:
     """Makes a checked `path` the folder of the run: writes its config and what the data said."""
     path.mkdir(parents=True, exist_ok=True)
-    for name, values in (
-        (IDS, data.ids),
-        (LABELS, dataclasses.asdict(data.label_spec)),
-        (CONTENTS, dict(data.contents)),
-    ):
+    labels = dataclasses.asdict(data.label_spec)
+    said = {IDS: data.ids, LABELS: labels, CONTENTS: dict(data.contents)}
+    for name, values in said.items():
         if not (path / name).exists():
             atomic.write_json(path / name, values)
     atomic.write_json(path / CONFIG, config)
@@ -112,11 +163,9 @@ def finished(
     path: pathlib.Path, steps: int, tests: Collection[str] | None = None
 ) -> dict[str, Any] | None:
     """The results of a run that was trained for `steps` and evaluated (on `tests`), else None."""
-    try:
+    with contextlib.suppress(*_DAMAGE):  # damaged ones are written again
         results = json.loads((path / RESULTS).read_text(encoding="utf-8"))
         run = results["run"]
-        done = run[Checkpoint.LAST]["step"] == steps and tests in (None, set(run["tests"]))
-    except (OSError, KeyError, RecursionError, TypeError, ValueError):
-        # Damaged ones are written again.
-        return None
-    return results if done else None
+        if run[Checkpoint.LAST]["step"] == steps and tests in (None, set(run["tests"])):
+            return results
+    return None

@@ -167,7 +167,7 @@ def blank(path, id_, names):
     for row in rows:
         if row["id"] == id_:
             row.update(dict.fromkeys(names, ""))
-    record.write_per_image(path, rows)
+    record.write_csv(path / "per_image.csv", rows)
 
 
 def test_images_without_a_mask_or_a_label_do_not_count(tmp_path):

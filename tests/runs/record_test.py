@@ -27,7 +27,7 @@ def test_per_image_file(tmp_path):
         {"checkpoint": "best", "id": "a, b", "dice": 0.5},
         {"checkpoint": "best", "id": "c", "label": 1, "probability_ill": 0.25},
     ]
-    record.write_per_image(tmp_path, rows)
+    record.write_csv(tmp_path / "per_image.csv", rows)
     with (tmp_path / "per_image.csv").open(newline="") as file:
         lines = list(csv.DictReader(file))
     assert list(lines[0]) == ["checkpoint", "id", "dice", "label", "probability_ill"]
@@ -130,7 +130,7 @@ def test_shrunk_pictures_keep_their_names():
 @pytest.mark.parametrize("content", ["", "{", "[]", '{"class_names": [3], "multi_label": 0}'])
 def test_damaged_labels(tmp_path, content):
     (tmp_path / "labels.json").write_text(content)
-    with pytest.raises(UsageError, match="labels.json is missing or damaged"):
+    with pytest.raises(UsageError, match="labels.json is damaged"):
         record.read_labels(tmp_path)
 
 

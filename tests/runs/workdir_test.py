@@ -30,7 +30,7 @@ DATA = SimpleNamespace(
 @pytest.fixture
 def run(tmp_path):
     """The folder of a run that has begun."""
-    path = workdir.check(tmp_path / "runs" / "one", CONFIG)
+    path = workdir.check(tmp_path / "runs" / "one", CONFIG, DATA.contents)
     workdir.claim(path, CONFIG, DATA)
     return path
 
@@ -44,17 +44,17 @@ def test_a_claimed_folder_says_whose_it_is(run):
 
 
 def test_checking_writes_nothing(tmp_path):
-    assert workdir.check(str(tmp_path / "new"), CONFIG) == tmp_path / "new"
+    assert workdir.check(str(tmp_path / "new"), CONFIG, DATA.contents) == tmp_path / "new"
     assert os.listdir(tmp_path) == []
 
 
 def test_an_empty_folder_may_be_used(tmp_path):
-    assert workdir.check(tmp_path, CONFIG) == tmp_path
+    assert workdir.check(tmp_path, CONFIG, DATA.contents) == tmp_path
 
 
 def test_the_same_config_goes_on(run):
-    assert workdir.check(run, CONFIG) == run
-    assert workdir.check(run, CONFIG, begin=False) == run
+    assert workdir.check(run, CONFIG, DATA.contents) == run
+    assert workdir.check(run, CONFIG, DATA.contents, begin=False) == run
 
 
 @pytest.mark.parametrize(
@@ -72,40 +72,39 @@ def test_the_same_config_goes_on(run):
 )
 def test_another_config_is_refused(run, change, message):
     with pytest.raises(UsageError, match=message) as error:
-        workdir.check(run, CONFIG | change)
+        workdir.check(run, CONFIG | change, DATA.contents)
     assert str(error.value).startswith(f"--workdir={run} holds the run of another config: ")
 
 
 @pytest.mark.parametrize("key", list(free_fields()))
 def test_what_does_not_change_the_run_may_differ(run, key):
-    assert workdir.check(run, CONFIG | {key: "other"}) == run
-    assert workdir.check(run, CONFIG | {key: {"nested": "other"}}) == run
+    assert workdir.check(run, CONFIG | {key: "other"}, DATA.contents) == run
+    assert workdir.check(run, CONFIG | {key: {"nested": "other"}}, DATA.contents) == run
 
 
 def test_other_own_files_are_refused_wherever_they_lie(run):
-    workdir.check_contents(run, DATA.contents)
     with pytest.raises(UsageError, match="of other files than .*: masks; use another --workdir"):
-        workdir.check_contents(run, DATA.contents | {"masks": "ghi"})
+        workdir.check(run, CONFIG, DATA.contents | {"masks": "ghi"})
 
 
 def test_a_folder_of_something_else_is_refused(tmp_path):
     (tmp_path / "thesis.txt").write_text("chapter 1")
     with pytest.raises(UsageError, match=r"is not empty and holds no run .*another --workdir"):
-        workdir.check(tmp_path, CONFIG)
+        workdir.check(tmp_path, CONFIG, DATA.contents)
 
 
 def test_a_file_is_refused(tmp_path):
     (tmp_path / "file").write_text("")
     for begin, message in ((True, r"file is a file; use the path of a folder"), (False, "no run")):
         with pytest.raises(UsageError, match=message):
-            workdir.check(tmp_path / "file", CONFIG, begin=begin)
+            workdir.check(tmp_path / "file", CONFIG, DATA.contents, begin=begin)
 
 
 @pytest.mark.parametrize("exists", [True, False])
 def test_where_no_run_may_begin_there_must_be_one(tmp_path, exists):
     path = tmp_path if exists else tmp_path / "absent"
     with pytest.raises(UsageError, match=rf"--workdir={path} holds no run; train one with --mode"):
-        workdir.check(path, CONFIG, begin=False)
+        workdir.check(path, CONFIG, DATA.contents, begin=False)
     assert os.listdir(tmp_path) == []
 
 
@@ -115,7 +114,7 @@ def test_where_no_run_may_begin_there_must_be_one(tmp_path, exists):
 def test_a_damaged_config_is_named(run, content):
     (run / "config.json").write_bytes(content)
     with pytest.raises(UsageError, match=r"config\.json is damaged \(.*--workdir"):
-        workdir.check(run, CONFIG)
+        workdir.check(run, CONFIG, DATA.contents)
 
 
 @pytest.mark.parametrize(
@@ -128,7 +127,7 @@ def test_damaged_results_are_none(run, content):
 
 def test_a_bucket_is_no_folder():
     with pytest.raises(UsageError, match="--workdir=gs://b/run is .*mount it as a folder"):
-        workdir.check("gs://b/run", CONFIG)
+        workdir.check("gs://b/run", CONFIG, DATA.contents)
 
 
 def test_json_is_written_whole_or_not_at_all(tmp_path):
