@@ -65,7 +65,7 @@ def launch(c: ConfigDict, workdir: str, mode: str = "train", cell: int | None = 
     logging.getLogger("data_pipelines").setLevel(logging.INFO)
     cells = {name: one.to_dict() for name, one in grid.cells(c).items()} if "grid" in c else {}
     parts = train.Parts(open_data, contents, ERRORS)
-    return train.run_config(c.to_dict(), workdir, parts, mode=mode, cells=cells, only=cell)
+    return train.run_config(c.to_dict(), workdir, parts, mode, cells, cell)
 
 
 def main(argv: list[str]) -> None:

@@ -4,7 +4,6 @@ multimix-convert state_dict.pth OUT    # a folder for launch.py --mode=eval
 multimix-convert RUN state_dict.pth    # the best weights of a run, or --last
 """
 
-import argparse
 import dataclasses
 import pathlib
 from typing import Any
@@ -13,7 +12,7 @@ import numpy as np
 import optax
 
 from multimix_jax import atomic
-from multimix_jax.commands.ends import ends_quietly
+from multimix_jax.commands.ends import ends_quietly, make_parser
 from multimix_jax.errors import UsageError
 from multimix_jax.models.torch_weights import from_torch, printable, to_torch
 from multimix_jax.names import Checkpoint
@@ -24,11 +23,7 @@ from multimix_jax.training.loop import Progress
 
 
 def to_checkpoint(source: pathlib.Path, target: pathlib.Path) -> None:
-    """PyTorch file -> folder whose checkpoint evaluation and prediction accept.
-
-    Raises:
-      UsageError: the file is not the weights of a MultiMix, or the folder is not empty.
-    """
+    """PyTorch file -> folder whose checkpoint evaluation and prediction accept."""
     workdir.check_new(target)
     state = TrainState.create({"params": read_params(source)}, optax.identity())
     with Checkpoints(target) as checkpoints:
@@ -37,11 +32,7 @@ def to_checkpoint(source: pathlib.Path, target: pathlib.Path) -> None:
 
 
 def to_torch_file(source: pathlib.Path, which: str, target: pathlib.Path) -> None:
-    """Best or last weights of a run -> PyTorch file, whole or not at all.
-
-    Raises:
-      UsageError: the folder holds no such checkpoint, or the file exists.
-    """
+    """Best or last weights of a run -> PyTorch file, whole or not at all."""
     if target.exists() or not target.parent.is_dir():
         raise UsageError(f"{target} exists already, or its folder does not; name a new file")
     _, variables = read_variables(source, which)
@@ -51,11 +42,7 @@ def to_torch_file(source: pathlib.Path, which: str, target: pathlib.Path) -> Non
 
 
 def read_params(path: pathlib.Path) -> Any:
-    """PyTorch file -> our parameters, see `from_torch`; nothing in the file is run.
-
-    Raises:
-      UsageError: the file is missing, or is not the weights of a MultiMix.
-    """
+    """PyTorch file -> our parameters, see `from_torch`; nothing in the file is run."""
     torch = _torch()
     try:
         tensors = torch.load(path, map_location="cpu", weights_only=True)
@@ -94,11 +81,7 @@ def _torch() -> Any:
 @ends_quietly()
 def main() -> None:
     """Command line, see the top of the file."""
-    parser = argparse.ArgumentParser(
-        prog="multimix-convert",
-        description="Weights from and to the PyTorch format of the authors' released code.",
-        epilog="example: multimix-convert state_dict.pth OUT",
-    )
+    parser = make_parser("multimix-convert", __doc__)
     parser.add_argument("source", type=pathlib.Path, help="PyTorch state dict, or folder of a run")
     parser.add_argument("target", type=pathlib.Path, help="new folder, or PyTorch file to write")
     parser.add_argument(
@@ -106,13 +89,10 @@ def main() -> None:
     )
     arguments = parser.parse_args()
     source, target = arguments.source, arguments.target
-    try:
-        if source.is_dir():
-            to_torch_file(source, Checkpoint.LAST if arguments.last else Checkpoint.BEST, target)
-        else:
-            to_checkpoint(source, target)
-    except UsageError as error:
-        parser.exit(1, f"error: {error}\n")
+    if source.is_dir():
+        to_torch_file(source, Checkpoint.LAST if arguments.last else Checkpoint.BEST, target)
+    else:
+        to_checkpoint(source, target)
     print(f"{target} is written")
 
 

@@ -1,5 +1,6 @@
-"""How commands end."""
+"""How commands begin and end."""
 
+import argparse
 import contextlib
 import errno
 import os
@@ -7,10 +8,30 @@ import signal
 import sys
 from collections.abc import Iterator
 
+from multimix_jax.errors import UsageError
+from multimix_jax.names import Checkpoint
+
+
+def make_parser(name: str, help_text: str | None) -> argparse.ArgumentParser:
+    """A parser of a command, whose help begins with the docstring of its module."""
+    kind = argparse.RawDescriptionHelpFormatter
+    return argparse.ArgumentParser(name, description=help_text, formatter_class=kind)
+
+
+def add_which(parser: argparse.ArgumentParser) -> None:
+    """The flag that says which weights to read."""
+    parser.add_argument(
+        "--which",
+        choices=tuple(Checkpoint),
+        default=Checkpoint.BEST,
+        help="the weights that were best on validation, or the last (default: %(default)s)",
+    )
+
 
 @contextlib.contextmanager
-def ends_quietly() -> Iterator[None]:
-    """Has a command whose output goes into `head` end as others do: no traceback, status 141."""
+def ends_quietly(errors: tuple[type[Exception], ...] = (UsageError,)) -> Iterator[None]:
+    """Has a command end without a traceback: of `errors`, which a user can mend, with one line and
+    status 1; where its output goes into `head`, as others do, with status 141."""
     try:
         try:
             yield
@@ -19,16 +40,13 @@ def ends_quietly() -> Iterator[None]:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what is still buffered
         sys.exit(128 + signal.SIGPIPE)
+    except errors as error:
+        sys.exit(f"error: {error}")
 
 
 @contextlib.contextmanager
 def one_line_errors(errors: tuple[type[Exception], ...], workdir: str) -> Iterator[None]:
-    """Ends the process with one line and status 1 for what a user can mend.
-
-    Args:
-      errors: what means that something that was asked for cannot be done.
-      workdir: named where its disk is full.
-    """
+    """Ends a training with one line and status 1 of `errors`, and where its disk is full."""
     try:
         yield
     except errors as error:

@@ -3,13 +3,13 @@
     multimix-predict runs/quickstart scan.png --out OUT
     multimix-predict runs/a images/ --out OUT --ensemble runs/b runs/c --flips
 
-OUT holds predictions.csv, masks/ at the size of each image, overlays/, saliency/ and, where several
-answers were averaged, disagreement/.
+OUT holds predictions.csv, masks/ at the size of each image, overlays/ with outlines, saliency/ and,
+where several answers were averaged, disagreement/. Not a medical device, and not for clinical use.
 """
 
 import argparse
+import contextlib
 import dataclasses
-import math
 import pathlib
 import sys
 import time
@@ -19,8 +19,7 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from multimix_jax.commands.ends import ends_quietly
-from multimix_jax.commands.options import add_which
+from multimix_jax.commands.ends import add_which, ends_quietly, make_parser
 from multimix_jax.errors import UsageError
 from multimix_jax.inference import saliency
 from multimix_jax.inference.images import ImagePrediction, Resize, predict_images
@@ -37,21 +36,13 @@ FEW = 16  # images up to which quick compilation is worth slower programs
 
 @dataclasses.dataclass(frozen=True)
 class ImageFiles:
-    """How image files are found and read: as for training, which data_pipelines knows.
-
-    Attributes:
-      suffixes: of image files.
-      below: (folders) -> the files in and below them.
-      read: (file, channels) -> (float32 [H,W] or [H,W,3] of 0 to 255, ...).
-      resize: (side, fit, channels) -> what fits images to a network.
-      in_threads: (function, items) -> results, in order.
-    """
+    """How image files are found and read: as for training, which data_pipelines knows."""
 
     suffixes: Sequence[str]
-    below: Callable[[Sequence[pathlib.Path]], Iterable[pathlib.Path]]
-    read: Callable[[pathlib.Path, int], tuple[np.ndarray, Any]]
-    resize: Callable[[int, str, int], Resize]
-    in_threads: Callable[..., Iterable[Any]]
+    below: Callable[[Sequence[pathlib.Path]], Iterable[pathlib.Path]]  # in and below folders
+    read: Callable[[pathlib.Path, int], tuple[np.ndarray, Any]]  # float32 [H,W(,3)] of 0 to 255
+    resize: Callable[[int, str, int], Resize]  # of side, fit and channels
+    in_threads: Callable[..., Iterable[Any]]  # of a function and items, gives results in order
 
 
 def find_files(paths: Sequence[pathlib.Path], image_files: ImageFiles) -> dict[str, pathlib.Path]:
@@ -59,9 +50,6 @@ def find_files(paths: Sequence[pathlib.Path], image_files: ImageFiles) -> dict[s
 
     That is the path below the folder, or the file's name, without suffix; with it where two would
     be one.
-
-    Raises:
-      UsageError: one is missing, or there is none at all.
     """
     suffixes = tuple(image_files.suffixes)
     relative: dict[pathlib.Path, pathlib.Path] = {}  # one that is named twice is taken once
@@ -146,11 +134,7 @@ def run(arguments: argparse.Namespace, image_files: ImageFiles) -> int:
 
 
 def _threshold(models: Sequence[TrainedModel], asked: float | None) -> float | None:
-    """What was asked for, or the mean of the networks' own.
-
-    Raises:
-      UsageError: one is asked for, but one class of more than two is to be named.
-    """
+    """What was asked for, or the mean of the networks' own."""
     if asked is None:
         own = [model.calibration.threshold for model in models]
         known = [threshold for threshold in own if threshold is not None]
@@ -164,12 +148,7 @@ def _threshold(models: Sequence[TrainedModel], asked: float | None) -> float | N
 @ends_quietly()
 def main(image_files: ImageFiles) -> None:
     """Command line, see the top of the file."""
-    parser = argparse.ArgumentParser(
-        prog="multimix-predict",
-        description="Writes masks at the size of each image, class probabilities, outlines and "
-        "saliency. Not a medical device, and not for clinical use.",
-        epilog="example: multimix-predict runs/quickstart images/ --out OUT --flips",
-    )
+    parser = make_parser("multimix-predict", __doc__)
     path = pathlib.Path
     parser.add_argument("run", type=path, help="folder of a run")
     parser.add_argument("images", type=path, nargs="+", help="image files, or folders of them")
@@ -206,21 +185,14 @@ def main(image_files: ImageFiles) -> None:
     arguments = parser.parse_args()
     machine.set_xla_flags()
     machine.keep_compiled()
-    try:
-        status = run(arguments, image_files)
-    except UsageError as error:
-        parser.exit(1, f"error: {error}\n")
-    sys.exit(status)
+    sys.exit(run(arguments, image_files))
 
 
 def _share(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = math.nan
-    if not 0 <= value <= 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number from 0 to 1")
-    return value
+    with contextlib.suppress(ValueError):
+        if 0 <= float(text) <= 1:
+            return float(text)
+    raise argparse.ArgumentTypeError(f"{text!r} is not a number from 0 to 1")
 
 
 def _count(text: str) -> int:

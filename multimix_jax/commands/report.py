@@ -13,12 +13,11 @@ with --against=SYSTEM, that one with every other, and all of a budget are drawn 
 writes each run as a page to look through, RUN/report.html, or DIR/NAME.html with --out=DIR.
 """
 
-import argparse
 import pathlib
 from collections.abc import Sequence
 
 from multimix_jax import atomic
-from multimix_jax.commands.ends import ends_quietly
+from multimix_jax.commands.ends import ends_quietly, make_parser
 from multimix_jax.errors import UsageError
 from multimix_jax.names import Checkpoint
 from multimix_jax.reporting import compare, groups, page, plots, tables
@@ -31,11 +30,7 @@ test images, not of other seeds.
 
 
 def write_pages(runs: Sequence[record.FinishedRun], out: str | None) -> None:
-    """A page of each run: in its folder, or below `out`; of one run, `out` may be the file.
-
-    Raises:
-      UsageError: two would have one name, or what a run left behind is damaged.
-    """
+    """A page of each run: in its folder, or below `out`; of one run, `out` may be the file."""
     if out is None:
         paths = [run.path / workdir.PAGE for run in runs]
     elif out.endswith(".html"):
@@ -50,47 +45,39 @@ def write_pages(runs: Sequence[record.FinishedRun], out: str | None) -> None:
         print(path)
 
 
-@ends_quietly()
+@ends_quietly((UsageError, OSError))
 def main() -> None:
     """Command line, see the top of the file."""
-    parser = argparse.ArgumentParser(
-        prog="multimix-report",
-        description="Results as tables and figures.",
-        epilog="example: multimix-report runs/grid --out tables",
-    )
+    parser = make_parser("multimix-report", __doc__)
     parser.add_argument("runs", nargs="+", metavar="RUN", help="folder of a run, or of a grid")
     parser.add_argument("--out", metavar="DIR", help="write all tables and figures there")
     parser.add_argument("--json", metavar="FILE", help="also write the rows as a JSON list")
     parser.add_argument("--against", metavar="SYSTEM", help="compare this one with every other")
     parser.add_argument("--html", action="store_true", help="write a page of each run instead")
     arguments = parser.parse_args()
-    try:
-        if arguments.html:
-            write_pages(record.find_runs(arguments.runs), arguments.out)
-            return
-        grouped = groups.group_runs(record.find_runs(arguments.runs))
-        rows, compared = compare.summarize(grouped), compare.compare(grouped, arguments.against)
-        written = [tables.overview(rows), tables.by_data_set(rows), tables.comparisons(compared)]
-        text = "\n".join([LEGEND, *written])
-        print(text)
-        if arguments.json:
-            atomic.write_json(pathlib.Path(arguments.json), rows)
-        if arguments.out:
-            out = pathlib.Path(arguments.out)
-            out.mkdir(parents=True, exist_ok=True)
-            atomic.write_json(out / "results.json", rows)
-            atomic.write_json(out / "comparisons.json", compared)
-            tables.write_csv(out / "results.csv", rows)
-            for checkpoint in Checkpoint:
-                latex = tables.latex(rows, checkpoint)
-                atomic.write_text(out / f"results_{checkpoint}.tex", latex)
-            atomic.write_text(out / "results.md", text)
-            together = groups.alike if arguments.against else groups.comparable
-            plots.draw_all(grouped, out / "figures", together)
-    except BrokenPipeError:
-        raise
-    except (UsageError, OSError) as error:
-        parser.exit(1, f"error: {error}\n")
+    runs = record.find_runs(arguments.runs)
+    if arguments.html:
+        write_pages(runs, arguments.out)
+        return
+    grouped = groups.group_runs(runs)
+    rows, compared = compare.summarize(grouped), compare.compare(grouped, arguments.against)
+    written = [tables.overview(rows), tables.by_data_set(rows), tables.comparisons(compared)]
+    text = "\n".join([LEGEND, *written])
+    print(text)
+    if arguments.json:
+        atomic.write_json(pathlib.Path(arguments.json), rows)
+    if arguments.out:
+        out = pathlib.Path(arguments.out)
+        out.mkdir(parents=True, exist_ok=True)
+        atomic.write_json(out / "results.json", rows)
+        atomic.write_json(out / "comparisons.json", compared)
+        tables.write_csv(out / "results.csv", rows)
+        for checkpoint in Checkpoint:
+            latex = tables.latex(rows, checkpoint)
+            atomic.write_text(out / f"results_{checkpoint}.tex", latex)
+        atomic.write_text(out / "results.md", text)
+        together = groups.alike if arguments.against else groups.comparable
+        plots.draw_all(grouped, out / "figures", together)
 
 
 if __name__ == "__main__":

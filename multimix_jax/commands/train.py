@@ -13,7 +13,7 @@ from multimix_jax.errors import UsageError
 from multimix_jax.names import Stream
 from multimix_jax.objectives import make_objective
 from multimix_jax.reporting import tables
-from multimix_jax.reporting.observer import PictureObserver
+from multimix_jax.reporting.selection import PictureObserver
 from multimix_jax.runs import workdir
 from multimix_jax.runs.data import RunData
 from multimix_jax.runs.grid import run_all
@@ -28,27 +28,20 @@ OpenData = Callable[[Mapping[str, Any], RunSpec, Sequence[Stream]], RunData]
 
 @dataclasses.dataclass(frozen=True)
 class Parts:
-    """What training takes from the data pipelines.
+    """What training takes from the data pipelines."""
 
-    Attributes:
-      open_data: opens, and where need be prepares, the data of a run with these streams.
-      contents: digests of what a config's own folders hold, by kind of file.
-      errors: what both raise for what a user can mend, and UsageError.
-    """
-
-    open_data: OpenData
-    contents: Callable[[Mapping[str, Any]], Mapping[str, str]]
-    errors: tuple[type[Exception], ...]
+    open_data: OpenData  # opens, and where need be prepares, the data of a run with these streams
+    contents: Callable[[Mapping[str, Any]], Mapping[str, str]]  # digests of own files, by kind
+    errors: tuple[type[Exception], ...]  # of what a user can mend
 
 
 def run_config(
     config: Mapping[str, Any],
     path: str | pathlib.Path,
     parts: Parts,
-    *,
-    mode: str = "train",
-    cells: Mapping[str, Mapping[str, Any]] | None = None,
-    only: int | None = None,
+    mode: str,
+    cells: Mapping[str, Mapping[str, Any]],
+    only: int | None,
 ) -> int:
     """Goes on with a run, or with a grid of them; gives the status to end with.
 
@@ -57,11 +50,8 @@ def run_config(
       path: folder of the run, or of the grid's runs.
       parts: of data_pipelines.
       mode: 'train' trains and evaluates; 'eval' evaluates again.
-      cells: configs of a grid's runs by name; None or empty for one run.
+      cells: configs of a grid's runs by name; none for one run.
       only: the one cell to run, counted from 0; None for all.
-
-    Raises:
-      UsageError: something that was asked for cannot be done.
     """
     if only is not None and not cells:
         raise UsageError(f"--cell={only} is for grids (--config=configs/grid.py)")
@@ -86,13 +76,9 @@ def run_one(
     *,
     parts: Parts,
     guard: PreemptionGuard,
-    mode: str = "train",
+    mode: str,
 ) -> None:
-    """Does what is left to do in a run's folder, and prints its results.
-
-    Raises:
-      UsageError: something that was asked for cannot be done.
-    """
+    """Does what is left to do in a run's folder, and prints its results."""
     train, spec = mode == "train", RunSpec.of_config(config)
     folder = workdir.check(path, config, parts.contents(config), begin=train)
     results = workdir.finished(folder, spec.training.steps, set(spec.data.tests))
@@ -110,11 +96,7 @@ def run_one(
 def make_run(
     config: Mapping[str, Any], spec: RunSpec, path: pathlib.Path, open_data: OpenData
 ) -> Run:
-    """The run that a config, and its spec, describe, in its folder.
-
-    Raises:
-      UsageError: something that was asked for cannot be done.
-    """
+    """The run that a config, and its spec, describe, in its folder."""
     data = open_data(config, spec, make_objective(spec.objective).streams)
     programs = make_programs(
         spec.objective, spec.data.size, spec.training, spec.prediction, data.label_spec

@@ -2,7 +2,7 @@
 
 import functools
 import itertools
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -10,13 +10,7 @@ import numpy as np
 from multimix_jax.errors import UsageError
 from multimix_jax.evaluation import calibration, classification, intervals
 from multimix_jax.names import BASELINE, Checkpoint, Task
-from multimix_jax.reporting.groups import (
-    Group,
-    alike,
-    check_same_images,
-    comparable,
-    same_length,
-)
+from multimix_jax.reporting.groups import Group, alike, check_same_images, comparable, same_length
 from multimix_jax.runs.record import FinishedRun, Images
 
 RESAMPLES = 10_000
@@ -28,11 +22,9 @@ _IDENTIFYING = ("size", "steps", "seg_labels", "cls_labels", "data_set", "metric
 def summarize(groups: Sequence[Group]) -> list[dict[str, Any]]:
     """A row per group, checkpoint, data set and metric; and of the baselines.
 
-    Returns:
-      Rows with `Group.described`, `seeds`, `checkpoint`, `data_set`, `in_domain`, `metric`, `n`
-      images, `mean` over seeds of the mean over images, `std` over seeds (of the sample; None of
-      one), `ci95` of the mean by drawing images anew, the same for every seed, and `values`, that
-      of each seed.
+    `mean` is that over seeds of the mean over `n` images, `std` that over seeds (of the sample;
+    None of one), `ci95` of the mean by drawing images anew, the same for every seed; `values` has
+    that of each seed.
     """
     rows: list[dict[str, Any]] = []
     baseline: dict[tuple[Any, ...], dict[str, Any]] = {}
@@ -108,17 +100,12 @@ def compare(groups: Sequence[Group], against: str | None = None) -> list[dict[st
     Or, `against` a system: what it has over every other one of its budget, size and steps, and
     over itself with more labels.
 
-    The trained weights are taken as they are: intervals and p tell of other test images, not of
-    other seeds.
-
-    Returns:
-      Rows with `adds`, the part, or ''; `system`, which has it, and `to`, which has not (of the
-      same system, the other budget); size, budgets, `checkpoint`, `data_set`, `metric` (of DICE,
-      accuracy or auroc); over the `seeds` that both have, `difference` of the means, `by_seed`,
-      and `ci95` by drawing images anew, the same for both; `p` by a paired permutation test over
-      images (Fisher's, two-sided, on each image's mean over seeds), None for one seed alone and
-      for auroc, which no image has by itself; and `p_holm`, corrected for all rows of this
-      checkpoint.
+    A row has the part that it `adds`, or ''; the `system` which has it, and `to`, which has not (of
+    the same system, the other budget); over the `seeds` that both have, the `difference` of means,
+    `by_seed`, and its `ci95` by drawing images anew, the same for both; `p` by a paired permutation
+    test over images (Fisher's, two-sided, on each image's mean over seeds), None for one seed alone
+    and for auroc, which no image has by itself; and `p_holm`, corrected for all rows of this
+    checkpoint. All tell of other test images, not of other seeds.
 
     Raises:
       UsageError: two systems to compare were tested on different images, or there is no system of
@@ -134,8 +121,7 @@ def compare(groups: Sequence[Group], against: str | None = None) -> list[dict[st
             described = {"adds": adds, **more.described, "to": to}
             described |= {"seeds": list(pairs), "checkpoint": checkpoint, "data_set": data_set}
             for metric, difference in (
-                *((name, _difference(pairs, _column(name))) for name in DICE),
-                ("accuracy", _difference(pairs, lambda i: i.correct if i.class_names else None)),
+                *((name, _difference(pairs, name)) for name in (*DICE, "accuracy")),
                 ("auroc", _auroc_difference(pairs)),
             ):
                 if difference:
@@ -170,10 +156,6 @@ def _against(groups: Sequence[Group], system: str) -> Iterator[tuple[Group, Grou
             yield one, more, "", f"{labels or '–'}/{masks or '–'}"
 
 
-def _column(name: str) -> Callable[[Images], np.ndarray | None]:
-    return lambda images: images.columns.get(name)
-
-
 def _pairs(
     one: Group, other: Group, checkpoint: str, data_set: str
 ) -> dict[int, tuple[Images, Images]]:
@@ -190,16 +172,18 @@ def _pairs(
     return pairs
 
 
-def _difference(
-    pairs: Mapping[int, tuple[Images, Images]], values: Callable[[Images], np.ndarray | None]
-) -> dict[str, Any] | None:
+def _difference(pairs: Mapping[int, tuple[Images, Images]], metric: str) -> dict[str, Any] | None:
     """Of what each image has by itself; None where a system has nothing of it."""
     differences = {}
-    for seed, (ours, theirs) in pairs.items():
-        a, b = values(ours), values(theirs)
-        if a is None or b is None:
+    for seed, both in pairs.items():
+        if metric == "accuracy":
+            values = [images.correct for images in both if images.class_names]
+        else:
+            values = [images.columns[metric] for images in both if metric in images.columns]
+        if len(values) < 2:
             return None
-        differences[seed] = (a - b)[~np.isnan(a - b)]
+        difference = values[0] - values[1]
+        differences[seed] = difference[~np.isnan(difference)]
     mean = np.mean(list(differences.values()), axis=0)
     if not len(mean):
         return None
@@ -217,14 +201,8 @@ def _difference(
             rng=np.random.default_rng(0),
         )
         p = float(test.pvalue)
-    return {
-        "difference": float(mean.mean()),
-        "ci95": intervals.percentile_interval(intervals.mean_resamples(mean)),
-        "by_seed": {seed: float(values.mean()) for seed, values in differences.items()},
-        "n": len(mean),
-        "p": p,
-        "p_holm": None,
-    }
+    by_seed = {seed: float(values.mean()) for seed, values in differences.items()}
+    return _figures(mean.mean(), intervals.mean_resamples(mean), by_seed, len(mean), p)
 
 
 def _auroc_difference(pairs: Mapping[int, tuple[Images, Images]]) -> dict[str, Any] | None:
@@ -238,14 +216,20 @@ def _auroc_difference(pairs: Mapping[int, tuple[Images, Images]]) -> dict[str, A
         samples.append(ours[1] - theirs[1])
     if np.isnan(list(by_seed.values())).any():
         return None
-    return {
-        "difference": float(np.mean(list(by_seed.values()))),
-        "ci95": intervals.percentile_interval(np.mean(samples, axis=0)),
-        "by_seed": by_seed,
-        "n": len(both[0].labels),
-        "p": None,
-        "p_holm": None,
-    }
+    mean = np.mean(list(by_seed.values()))
+    return _figures(mean, np.mean(samples, axis=0), by_seed, len(both[0].labels))
+
+
+def _figures(
+    mean: np.floating,
+    samples: np.ndarray,
+    by_seed: Mapping[int, float],
+    n: int,
+    p: float | None = None,
+) -> dict[str, Any]:
+    ci95 = intervals.percentile_interval(samples)
+    row = {"difference": float(mean), "ci95": ci95, "by_seed": by_seed, "n": n}
+    return {**row, "p": p, "p_holm": None}
 
 
 def _auroc(images: Images) -> tuple[float, np.ndarray]:

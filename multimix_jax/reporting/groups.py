@@ -30,11 +30,7 @@ class Group:
         return self.runs[0].budget
 
     def tested(self, checkpoint: str, data_set: str) -> list[tuple[FinishedRun, Images]]:
-        """The runs of which there are figures, and these.
-
-        Raises:
-          UsageError: the runs were tested on different images.
-        """
+        """The runs of which there are figures, and these; UsageError if of different images."""
         key = checkpoint, data_set
         tested = [(run, run.images[key]) for run in self.runs if key in run.images]
         for other in tested[1:]:
@@ -71,14 +67,9 @@ def group_runs(runs: Iterable[FinishedRun]) -> list[Group]:
     for run in runs:
         key = (run.config["system"], run.config["size"], run.config["steps"], run.budget)
         groups.setdefault(key, []).append(run)
-    for members in groups.values():
-        first = members[0]
-        for run in members[1:]:
-            differing = [
-                name
-                for name, _, _ in differences(first.config, run.config)
-                if name.partition(".")[0] not in _FREE
-            ] + _other_files(first, run)
+    for first, *others in groups.values():
+        for run in others:
+            differing = _differing(first, run)
             if differing or run.config["seed"] == first.config["seed"]:
                 raise UsageError(
                     f"{first.path} and {run.path} are both {first.config['system']} on the same "
@@ -94,13 +85,22 @@ def group_runs(runs: Iterable[FinishedRun]) -> list[Group]:
     return sorted((Group(sorted(members, key=by_seed)) for members in groups.values()), key=order)
 
 
+def _differing(run: FinishedRun, other: FinishedRun, ignored: Iterable[str] = ()) -> list[str]:
+    """Fields of the config, and kinds of files of one's own, in which two runs differ."""
+    free = {*_FREE, *ignored}
+    fields = [name for name, _, _ in differences(run.config, other.config)]
+    files = {kind: (run.contents[kind], other.contents.get(kind)) for kind in run.contents}
+    return [
+        *(name for name in fields if not free & {name, name.partition(".")[0]}),
+        *(f"own {kind}" for kind, (a, b) in files.items() if a and b and a != b),
+    ]
+
+
 def comparable(one: Group, other: Group) -> bool:
     """Whether two systems differ in their parts alone, on the same budgets of common tasks."""
-    return (
-        _same_budget(one, other)
-        and not differences(_settings(one), _settings(other))
-        and not _other_files(one.runs[0], other.runs[0])
-    )
+    first, second = one.runs[0], other.runs[0]
+    parts = ("system", *METHODS[first.spec.objective.method].switches)
+    return _same_budget(one, other) and not _differing(first, second, parts)
 
 
 def alike(one: Group, other: Group) -> bool:
@@ -113,32 +113,10 @@ def same_length(one: Group, other: Group) -> bool:
     return all(one.described[name] == other.described[name] for name in ("size", "steps"))
 
 
-def _other_files(run: FinishedRun, other: FinishedRun) -> list[str]:
-    """Kinds of files of one's own that both runs used, but that were others."""
-    pairs = {kind: (run.contents[kind], other.contents.get(kind)) for kind in run.contents}
-    return [
-        f"own {kind}"
-        for kind, (ours, theirs) in pairs.items()
-        if ours and theirs and ours != theirs
-    ]
-
-
 def _same_budget(one: Group, other: Group) -> bool:
     """Whether two systems had as many labels for the tasks that both have."""
     budgets = zip(one.budget, other.budget)
     return all(a is None or b is None or a == b for a, b in budgets)
-
-
-def _settings(group: Group) -> dict[str, Any]:
-    """The config but for what may differ between seeds and systems."""
-    run = group.runs[0]
-    ignored = {*_FREE, "system", *METHODS[run.spec.objective.method].switches}
-    config = {}
-    for name, value in run.config.items():
-        if isinstance(value, dict):
-            value = {k: v for k, v in value.items() if f"{name}.{k}" not in ignored}
-        config[name] = value
-    return {name: value for name, value in config.items() if name not in ignored}
 
 
 def check_same_images(

@@ -9,7 +9,7 @@ import io
 import math
 import pathlib
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import jinja2
 import numpy as np
@@ -17,10 +17,9 @@ from PIL import Image
 
 from multimix_jax import atomic
 from multimix_jax.errors import UsageError
-from multimix_jax.evaluation.classification import of_class, reliability_curve, roc_curve
 from multimix_jax.names import Checkpoint, Task
-from multimix_jax.reporting import charts, pictures, selection, tables
-from multimix_jax.reporting.charts import Curve
+from multimix_jax.reporting import pictures, plots, selection, tables
+from multimix_jax.reporting.plots import Curve
 from multimix_jax.runs import record, workdir
 from multimix_jax.runs.picture_files import Picture
 from multimix_jax.runs.record import FinishedRun, Images
@@ -29,23 +28,10 @@ from multimix_jax.runs.record import FinishedRun, Images
 POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'unsafe-inline'"
 POINTS = 150  # of a learning curve; more are averaged
 SIDE_BY_PIXEL = 128  # up to here a picture is kept pixel by pixel, since it is shown enlarged
-ACCEPTED, CORRECT = "cls/accepted", "cls/accepted_and_correct"
-
-
-class Chart(NamedTuple):
-    """A chart: its title, the SVG element, and of several lines their names and how they look."""
-
-    title: str
-    svg: str
-    legend: list[tuple[str, str]]
 
 
 def write(run: FinishedRun, path: pathlib.Path) -> None:
-    """Writes the page of a run, whole or not at all.
-
-    Raises:
-      UsageError: what the run left behind is damaged.
-    """
+    """Writes the page of a run; UsageError where what it left behind is damaged."""
     folder = pathlib.Path(__file__).parent
     read = lambda name: (folder / name).read_text(encoding="utf-8")
     labels, masks = run.budget
@@ -106,7 +92,7 @@ def _results(run: FinishedRun) -> Iterator[tuple[str, str, list[str], list[list[
             )
 
 
-def _class_curves(run: FinishedRun) -> Iterator[tuple[str, list[Chart]]]:
+def _class_curves(run: FinishedRun) -> Iterator[tuple[str, list[dict[str, Any]]]]:
     """The charts of each data set with classes."""
     for data_set in run.results["run"]["tests"]:
         roc: list[Curve] = []
@@ -115,28 +101,20 @@ def _class_curves(run: FinishedRun) -> Iterator[tuple[str, list[Chart]]]:
             images = run.images.get((which, data_set))
             if images is None or not images.class_names:
                 continue
-            chosen = run.calibration(which)
             for index, name in enumerate(images.class_names):
                 if len(images.class_names) == 2 and index == 0 and images.labels.ndim == 1:
                     continue  # the same as the other class, turned round
-                scores = images.probabilities[:, index]
-                positive = of_class(images.labels, index)
-                label = f"{which}, {name}"
-                roc.append(Curve(label, *roc_curve(scores, positive)))
-                calibration.append(Curve(label, *reliability_curve(scores, positive)))
-                if chosen is not None:
-                    scores = np.asarray(chosen(images.probabilities))[:, index]
-                    points = reliability_curve(scores, positive)
-                    calibration.append(Curve(f"{label}, calibrated", *points))
+                label, color = f"{which}, {name}", f"C{len(roc)}"
+                roc += plots.roc(label, color, [(run, images)], which, index)
+                calibration += plots.calibration(label, color, [(run, images)], which, index)
         if roc:
-            rates = {"x": "false positive rate", "y": "true positive rate"}
-            shares = {"x": "predicted probability", "y": "share of the class", "marked": True}
+            shares = ("predicted probability", "share of the class")
             title = f"{data_set}: calibration, bins of at least 5 images"
             yield (
                 data_set,
                 [
-                    _chart(f"{data_set}: ROC", roc, **rates, unit=True),
-                    _chart(title, calibration, **shares, unit=True),
+                    _chart(f"{data_set}: ROC", roc, *plots.ROC, diagonal=True),
+                    _chart(title, calibration, *shares, diagonal=True),
                 ],
             )
 
@@ -148,42 +126,47 @@ def _training(run: FinishedRun) -> dict[str, Any]:
         for split in ("train", "validation", "skipped")
     }
     names = {split: dict.fromkeys(n for line in of for n in line) for split, of in lines.items()}
+
+    def curve(split: str, name: str, label: str = "", color: str = "C0") -> Curve:
+        """A metric over the steps, of many steps the means of some together."""
+        some = -(-len(lines[split]) // POINTS)
+        steps, values = plots.history([run], split, name, smooth=some)
+        return Curve(label or name, steps[::some], values[::some], color)
+
     drawn = []
     scores = [n for n in names["validation"] if n == "score" or n.endswith(("/dice", "/auroc"))]
     if scores:
-        curves = [_history(lines["validation"], name) for name in scores]
         title = "validation: the score that chooses the checkpoint, and its parts"
-        drawn.append(_chart(title, curves, x="step", marked=True))
-    if CORRECT in names["train"]:
-        accepted, correct = (_history(lines["train"], name) for name in (ACCEPTED, CORRECT))
-        right = correct.y / np.maximum(accepted.y, 1e-9)
-        curves = [
-            accepted._replace(label="accepted, of all"),
-            correct._replace(label="right, of the accepted", y=right),
-        ]
-        drawn.append(_chart("pseudo-labels", curves, x="step", shares=True))
+        parts = [curve("validation", n, color=f"C{index}") for index, n in enumerate(scores)]
+        drawn.append(_chart(title, parts))
+    if plots.CORRECT in names["train"]:
+        accepted = curve("train", plots.ACCEPTED, "accepted, of all")
+        correct = curve("train", plots.CORRECT, "right, of the accepted", "C1")
+        right = correct._replace(y=correct.y / np.maximum(accepted.y, 1e-9))
+        drawn.append(_chart("pseudo-labels", [accepted, right], shares=True))
     drawn += [
-        _chart(f"training: {name}", [_history(lines["train"], name)], x="step")
+        _chart(f"training: {name}", [curve("train", name)])
         for name in sorted(names["train"], key=lambda name: name != "loss")
-        if name not in ("step", "split", "skipped", ACCEPTED, CORRECT)
+        if name not in ("step", "split", "skipped", plots.ACCEPTED, plots.CORRECT)
     ]
     steps = [str(line["step"]) for line in lines["skipped"]]
     skipped = f"{len(steps)} steps were not finite and taught nothing: {', '.join(steps)}."
     return {"skipped": skipped if steps else "No step was skipped.", "training": drawn}
 
 
-def _history(lines: Sequence[Mapping[str, Any]], name: str) -> Curve:
-    """A metric over the steps, of many steps the means of some together."""
-    points = [(line["step"], line[name]) for line in lines if name in line]
-    parts = np.array_split(np.array(points, float), min(POINTS, len(points)))
-    steps, values = np.array([part.mean(axis=0) for part in parts]).T
-    return Curve(name, steps, values)
-
-
-def _chart(title: str, curves: Sequence[Curve], **options: Any) -> Chart:
-    svg = charts.svg(charts.chart(curves, **options), charts.in_words(title, curves))
-    legend = [(curve.label, charts.css_of_line(index)) for index, curve in enumerate(curves)]
-    return Chart(title, svg, legend if len(legend) > 1 else [])
+def _chart(
+    title: str, curves: Sequence[Curve], x: str = "step", y: str = "", **options: Any
+) -> dict[str, Any]:
+    """A chart, its legend, and what it shows, for those who do not see it."""
+    parts = []
+    for curve in curves:
+        finite = curve.y[np.isfinite(curve.y)]
+        if len(finite):
+            parts.append(f"{curve.label} from {finite[0]:.3g} to {finite[-1]:.3g}")
+    source = _source(plots.svg(curves, x=x, y=y, **options).encode(), "svg+xml")
+    legend = [(curve.label, plots.css(curve)) for curve in curves] if len(curves) > 1 else []
+    text = f"{title}: {'; '.join(parts)}"
+    return {"title": title, "source": source, "text": text, "legend": legend}
 
 
 def _flat(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
@@ -247,26 +230,24 @@ def _card(data_set: str, picture: Picture, images: Images) -> dict[str, Any]:
         facts.append(("label", ", ".join(truths)))
         facts += [(f"probability of {n}", f"{values[f'probability_{n}']:.3f}") for n in names]
         facts.append(("class at 0.5", "right" if images.correct[row] == 1 else "wrong"))
+    shown = pictures.panels(picture)
     return {
         "data_set": data_set,
         "title": pictures.with_slice(picture.id, picture.slice, ", "),
         "order": order,
-        "panels": [
-            {
-                "title": title,
-                "source": _source(panel),
-                "width": panel.shape[1],
-                "height": len(panel),
-            }
-            for title, panel in pictures.panels(picture).items()
-        ],
+        "panels": [(t, _webp(panel), *panel.shape[:2]) for t, panel in shown.items()],
         "facts": facts,
     }
 
 
-def _source(picture: np.ndarray) -> str:
-    """uint8 [H,W,3] as the address of an image that lies in the page."""
-    data = io.BytesIO()
+def _webp(picture: np.ndarray) -> str:
+    """The address of uint8 [H,W,3]."""
+    file = io.BytesIO()
     exact = max(picture.shape[:2]) <= SIDE_BY_PIXEL
-    Image.fromarray(picture).save(data, "WEBP", lossless=exact, quality=90)
-    return f"data:image/webp;base64,{base64.b64encode(data.getvalue()).decode()}"
+    Image.fromarray(picture).save(file, "WEBP", lossless=exact, quality=90)
+    return _source(file.getvalue(), "webp")
+
+
+def _source(data: bytes, kind: str) -> str:
+    """The address of an image that lies in the page."""
+    return f"data:image/{kind};base64,{base64.b64encode(data).decode()}"

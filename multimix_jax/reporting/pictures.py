@@ -1,14 +1,13 @@
 """Pictures of images, of what is true and of what is predicted of them."""
 
-import functools
 import pathlib
 from collections.abc import Iterable, Sequence
 
 import matplotlib
 import numpy as np
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from multimix_jax.evaluation.geometry import surface
 from multimix_jax.names import Head
 from multimix_jax.runs.picture_files import Picture, stack
 
@@ -24,11 +23,7 @@ def title(head: Head) -> str:
 
 
 def panels(picture: Picture) -> dict[str, np.ndarray]:
-    """All there is to show of an image or a slice, by title, in the order of the heads.
-
-    Returns:
-      uint8 [H,W,3] each.
-    """
+    """All there is to show of an image or a slice: uint8 [H,W,3] by title."""
     image, truth = picture.image, picture.truth
     shown = {"image": overlay(image)}
     if truth is not None:
@@ -46,7 +41,7 @@ def panels(picture: Picture) -> dict[str, np.ndarray]:
 def table(pictures: Iterable[Picture]) -> tuple[list[str], list[list[np.ndarray]]]:
     """Titles, and a row of panels for each picture; one without a truth has the image there."""
     rows = [panels(picture) for picture in pictures]
-    titles = max((list(row) for row in rows), key=len)
+    titles = list(max(rows, key=len))
     return titles, [[row.get(title, row["image"]) for title in titles] for row in rows]
 
 
@@ -85,55 +80,37 @@ def plain(text: str) -> str:
 def mosaic(pictures: Sequence[Sequence[np.ndarray]]) -> np.ndarray:
     """Rows of uint8 pictures [H,W,3] as one picture."""
     flat = stack([picture for row in pictures for picture in row])
-    _, height, width, channels = flat.shape
-    flat = flat.reshape(len(pictures), -1, height, width, channels)
-    return flat.swapaxes(1, 2).reshape(len(pictures) * height, -1, channels)
+    rows = flat.reshape(len(pictures), -1, *flat.shape[1:])
+    return np.concatenate([np.concatenate(row, axis=1) for row in rows])
 
 
 def overlay(
     image: np.ndarray, *, truth: np.ndarray | None = None, mask: np.ndarray | None = None
 ) -> np.ndarray:
-    """An image with the outlines of the true (green) and the predicted masks (orange).
-
-    Args:
-      image: uint8 [H,W,C].
-      truth, mask: bool [H,W,C'], or None.
-
-    Returns:
-      uint8 [H,W,3].
-    """
+    """An image, uint8 [H,W,C], with the outlines of the true (green) and the predicted masks
+    (orange), bool [H,W,C'], as uint8 [H,W,3]."""
     picture = image.copy() if image.shape[-1] == 3 else np.repeat(image[..., :1], 3, axis=-1)
     for outlined, color in ((truth, TRUTH_COLOR), (mask, PREDICTION_COLOR)):
         if outlined is not None:
             for channel in range(outlined.shape[-1]):
-                picture[_outline(outlined[..., channel])] = color
+                picture[surface(outlined[..., channel])] = color
     return picture
-
-
-def _outline(mask: np.ndarray) -> np.ndarray:
-    """Pixels of the mask with a neighbour outside."""
-    padded = np.pad(mask, 1)
-    inner = padded[:-2, 1:-1] & padded[2:, 1:-1] & padded[1:-1, :-2] & padded[1:-1, 2:]
-    return mask & ~inner
 
 
 def heat(saliency: np.ndarray) -> np.ndarray:
     """Saliency [H,W,1] -> uint8 [H,W,3], from its least to its 99th percentile, dark to bright."""
     low, high = saliency.min(), np.percentile(saliency, 99)
     scaled = np.clip((saliency[..., 0] - low) / max(high - low, 1e-12), 0.0, 1.0)
-    return _colors("inferno")[(scaled * 255).astype(np.uint8)]
-
-
-@functools.cache
-def _colors(name: str) -> np.ndarray:
-    """uint8 [256,3] of a colour map."""
-    return (matplotlib.colormaps[name](np.arange(256))[..., :3] * 255).astype(np.uint8)
+    return _colored("inferno", scaled)
 
 
 def signed(distance: np.ndarray) -> np.ndarray:
     """A signed distance map [H,W,1] in [-1,1] -> uint8 [H,W,3]: blue inside, red outside."""
-    shares = (distance[..., 0].astype(np.float32) + 1) / 2
-    return _colors("seismic")[(shares * 255).astype(np.uint8)]
+    return _colored("seismic", (distance[..., 0].astype(np.float32) + 1) / 2)
+
+
+def _colored(name: str, shares: np.ndarray) -> np.ndarray:
+    return matplotlib.colormaps[name]((shares * 255).astype(np.uint8), bytes=True)[..., :3]
 
 
 def grid(
@@ -144,58 +121,35 @@ def grid(
     rows: Sequence[str] = (),
     corners: Sequence[Sequence[str]] = (),
 ) -> None:
-    """Writes a PNG of pictures side by side.
+    """Writes a PNG of pictures side by side, and the folder that it lies in.
 
     Args:
       pictures: rows of uint8 pictures [H,W], [H,W,1] or [H,W,3].
-      path: of the PNG; its folder is created.
+      path: of the PNG.
       columns, rows: titles.
       corners: a text for the upper left corner of each picture.
     """
-    width = max(len(row) for row in pictures)
+    width = max(map(len, pictures))
     figure = Figure(figsize=(CELL * width, CELL * len(pictures)), dpi=110)
-    # One set of axes for all: matplotlib takes far longer to make axes than to draw pictures.
+    # One set of axes for all, with cells of side 1: matplotlib takes far longer to make axes than
+    # to draw pictures.
     axes = figure.add_axes((0, 0, 1, 1))
     axes.set_axis_off()
     for i, row in enumerate(pictures):
         for j, picture in enumerate(row):
-            left, right, top, bottom = _placed(picture, i, j)
-            axes.imshow(
-                picture[..., 0] if picture.ndim == 3 and picture.shape[-1] == 1 else picture,
-                cmap="gray",
-                vmin=0,
-                vmax=255,
-                interpolation="nearest",
-                extent=(left, right, bottom, top),
-                aspect="auto",
-            )
+            sides = np.array(picture.shape[:2])
+            down, right = sides / sides.max() * SHARE / 2
+            extent = (j + 0.5 - right, j + 0.5 + right, i + 0.5 + down, i + 0.5 - down)
+            colored = overlay(picture.reshape(*sides, -1))
+            axes.imshow(colored, interpolation="nearest", extent=extent, aspect="auto")
             if corners:
-                inset = (left + 0.03, top + 0.03, plain(corners[i][j]))
-                axes.text(*inset, va="top", color="white", fontsize=8)
-            if i == 0 and j < len(columns):
-                axes.text(
-                    j + 0.5, top - 0.03, plain(columns[j]), ha="center", va="bottom", fontsize=9
-                )
-            if j == 0 and i < len(rows):
-                axes.text(
-                    left - 0.03,
-                    i + 0.5,
-                    plain(rows[i]),
-                    fontsize=8,
-                    ha="right",
-                    va="center",
-                    rotation=90,
-                    multialignment="center",
-                )
+                place = (extent[0] + 0.03, extent[3] + 0.03)
+                axes.text(*place, plain(corners[i][j]), va="top", color="white", fontsize=8)
+    for j, text in enumerate(columns):
+        axes.text(j + 0.5, -0.01, plain(text), ha="center", va="bottom", fontsize=9)
+    centered = {"ha": "right", "va": "center", "multialignment": "center"}
+    for i, text in enumerate(rows):
+        axes.text(-0.01, i + 0.5, plain(text), fontsize=8, rotation=90, **centered)
     axes.set(xlim=(0, width), ylim=(len(pictures), 0))  # last, since imshow sets them, too
     path.parent.mkdir(parents=True, exist_ok=True)
-    # What `bbox_inches="tight"` finds by drawing everything once more.
-    box = figure.get_tightbbox(FigureCanvasAgg(figure).get_renderer())
-    figure.savefig(path, dpi="figure", bbox_inches=box.padded(0.05))
-
-
-def _placed(picture: np.ndarray, row: int, column: int) -> tuple[float, float, float, float]:
-    """Left, right, top and bottom of a picture in the middle of its cell; cells have sides of 1."""
-    height, width = np.array(picture.shape[:2]) / max(picture.shape[:2]) * SHARE
-    x, y = column + 0.5, row + 0.5
-    return x - width / 2, x + width / 2, y - height / 2, y + height / 2
+    figure.savefig(path, bbox_inches="tight", pad_inches=0.05)

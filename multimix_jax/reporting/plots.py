@@ -1,25 +1,91 @@
-"""Figures that set systems beside each other."""
+"""Charts: of systems beside each other as PNG, and of one run for its page as SVG."""
 
+import io
 import pathlib
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
+import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
-from multimix_jax.evaluation.classification import reliability_curve, roc_curve
+from multimix_jax.evaluation.classification import of_class, reliability_curve, roc_curve
 from multimix_jax.names import Checkpoint, Component, Head, Task
 from multimix_jax.reporting import pictures, tables
-from multimix_jax.reporting.charts import Curve, add_legend, color_of, draw_curves, panels, save
 from multimix_jax.reporting.groups import Group, comparable
+from multimix_jax.reporting.pictures import plain
+from multimix_jax.runs.picture_files import Picture
 from multimix_jax.runs.record import FinishedRun, Images
 
 Tested = tuple[FinishedRun, Images]  # a run, and its figures of each image of a data set
-DICE = {head: head.metric("dice") for head in Head if head.is_mask}
+FEW = 20  # points of a line up to which each is marked
+ACCEPTED, CORRECT = "cls/accepted", "cls/accepted_and_correct"
 # What stands at the axes.
 ROC = ("false positive rate", "true positive rate")
 CALIBRATION = ("predicted probability of class 1", "share of class 1")
-INTENSITIES = ("intensity of a pixel", "share of pixels, in steps of 4")
+
+
+class Curve(NamedTuple):
+    """A line of a chart: its name, x [n] and y [n], and how it is drawn."""
+
+    label: str
+    x: np.ndarray
+    y: np.ndarray
+    color: str = "C0"
+    style: str = "-"
+
+
+def panels(count: int, *, width: float = 4.2, height: float = 3.6) -> tuple[Figure, list[Axes]]:
+    """A figure of some axes side by side, each of so many inches."""
+    figure = Figure(figsize=(width * count, height), layout="constrained", dpi=110)
+    return figure, list(figure.subplots(1, count, squeeze=False)[0])
+
+
+def draw_curves(
+    panel: Axes,
+    curves: Sequence[Curve],
+    *,
+    x: str,
+    y: str = "",
+    title: str = "",
+    shares: bool = False,
+    diagonal: bool = False,
+    legend: bool = True,
+) -> None:
+    """Draws lines; where y is of `shares`, it goes from 0 to 1 whatever the values.
+
+    The `diagonal` is the line of what tells nothing, where x is of shares, too.
+    """
+    lines = []
+    for _, xs, ys, color, style in curves:
+        marker = "o" if len(xs) <= FEW else ""
+        lines += panel.plot(xs, ys, style, color=color, marker=marker, markersize=3, linewidth=1)
+    if diagonal:
+        panel.plot([0, 1], [0, 1], color="grey", linewidth=0.8, linestyle=":")
+    if shares or diagonal:
+        panel.set_ylim(-0.02, 1.02)
+    panel.set(xlabel=plain(x), ylabel=plain(y), title=plain(title))
+    panel.grid(alpha=0.3)
+    if lines and legend:
+        panel.legend(lines, [plain(curve.label) for curve in curves], fontsize=7)
+
+
+def svg(curves: Sequence[Curve], **options: Any) -> str:
+    """A chart as an SVG file, the same every time; text stays text. `options`: of `draw_curves`."""
+    figure, (panel,) = panels(1, width=4.7, height=3.1)
+    draw_curves(panel, curves, legend=False, **options)
+    settings: dict[Any, Any] = {"svg.fonttype": "none", "svg.hashsalt": "multimix_jax"}
+    settings["font.sans-serif"] = ["DejaVu Sans"]
+    file = io.StringIO()
+    with matplotlib.rc_context(settings):
+        figure.savefig(file, format="svg", transparent=True, metadata={"Date": None})
+    return file.getvalue()
+
+
+def css(curve: Curve) -> str:
+    """How a legend beside the chart draws a line."""
+    return f"{'dashed' if curve.style == '--' else 'solid'} {matplotlib.colors.to_hex(curve.color)}"
 
 
 def draw_all(
@@ -39,12 +105,14 @@ def draw_all(
         _pseudo_labels(members, folder / f"pseudo_labels_{budget}.png")
         for checkpoint in Checkpoint:
             name = f"{budget}_{checkpoint}.png"
-            _boundaries(members, checkpoint, folder, name)
-            _heads(members, checkpoint, folder, name)
-            _dice(members, checkpoint, folder / f"dice_{name}")
-            _of_classes(members, checkpoint, folder / f"roc_{name}", _roc, ROC, 1.2)
-            path = folder / f"calibration_{name}"
-            _of_classes(members, checkpoint, path, _calibration, CALIBRATION)
+            with_masks = _data_sets(members, checkpoint, "dice")
+            for data_set in with_masks:
+                key = checkpoint, data_set
+                _boundaries(members, key, folder / f"boundaries_{data_set}_{name}")
+                for group in members:
+                    _heads(group, key, folder / f"two_tasks_{data_set}_{group.system}_{name}")
+            _dice(members, checkpoint, with_masks, folder / f"dice_{name}")
+            _of_classes(members, checkpoint, folder, name)
 
 
 def by_budget(
@@ -64,16 +132,55 @@ def by_budget(
     return budgets
 
 
-def history(group: Group, split: str, name: str, smooth: int = 1) -> tuple[np.ndarray, np.ndarray]:
-    """Steps that all seeds logged, and the mean of a metric there; `smooth` of them together."""
+def history(
+    runs: Sequence[FinishedRun], split: str, name: str, smooth: int = 1
+) -> tuple[np.ndarray, np.ndarray]:
+    """Steps at which all runs logged a metric, and its mean; `smooth` of them together."""
     columns = [
-        {line["step"]: line[name] for line in run.history if line["split"] == split}
-        for run in group.runs
+        {
+            line["step"]: line[name]
+            for line in run.history
+            if line["split"] == split and name in line
+        }
+        for run in runs
     ]
     steps = sorted(set.intersection(*map(set, columns)))
     values = np.mean([[column[step] for step in steps] for column in columns], axis=0)
     window = np.ones(min(smooth, len(steps))) / min(smooth, len(steps))
     return np.convolve(steps, window, "valid"), np.convolve(values, window, "valid")
+
+
+def roc(
+    label: str, color: str, tested: Sequence[Tested], checkpoint: str, index: int = 1
+) -> list[Curve]:
+    """Sensitivity for a class against false alarms, the mean over runs at each rate of these."""
+    at = np.linspace(0, 1, 201)
+    of_runs = [
+        np.interp(at, *roc_curve(images.probabilities[:, index], of_class(images.labels, index)))
+        for _, images in tested
+    ]
+    return [Curve(label, at, np.mean(of_runs, axis=0), color)]
+
+
+def calibration(
+    label: str, color: str, tested: Sequence[Tested], checkpoint: str, index: int = 1
+) -> list[Curve]:
+    """How often a class is true, against its probability, in ten bins, all runs together.
+
+    Dashed: after calibration, where that changes probabilities.
+    """
+    truth = np.concatenate([of_class(images.labels, index) for _, images in tested])
+    points = lambda probabilities: reliability_curve(
+        np.concatenate([one[:, index] for one in probabilities]), truth
+    )
+    curves = [Curve(label, *points([images.probabilities for _, images in tested]), color)]
+    chosen = [run.calibration(checkpoint) for run, _ in tested]
+    if all(one is not None and one.temperature != 1 for one in chosen):
+        calibrated = [
+            np.asarray(one(images.probabilities)) for one, (_, images) in zip(chosen, tested) if one
+        ]
+        curves.append(Curve(f"{label}, calibrated", *points(calibrated), color, "--"))
+    return curves
 
 
 def _data_sets(groups: Sequence[Group], checkpoint: str, column: str) -> list[str]:
@@ -93,151 +200,96 @@ def _title(group: Group, data_set: str, task: Task) -> str:
     return f"{data_set} ({tables.domain(group.runs[0].trained_on(data_set, task))})"
 
 
-def _boundaries(groups: Sequence[Group], checkpoint: str, folder: pathlib.Path, name: str) -> None:
-    """True and predicted outlines by system, Dice in the corner; a figure for each data set."""
-    for data_set in _data_sets(groups, checkpoint, "dice"):
-        key = checkpoint, data_set
-        shown = {
-            group.system: (group.runs[0].examples[key], group.runs[0].images[key])
-            for group in groups
-            if key in group.runs[0].examples
-        }
-        if not shown:
-            continue
-        ids = lambda examples: [(one.id, one.slice) for one in examples]
-        first, _ = next(iter(shown.values()))
-        shown = {system: both for system, both in shown.items() if ids(both[0]) == ids(first)}
-        pictures.grid(
-            [
-                [
-                    pictures.overlay(
-                        one.image,
-                        truth=examples[row].truth,
-                        mask=examples[row].masks[Head.MASK],
-                    )
-                    for examples, _ in shown.values()
-                ]
-                for row, one in enumerate(first)
-            ],
-            folder / f"boundaries_{data_set}_{name}",
-            columns=list(shown),
-            rows=[pictures.name_of(one) for one in first],
-            corners=[
-                [f"{_figure(images, 'dice', one.id):.3f}" for _, images in shown.values()]
-                for one in first
-            ],
-        )
-
-
-def _figure(images: Images, column: str, id_: str) -> float:
-    return images.columns[column][images.ids.index(id_)]
-
-
-def _heads(groups: Sequence[Group], checkpoint: str, folder: pathlib.Path, name: str) -> None:
-    """Of each system that predicts distance maps: image, truth, the mask of each head, the map."""
-    for data_set in _data_sets(groups, checkpoint, "dice"):
-        for group in groups:
-            examples = group.runs[0].examples.get((checkpoint, data_set), [])
-            if not examples or examples[0].distance is None:
-                continue
-            images = group.runs[0].images[checkpoint, data_set]
-            titles, rows = pictures.table(examples)
-            dice = {pictures.title(head): column for head, column in DICE.items()}
-            pictures.grid(
-                rows,
-                folder / f"two_tasks_{data_set}_{group.system}_{name}",
-                columns=titles,
-                rows=[pictures.name_of(one) for one in examples],
-                corners=[
-                    [
-                        f"{_figure(images, dice[title], one.id):.3f}" if title in dice else ""
-                        for title in titles
-                    ]
-                    for one in examples
-                ],
-            )
-
-
-def _dice(groups: Sequence[Group], checkpoint: str, path: pathlib.Path) -> None:
-    """Dice of each image as a box per system, all seeds together, a panel per data set."""
-    sets = _data_sets(groups, checkpoint, "dice")
-    if not sets:
+def _boundaries(groups: Sequence[Group], key: tuple[str, str], path: pathlib.Path) -> None:
+    """True and predicted outlines by system, Dice in the corner."""
+    runs = {group.system: group.runs[0] for group in groups if key in group.runs[0].examples}
+    if not runs:
         return
-    figure, axes = panels(len(sets), width=5.0)
-    for panel, data_set in zip(axes, sets):
+    shown = lambda run: [(one.id, one.slice) for one in run.examples[key]]
+    first = next(iter(runs.values()))
+    runs = {system: run for system, run in runs.items() if shown(run) == shown(first)}
+    rows = list(zip(*(run.examples[key] for run in runs.values())))
+    pictures.grid(
+        [
+            [pictures.overlay(one.image, truth=one.truth, mask=one.masks[Head.MASK]) for one in row]
+            for row in rows
+        ],
+        path,
+        columns=list(runs),
+        rows=[pictures.name_of(row[0]) for row in rows],
+        corners=[[_dice_of(run, key, one) for run, one in zip(runs.values(), r)] for r in rows],
+    )
+
+
+def _heads(group: Group, key: tuple[str, str], path: pathlib.Path) -> None:
+    """Of a system that predicts distance maps: image, truth, the mask of each head, the map."""
+    run = group.runs[0]
+    examples = run.examples.get(key, [])
+    if not examples or examples[0].distance is None:
+        return
+    titles, rows = pictures.table(examples)
+    heads = {pictures.title(head): head for head in Head if head.is_mask}
+    pictures.grid(
+        rows,
+        path,
+        columns=titles,
+        rows=[pictures.name_of(one) for one in examples],
+        corners=[
+            [_dice_of(run, key, one, heads[name]) if name in heads else "" for name in titles]
+            for one in examples
+        ],
+    )
+
+
+def _dice_of(
+    run: FinishedRun, key: tuple[str, str], picture: Picture, head: Head = Head.MASK
+) -> str:
+    images = run.images[key]
+    return f"{images.columns[head.metric('dice')][images.ids.index(picture.id)]:.3f}"
+
+
+def _dice(
+    groups: Sequence[Group], checkpoint: str, data_sets: Sequence[str], path: pathlib.Path
+) -> None:
+    """Dice of each image as a box per system, all seeds together, a panel per data set."""
+    if not data_sets:
+        return
+    figure, axes = panels(len(data_sets), width=5.0)
+    for panel, data_set in zip(axes, data_sets):
         boxes = {}
         for group in groups:
             tested = [images for _, images in group.tested(checkpoint, data_set)]
             values = [one.columns["dice"] for one in tested if "dice" in one.columns]
             if values:
                 pooled = np.concatenate(values)
-                boxes[pictures.plain(group.system)] = pooled[~np.isnan(pooled)]
+                boxes[plain(group.system)] = pooled[~np.isnan(pooled)]
         panel.boxplot(list(boxes.values()), showmeans=True)
         panel.set_xticks(
             panel.get_xticks(), list(boxes), rotation=35, ha="right", rotation_mode="anchor"
         )
-        panel.set_title(pictures.plain(_title(groups[0], data_set, Task.SEG)))
-        panel.set_ylabel("Dice of each image")
+        title = plain(_title(groups[0], data_set, Task.SEG))
+        panel.set(title=title, ylabel="Dice of each image")
         panel.grid(axis="y", alpha=0.3)
-    save(figure, path)
+    figure.savefig(path)
 
 
-def _of_classes(
-    groups: Sequence[Group],
-    checkpoint: str,
-    path: pathlib.Path,
-    curves_of: Callable[[str, Any, Sequence[Tested], str], list[Curve]],
-    axis_labels: tuple[str, str],
-    width: float | None = None,
-) -> None:
-    """A panel per data set with two classes, a line per system."""
-    sets = _data_sets(groups, checkpoint, "label")
-    if not sets:
+def _of_classes(groups: Sequence[Group], checkpoint: str, folder: pathlib.Path, name: str) -> None:
+    """ROC and calibration: a panel per data set with two classes, a line per system."""
+    data_sets = _data_sets(groups, checkpoint, "label")
+    if not data_sets:
         return
-    figure, axes = panels(len(sets))
-    for panel, data_set in zip(axes, sets):
-        curves = []
-        for index, group in enumerate(groups):
-            tested = group.tested(checkpoint, data_set)
-            of_two = [(run, images) for run, images in tested if len(images.class_names) == 2]
-            if of_two:
-                curves += curves_of(group.system, color_of(index), of_two, checkpoint)
-        title = _title(groups[0], data_set, Task.CLS)
-        x, y = axis_labels
-        handles = draw_curves(panel, curves, x=x, y=y, title=title, diagonal=True, width=width)
-        add_legend(panel, curves, handles)
-    save(figure, path)
-
-
-def _roc(system: str, color: Any, tested: Sequence[Tested], checkpoint: str) -> list[Curve]:
-    """Sensitivity against false alarms, the mean over seeds at each rate of false alarms."""
-    at = np.linspace(0, 1, 201)
-    of_seeds = [
-        np.interp(at, *roc_curve(images.probabilities[:, 1], images.labels > 0))
-        for _, images in tested
-    ]
-    return [Curve(system, at, np.mean(of_seeds, axis=0), color)]
-
-
-def _calibration(system: str, color: Any, tested: Sequence[Tested], checkpoint: str) -> list[Curve]:
-    """How often class 1 is true, against its probability, in ten bins, all seeds together.
-
-    Dashed: after calibration.
-    """
-    truth = np.concatenate([images.labels > 0 for _, images in tested])
-    chosen = [run.calibration(checkpoint) for run, _ in tested]
-    shown = [(system, "-", [images.probabilities for _, images in tested])]
-    if all(one is not None and one.temperature != 1 for one in chosen):
-        calibrated = [
-            np.asarray(one(images.probabilities)) for one, (_, images) in zip(chosen, tested) if one
-        ]
-        shown.append((f"{system}, calibrated", "--", calibrated))
-    curves = []
-    for label, style, probabilities in shown:
-        of_class_1 = np.concatenate([one[:, 1] for one in probabilities])
-        points = reliability_curve(of_class_1, truth)
-        curves.append(Curve(label, *points, color, style, "o"))
-    return curves
+    for kind, curves_of, (x, y) in (("roc", roc, ROC), ("calibration", calibration, CALIBRATION)):
+        figure, axes = panels(len(data_sets))
+        for panel, data_set in zip(axes, data_sets):
+            curves = []
+            for index, group in enumerate(groups):
+                tested = group.tested(checkpoint, data_set)
+                of_two = [(run, images) for run, images in tested if len(images.class_names) == 2]
+                if of_two:
+                    curves += curves_of(group.system, f"C{index}", of_two, checkpoint)
+            title = _title(groups[0], data_set, Task.CLS)
+            draw_curves(panel, curves, x=x, y=y, title=title, diagonal=True)
+        figure.savefig(folder / f"{kind}_{name}")
 
 
 def _intensities(groups: Sequence[Group], path: pathlib.Path) -> None:
@@ -250,13 +302,13 @@ def _intensities(groups: Sequence[Group], path: pathlib.Path) -> None:
     figure, (panel,) = panels(1, width=6.0)
     middles = np.arange(64) * 4 + 2
     curves = [
-        Curve(data_set, middles, counts.reshape(64, 4).sum(1) / counts.sum(), color_of(index))
+        Curve(data_set, middles, counts.reshape(64, 4).sum(1) / counts.sum(), f"C{index}")
         for index, (data_set, counts) in enumerate(histograms.items())
     ]
-    x, y = INTENSITIES
     panel.set_yscale("log")  # black borders are many pixels of one intensity
-    add_legend(panel, curves, draw_curves(panel, curves, x=x, y=y), size=None)
-    save(figure, path)
+    x, y = "intensity of a pixel", "share of pixels, in steps of 4"
+    draw_curves(panel, curves, x=x, y=y)
+    figure.savefig(path)
 
 
 def _learning_curves(groups: Sequence[Group], path: pathlib.Path) -> None:
@@ -271,18 +323,12 @@ def _learning_curves(groups: Sequence[Group], path: pathlib.Path) -> None:
     figure, axes = panels(len(names), width=4.8)
     for panel, (split, name) in zip(axes, sorted(names)):
         curves = [
-            Curve(group.system, *history(group, split, name), color_of(index))
+            Curve(group.system, *history(group.runs, split, name), f"C{index}")
             for index, group in enumerate(groups)
             if any(name in line for line in group.runs[0].history)
         ]
-        _draw_over_steps(panel, curves, f"{split}: {name}")
-    save(figure, path)
-
-
-def _draw_over_steps(panel: Axes, curves: Sequence[Curve], title: str) -> None:
-    handles = draw_curves(panel, curves, x="step", title=title, width=1)
-    panel.grid(alpha=0.3)
-    add_legend(panel, curves, handles)
+        draw_curves(panel, curves, x="step", title=f"{split}: {name}")
+    figure.savefig(path)
 
 
 def _pseudo_labels(groups: Sequence[Group], path: pathlib.Path) -> None:
@@ -290,16 +336,15 @@ def _pseudo_labels(groups: Sequence[Group], path: pathlib.Path) -> None:
     accepted, right = [], []
     for index, group in enumerate(groups):
         if Component.PSEUDO_LABELS in group.runs[0].components:
-            steps, of_all = history(group, "train", "cls/accepted", smooth=10)
-            _, correct = history(group, "train", "cls/accepted_and_correct", smooth=10)
-            accepted.append(Curve(group.system, steps, of_all, color_of(index)))
+            steps, of_all = history(group.runs, "train", ACCEPTED, smooth=10)
+            _, correct = history(group.runs, "train", CORRECT, smooth=10)
             share = correct / np.maximum(of_all, 1e-9)
-            right.append(Curve(group.system, steps, share, color_of(index)))
+            accepted.append(Curve(group.system, steps, of_all, f"C{index}"))
+            right.append(Curve(group.system, steps, share, f"C{index}"))
     if not accepted:
         return
     figure, axes = panels(2, width=5.5)
     titles = ("share of pseudo-labels accepted", "share of the accepted that is right")
     for panel, title, curves in zip(axes, titles, (accepted, right)):
-        _draw_over_steps(panel, curves, title)
-        panel.set_ylim(0, 1.02)
-    save(figure, path)
+        draw_curves(panel, curves, x="step", title=title, shares=True)
+    figure.savefig(path)

@@ -20,13 +20,10 @@ OVERLAY_SIDE = 1024  # pixels; larger films are shown smaller
 
 @dataclasses.dataclass(frozen=True)
 class OutputOptions:
-    """How predictions are written.
+    """How predictions are written: numbers stand where classes and masks have no names.
 
-    Attributes:
-      labels: names of classes and masks; numbers stand where there are none.
-      predictor: makes masks of probabilities.
-      threshold: on the probability of class 1 of two, or of each of several labels; None: the most
-        probable class is named, or each label from .5 on.
+    `threshold`: on the probability of class 1 of two, or of each of several labels; None: the most
+    probable class is named, or each label from .5 on.
     """
 
     labels: LabelSpec
@@ -49,17 +46,11 @@ def write_predictions(
     options: OutputOptions,
     in_threads: Callable[..., Iterable[Any]],
 ) -> list[ImagePrediction]:
-    """Writes pictures and `predictions.csv`, a line as soon as an image is done.
+    """Writes `predictions.csv`, a line as soon as an image is done, and pictures below `out`.
 
-    Args:
-      out: folder; `masks/NAME.png` (255 inside; of several masks `masks/MASK/NAME.png`),
-        `overlays/`, `saliency/` and `disagreement/` are written below it.
-      predictions: of images, or why they could not be read.
-      options: how.
-      in_threads: (function, items) -> results in order.
-
-    Returns:
-      The images that could not be read; they are in `unreadable.txt`, too.
+    These are `masks/NAME.png` (255 inside; of several masks `masks/MASK/NAME.png`), `overlays/`,
+    `saliency/` and `disagreement/`. `in_threads`: (function, items) -> results in order. Gives the
+    images that could not be read; they are in `unreadable.txt`, too.
     """
     out.mkdir(parents=True, exist_ok=True)
 
@@ -121,10 +112,10 @@ def _write_masks(
     columns = {}
     count = masks.shape[-1]
     names = options.labels.mask_names or tuple(map(str, range(count)))
-    for channel in range(count):
-        suffix = f"_{names[channel]}" if count > 1 else ""
+    for channel, name in enumerate(names):
+        suffix = f"_{name}" if count > 1 else ""
         # A folder for each, as for training: image a_b, and mask b of image a, lie apart.
-        folder = out / "masks" / (names[channel] if count > 1 else "")
+        folder = out / "masks" / (name if count > 1 else "")
         _write_picture(folder / f"{prediction.name}.png", masks[..., channel] * np.uint8(255))
         columns[f"area_fraction{suffix}"] = f"{masks[..., channel].mean():.6f}"
         if DISAGREEMENT in prediction.output:

@@ -1,26 +1,102 @@
-"""Which images of a test set are shown, which slices of a volume, and what is written beside."""
+"""Which images a run shows and keeps, which slices of a volume, and what is written beside them."""
 
 import dataclasses
 import pathlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import shutil
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
+from multimix_jax import atomic
 from multimix_jax.evaluation.evaluate import EvalSet, Predictions
-from multimix_jax.names import Head
+from multimix_jax.names import Checkpoint, Head
 from multimix_jax.reporting import pictures
-from multimix_jax.runs.picture_files import Picture, shrink_pictures
+from multimix_jax.reporting.model_card import model_card
+from multimix_jax.runs import record, workdir
+from multimix_jax.runs.data import RunData
+from multimix_jax.runs.picture_files import (
+    Gallery,
+    Picture,
+    shrink_pictures,
+    write_examples,
+    write_gallery,
+)
+from multimix_jax.runs.run import Evaluated
+from multimix_jax.runs.spec import RunSpec
+from multimix_jax.training.metric_writer import MetricWriter
 
 Row = Mapping[str, float | int | str]
-Saliency = Callable[[np.ndarray], Sequence[np.ndarray] | None]
+
+PICTURED = 4  # images of each set in a figure
+EXAMPLES = 6  # images of each set kept with their masks, to compare models by
+GALLERY, GALLERY_SIDE = 48, 256  # images of each set kept to look through, and their largest side
+
+
+class PictureObserver:
+    """Writes `figures/`, `examples.npz`, `gallery.npz` and the model card `README.md` of a run."""
+
+    def __init__(self, path: pathlib.Path, spec: RunSpec, data: RunData):
+        self._path, self._spec, self._data = path, spec, data
+        self._examples: dict[tuple[str, str], list[Picture]] = {}
+        self._gallery: dict[str, list[Picture]] = {}
+        self._looked_through: Checkpoint | None = None  # one of them is enough
+
+    def trained_on(self, views: Mapping[str, Any]) -> None:
+        """Figure of what the network sees of the first batch."""
+        rows = [
+            [pictures.middle(np.asarray(image)) for image in images[:PICTURED]]
+            for images in views.values()
+        ]
+        pictures.grid(rows, self._path / "figures" / "views.png", rows=list(views))
+
+    def validated(self, evaluated: Evaluated, step: int, writer: MetricWriter) -> None:
+        """A few images of a validation set, to TensorBoard."""
+        first = np.arange(len(evaluated.predictions.ids))[:PICTURED]
+        _, rows = pictures.table(_of_evaluated(evaluated, first))
+        writer.picture(step, f"validation/{evaluated.eval_set.name}", pictures.mosaic(rows))
+
+    def tested(self, evaluated: Evaluated) -> None:
+        """Figure of a few images of a test set, from the worst to the best, for each checkpoint
+        that holds the same weights; and images to keep."""
+        name, checkpoints = evaluated.eval_set.name, evaluated.checkpoints
+        shown = list(_of_evaluated(evaluated, instructive(evaluated.rows, PICTURED)))
+        by_id = {row["id"]: row for row in evaluated.rows}
+        captions = [pictures.with_slice(caption(by_id[one.id]), one.slice) for one in shown]
+        titles, rows = pictures.table(shown)
+        first, *others = (self._path / "figures" / f"{which}_{name}.png" for which in checkpoints)
+        pictures.grid(rows, first, columns=titles, rows=captions)
+        for path in others:
+            shutil.copyfile(first, path)
+        self._looked_through = self._looked_through or checkpoints[0]
+        if self._looked_through in checkpoints:
+            chosen = instructive(evaluated.rows, GALLERY)
+            self._gallery[name] = gallery(_of_evaluated(evaluated, chosen), GALLERY_SIDE)
+        kept = examples(evaluated.eval_set, evaluated.predictions, EXAMPLES)
+        if kept:
+            self._examples |= {(which, name): kept for which in checkpoints}
+
+    def finished(self, results: Mapping[str, Any]) -> None:
+        """Writes what was kept, and the model card."""
+        images = [eval_set for eval_set in self._data.tests if eval_set.affines is None]
+        histograms = {eval_set.name: record.histogram(eval_set) for eval_set in images}
+        write_examples(self._path, self._examples, histograms)
+        write_gallery(self._path, Gallery(self._looked_through or Checkpoint.LAST, self._gallery))
+        card = model_card(self._spec, results, self._data)
+        atomic.write_text(self._path / workdir.CARD, card)
+
+
+def _of_evaluated(evaluated: Evaluated, chosen: np.ndarray) -> Iterator[Picture]:
+    return of_predictions(
+        evaluated.eval_set, evaluated.predictions, chosen, evaluated.saliency(chosen)
+    )
 
 
 def of_predictions(
     eval_set: EvalSet,
     predictions: Predictions,
     chosen: np.ndarray,
-    saliency: Saliency | None = None,
+    saliency: Sequence[np.ndarray] | None = None,
 ) -> Iterator[Picture]:
     """The pictures of some images of a set; of a volume three slices.
 
@@ -28,9 +104,8 @@ def of_predictions(
       eval_set: the set, whose images are read one by one.
       predictions: for the whole set.
       chosen: int [n], places of the images in the set.
-      saliency: (places) -> maps [H,W,1], or None where there are none.
+      saliency: [H,W,1] of each of them.
     """
-    maps = None if saliency is None else saliency(chosen)
     for row, index in enumerate(chosen):
         (image,) = eval_set.images(chosen[row : row + 1])
         gray = pictures.as_gray(image)
@@ -45,7 +120,7 @@ def of_predictions(
                 truth=None if truth is None else truth[at],
                 masks={Head(name): masks[index][at] for name, masks in predictions.masks.items()},
                 distance=None if distance is None else distance[at],
-                saliency=None if maps is None else maps[row],
+                saliency=None if saliency is None else saliency[row],
             )
 
 
@@ -58,48 +133,18 @@ def examples(eval_set: EvalSet, predictions: Predictions, count: int) -> list[Pi
     return list(of_predictions(eval_set, predictions, known[places]))
 
 
-def gallery(
-    eval_set: EvalSet,
-    predictions: Predictions,
-    rows: Sequence[Row],
-    *,
-    count: int,
-    side: int,
-    saliency: Saliency | None = None,
-) -> list[Picture]:
-    """Pictures of `count` images of a set, from the worst to the best, to look through.
-
-    Args:
-      eval_set, predictions, saliency: see `of_predictions`.
-      rows: the figures of each image of the set.
-      count: of images at most; of a volume there are three slices.
-      side: in pixels, at most.
-    """
-    chosen = instructive(rows, count)
-    shown = [
+def gallery(shown: Iterable[Picture], side: int) -> list[Picture]:
+    """Pictures to look through: grey, of at most `side` pixels a side."""
+    gray = [
         dataclasses.replace(
             picture,
             image=picture.image.mean(axis=-1, keepdims=True).round().astype(np.uint8),
             distance=None,
             saliency=None if picture.saliency is None else pictures.as_gray(picture.saliency),
         )
-        for picture in of_predictions(eval_set, predictions, chosen, saliency)
+        for picture in shown
     ]
-    return shrink_pictures(shown, side)
-
-
-def draw(shown: Sequence[Picture], path: pathlib.Path, rows: Sequence[Row]) -> None:
-    """Writes a figure with a row of panels for each picture.
-
-    Args:
-      shown: of one test set.
-      path: of the PNG.
-      rows: the figures of each image of the set, for the captions.
-    """
-    by_id = {row["id"]: row for row in rows}
-    titles, drawn = pictures.table(shown)
-    captions = [pictures.with_slice(caption(by_id[one.id]), one.slice) for one in shown]
-    pictures.grid(drawn, path, columns=titles, rows=captions)
+    return shrink_pictures(gray, side)
 
 
 def instructive(rows: Sequence[Row], count: int) -> np.ndarray:
@@ -133,16 +178,13 @@ def of_truth(row: Row) -> dict[str, float]:
 
     {} where nothing is known of classes.
     """
-    probabilities = {
-        name.removeprefix("probability_"): float(row[name])
-        for name in row
-        if name.startswith("probability_")
-    }
+    prefix = "probability_"
+    known = {n.removeprefix(prefix): float(row[n]) for n in row if n.startswith(prefix)}
     if "label" in row:
-        return dict([list(probabilities.items())[int(row["label"])]])
+        return dict([list(known.items())[int(row["label"])]])
     return {
         name if row[f"label_{name}"] else f"not {name}": p if row[f"label_{name}"] else 1 - p
-        for name, p in probabilities.items()
+        for name, p in known.items()
     }
 
 

@@ -81,6 +81,9 @@ def command(*arguments):
         pytest.raises(SystemExit) as stop,
     ):
         launch.predict()
+    if isinstance(stop.value.code, str):  # as Python does at the end
+        print(stop.value.code, file=sys.stderr)
+        return 1
     return stop.value.code
 
 

@@ -204,7 +204,7 @@ def test_a_run_keeps_pictures_to_look_through(whole, tmp_path):
     each = (truths.sum(axis=(1, 2, 3)), masks.sum(axis=(1, 2, 3)))
     np.testing.assert_allclose(2 * both / sum(each), dices, rtol=1e-6)
     page.write(run, tmp_path / "report.html")
-    assert (tmp_path / "report.html").read_text().count("<img") == 4 * (5 + 4) + 3 * (7 + 6)
+    assert (tmp_path / "report.html").read_text().count("image/webp") == 4 * (5 + 4) + 3 * (7 + 6)
 
 
 def test_a_run_draws(whole):

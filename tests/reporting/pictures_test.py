@@ -226,8 +226,7 @@ def test_pictures_of_predictions_for_volumes():
     assert shown[0].distance.shape == (8, 8, 1)
     kept = selection.examples(volumes, predictions, 6)
     assert {one.id for one in kept} == {"b"}
-    rows = [{"id": "a"}, {"id": "b", "dice": 0.9}]
-    small = selection.gallery(volumes, predictions, rows, count=4, side=4)
+    small = selection.gallery(shown[:3], side=4)
     assert [one.image.shape for one in small] == [(4, 4, 1)] * 3
     assert small[0].distance is None
 

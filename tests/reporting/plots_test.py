@@ -1,12 +1,15 @@
 """Tests of multimix_jax.reporting.plots."""
 
 import json
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
+from matplotlib.colors import to_rgb
 from PIL import Image
 
-from multimix_jax.reporting import charts, groups, plots
+from multimix_jax.reporting import groups, plots
+from multimix_jax.reporting.plots import Curve
 from multimix_jax.runs import record
 from tests.finished_runs import write_run
 
@@ -48,7 +51,7 @@ def test_colours_of_the_lines(drawn):
     with Image.open(drawn / "pseudo_labels_32_100_10.png") as image:
         pixels = np.asarray(image.convert("RGB")).reshape(-1, 3)
     shown = [
-        (np.abs(pixels - np.array(charts.color_of(index)[:3]) * 255) < 25).all(axis=1).any()
+        (np.abs(pixels - np.array(to_rgb(f"C{index}")) * 255) < 25).all(axis=1).any()
         for index in range(4)
     ]
     assert shown == [False, True, False, True]
@@ -67,7 +70,7 @@ def test_fewer_sets_and_fewer_lines(tmp_path):
     grouped = groups.group_runs(record.find_runs([tmp_path]))
     plots.draw_all(grouped, tmp_path / "out")
     umtl = grouped[-1]
-    steps, values = plots.history(umtl, "train", "loss", smooth=10)
+    steps, values = plots.history(umtl.runs, "train", "loss", smooth=10)
     np.testing.assert_allclose((steps, values), ([30], [np.mean([1 / 20, 1 / 40])]))
 
 
@@ -96,3 +99,54 @@ def test_budgets_have_figures_of_their_own(tmp_path):
     by_budget = plots.by_budget(grouped, groups.comparable)
     names = {name: [g.system for g in groups] for name, groups in by_budget.items()}
     assert names == {"32_100_10": ["unet", "umtl"], "32_all_all": ["umtl"]}
+
+
+EVIL = "<script>alert(1)</script> $\\frac & _x"
+SVG = "{http://www.w3.org/2000/svg}"
+
+
+def curves(*names):
+    return [Curve(name, np.arange(4.0), np.arange(4.0) + n) for n, name in enumerate(names)]
+
+
+def texts(svg):
+    return ["".join(e.itertext()) for e in ElementTree.fromstring(svg).iter(f"{SVG}text")]
+
+
+def test_a_chart_of_a_page_is_the_same_every_time():
+    assert plots.svg(curves("a", "b"), x="step") == plots.svg(curves("a", "b"), x="step")
+
+
+def test_a_chart_of_a_page_fetches_nothing_and_its_text_stays_text():
+    svg = plots.svg(curves("a", "b"), x="step")
+    assert "step" in texts(svg)
+    elements = list(ElementTree.fromstring(svg).iter())
+    assert not [e for e in elements if e.tag == f"{SVG}script"]
+    links = [value for e in elements for key, value in e.items() if key.endswith("href")]
+    assert all(link.startswith("#") for link in links)
+
+
+def test_legend_and_chart_agree():
+    lines = [line._replace(color=f"C{n}") for n, line in enumerate(curves(*"abcdefg"))]
+    svg = plots.svg(lines, x="step")
+    assert all(plots.css(line).removeprefix("solid ") in svg for line in lines)
+    assert len(set(map(plots.css, lines))) == 7
+    assert plots.css(lines[0]._replace(style="--")) == plots.css(lines[0]).replace(
+        "solid", "dashed"
+    )
+
+
+def test_names_do_not_become_markup():
+    svg = plots.svg(curves(EVIL, "b"), x="$x<b>", y=EVIL)
+    assert {EVIL, "$x<b>"} <= set(texts(svg))
+    assert not list(ElementTree.fromstring(svg).iter(f"{SVG}script"))
+
+
+@pytest.mark.parametrize("y", [[np.nan, 1.0, np.inf], [np.nan] * 3, [2.0, 2.0, 2.0]])
+def test_what_is_not_finite_does_no_harm(y):
+    lines = [Curve("a", np.arange(3.0), np.array(y)), *curves("b")]
+    assert "step" in texts(plots.svg(lines, x="step", shares=True))
+
+
+def test_control_characters_do_no_harm():
+    assert "a\N{REPLACEMENT CHARACTER}b" in texts(plots.svg(curves("c"), x="a\x01b"))
