@@ -26,7 +26,7 @@ from data_pipelines.resize import ResizeSpec
 from data_pipelines.threads import in_threads
 from multimix_jax.commands import predict as predict_command
 from multimix_jax.commands import train
-from multimix_jax.commands.ends import ends_quietly, one_line_errors
+from multimix_jax.commands.ends import ends_quietly
 from multimix_jax.errors import UsageError
 from multimix_jax.names import Stream
 from multimix_jax.runs.data import RunData
@@ -73,7 +73,7 @@ def main(argv: list[str]) -> None:
     machine.set_xla_flags()
     address = (_COORDINATOR.value, _PROCESSES.value, _PROCESS.value)
     session = parallel.distributed_session(*address, of_cluster=_DISTRIBUTED.value)
-    errors = functools.partial(one_line_errors, ERRORS, _WORKDIR.value)
+    errors = functools.partial(ends_quietly, ERRORS, _WORKDIR.value)
     with errors(), session, errors():  # of joining the others, and of all that is done with them
         status = launch(_CONFIG.value, _WORKDIR.value, _MODE.value, _CELL.value)
     if status:

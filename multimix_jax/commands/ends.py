@@ -29,9 +29,12 @@ def add_which(parser: argparse.ArgumentParser) -> None:
 
 
 @contextlib.contextmanager
-def ends_quietly(errors: tuple[type[Exception], ...] = (UsageError,)) -> Iterator[None]:
-    """Has a command end without a traceback: of `errors`, which a user can mend, with one line and
-    status 1; where its output goes into `head`, as others do, with status 141."""
+def ends_quietly(
+    errors: tuple[type[Exception], ...] = (UsageError,), workdir: str | None = None
+) -> Iterator[None]:
+    """Has a command end without a traceback: with one line and status 1 of `errors`, which a user
+    can mend, and where the disk of `workdir` is full; where its output goes into `head`, as others
+    do, with status 141."""
     try:
         try:
             yield
@@ -42,17 +45,8 @@ def ends_quietly(errors: tuple[type[Exception], ...] = (UsageError,)) -> Iterato
         sys.exit(128 + signal.SIGPIPE)
     except errors as error:
         sys.exit(f"error: {error}")
-
-
-@contextlib.contextmanager
-def one_line_errors(errors: tuple[type[Exception], ...], workdir: str) -> Iterator[None]:
-    """Ends a training with one line and status 1 of `errors`, and where its disk is full."""
-    try:
-        yield
-    except errors as error:
-        sys.exit(f"error: {error}")
     except OSError as error:
-        if error.errno != errno.ENOSPC:
+        if workdir is None or error.errno != errno.ENOSPC:
             raise
         sys.exit(
             f"error: the disk of --workdir={workdir} is full ({error}); make room, and the same "

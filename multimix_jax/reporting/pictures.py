@@ -41,7 +41,7 @@ def panels(picture: Picture) -> dict[str, np.ndarray]:
 def table(pictures: Iterable[Picture]) -> tuple[list[str], list[list[np.ndarray]]]:
     """Titles, and a row of panels for each picture; one without a truth has the image there."""
     rows = [panels(picture) for picture in pictures]
-    titles = list(max(rows, key=len))
+    titles = max(map(list, rows), key=len)
     return titles, [[row.get(title, row["image"]) for title in titles] for row in rows]
 
 
@@ -147,9 +147,9 @@ def grid(
                 axes.text(*place, plain(corners[i][j]), va="top", color="white", fontsize=8)
     for j, text in enumerate(columns):
         axes.text(j + 0.5, -0.01, plain(text), ha="center", va="bottom", fontsize=9)
-    centered = {"ha": "right", "va": "center", "multialignment": "center"}
     for i, text in enumerate(rows):
-        axes.text(-0.01, i + 0.5, plain(text), fontsize=8, rotation=90, **centered)
+        beside = axes.text(-0.01, i + 0.5, plain(text), ha="right", va="center", fontsize=8)
+        beside.set(rotation=90, multialignment="center")
     axes.set(xlim=(0, width), ylim=(len(pictures), 0))  # last, since imshow sets them, too
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, bbox_inches="tight", pad_inches=0.05)
