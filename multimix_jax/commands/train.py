@@ -13,7 +13,7 @@ from multimix_jax.errors import UsageError
 from multimix_jax.names import Stream
 from multimix_jax.objectives import make_objective
 from multimix_jax.reporting import tables
-from multimix_jax.reporting.selection import PictureObserver
+from multimix_jax.reporting.observer import PictureObserver
 from multimix_jax.runs import workdir
 from multimix_jax.runs.data import RunData
 from multimix_jax.runs.grid import run_all

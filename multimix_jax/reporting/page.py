@@ -18,7 +18,7 @@ from PIL import Image
 from multimix_jax import atomic
 from multimix_jax.errors import UsageError
 from multimix_jax.names import Checkpoint, Task
-from multimix_jax.reporting import pictures, plots, selection, tables
+from multimix_jax.reporting import observer, pictures, plots, tables
 from multimix_jax.reporting.plots import Curve
 from multimix_jax.runs import record, workdir
 from multimix_jax.runs.picture_files import Picture
@@ -223,7 +223,7 @@ def _card(data_set: str, picture: Picture, images: Images) -> dict[str, Any]:
             facts.append((tables.with_head("Dice", head), f"{part['dice']:.3f}"))
     if "dice" in values:
         order["dice"] = f"{values['dice']:.6f}"
-    truths = selection.of_truth(values)
+    truths = observer.of_truth(values)
     if truths:
         names = images.class_names
         order["error"] = f"{1 - min(truths.values()):.6f}"

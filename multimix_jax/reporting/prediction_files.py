@@ -112,11 +112,11 @@ def _write_masks(
     columns = {}
     count = masks.shape[-1]
     names = options.labels.mask_names or tuple(map(str, range(count)))
-    for channel, name in enumerate(names):
-        suffix = f"_{name}" if count > 1 else ""
+    for channel, name in enumerate(names if count > 1 else [""]):
         # A folder for each, as for training: image a_b, and mask b of image a, lie apart.
-        folder = out / "masks" / (name if count > 1 else "")
-        _write_picture(folder / f"{prediction.name}.png", masks[..., channel] * np.uint8(255))
+        path = out / "masks" / name / f"{prediction.name}.png"
+        _write_picture(path, masks[..., channel] * np.uint8(255))
+        suffix = f"_{name}" if name else ""
         columns[f"area_fraction{suffix}"] = f"{masks[..., channel].mean():.6f}"
         if DISAGREEMENT in prediction.output:
             columns[f"disagreement{suffix}"] = f"{prediction.output[DISAGREEMENT][channel]:.6f}"

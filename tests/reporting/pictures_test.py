@@ -1,4 +1,4 @@
-"""Tests of multimix_jax.reporting.pictures and selection."""
+"""Tests of multimix_jax.reporting.pictures and observer."""
 
 import dataclasses
 
@@ -8,17 +8,17 @@ from PIL import Image
 
 from multimix_jax.evaluation.evaluate import Predictions
 from multimix_jax.names import Head
-from multimix_jax.reporting import pictures, selection
+from multimix_jax.reporting import observer, pictures
 from multimix_jax.runs.picture_files import Picture
 
 
 def test_from_the_worst_to_the_best_dice():
     dice = [0.5, 0.9, None, 0.1, 0.7, 0.3]
     rows = [{"id": str(n)} | ({} if d is None else {"dice": d}) for n, d in enumerate(dice)]
-    assert selection.instructive(rows, 3).tolist() == [3, 0, 1]
-    assert selection.instructive(rows, 5).tolist() == [3, 5, 0, 4, 1]
-    assert selection.instructive(rows, 9).tolist() == [3, 5, 0, 4, 1]
-    assert selection.instructive(rows, 1).tolist() == [3]
+    assert observer.instructive(rows, 3).tolist() == [3, 0, 1]
+    assert observer.instructive(rows, 5).tolist() == [3, 5, 0, 4, 1]
+    assert observer.instructive(rows, 9).tolist() == [3, 5, 0, 4, 1]
+    assert observer.instructive(rows, 1).tolist() == [3]
 
 
 def test_without_masks_by_the_probability_of_the_true_class():
@@ -26,16 +26,16 @@ def test_without_masks_by_the_probability_of_the_true_class():
         {"id": "x", "label": label, "probability_well": 1 - p, "probability_ill": p}
         for label, p in ((1, 0.4), (1, 0.9), (0, 0.9))
     ]
-    assert selection.instructive(rows, 2).tolist() == [2, 1]
-    assert selection.instructive([{"id": "unknown"}, *rows], 3).tolist() == [3, 1, 2]
+    assert observer.instructive(rows, 2).tolist() == [2, 1]
+    assert observer.instructive([{"id": "unknown"}, *rows], 3).tolist() == [3, 1, 2]
 
 
 def test_caption():
     row = {"id": "test/i1", "dice": 0.87654, "hd": 3.0}
-    assert selection.caption(row) == "i1\nDice 0.877"
+    assert observer.caption(row) == "i1\nDice 0.877"
     row |= {"label": 1, "probability_well": 0.75, "probability_ill": 0.25}
-    assert selection.caption(row) == "i1\nDice 0.877\nis ill: 0.25"
-    assert selection.caption({"id": "i1"}) == "i1"
+    assert observer.caption(row) == "i1\nDice 0.877\nis ill: 0.25"
+    assert observer.caption({"id": "i1"}) == "i1"
 
 
 def test_mosaic():
@@ -56,11 +56,11 @@ def test_a_mosaic_of_pictures_of_several_sizes():
 def test_slices_of_a_volume_lie_within_its_mask():
     mask = np.zeros((6, 5, 40, 1), bool)
     mask[2:4, 2:4, 10:31] = True
-    shown = selection.slices(mask)
+    shown = observer.slices(mask)
     assert [place for place, _ in shown] == [15, 20, 25]
     assert all(mask[at].shape == (6, 5, 1) and mask[at].any() for _, at in shown)
-    assert [place for place, _ in selection.slices(0 * mask)] == [10, 20, 29]
-    ((place, at),) = selection.slices(mask[:, :, 0])
+    assert [place for place, _ in observer.slices(0 * mask)] == [10, 20, 29]
+    ((place, at),) = observer.slices(mask[:, :, 0])
     assert place == -1 and mask[:, :, 0][at].shape == (6, 5, 1)
 
 
@@ -217,16 +217,16 @@ def test_pictures_of_predictions_for_volumes():
         spacing=np.zeros((2, 3)),
         distance=[np.zeros(volume.shape, np.float16) for volume in volumes.all],
     )
-    shown = list(selection.of_predictions(volumes, predictions, np.array([1, 0])))
+    shown = list(observer.of_predictions(volumes, predictions, np.array([1, 0])))
     assert [(one.id, one.slice) for one in shown[:3]] == [("b", 15), ("b", 20), ("b", 24)]
     assert [one.truth is None for one in shown] == [False] * 3 + [True] * 3
     gray = pictures.as_gray(volumes.all[1])
     np.testing.assert_array_equal(shown[0].image, gray[:, :, 15])
     np.testing.assert_array_equal(shown[0].masks[Head.MASK_SDF], truths[1][:, :, 15])
     assert shown[0].distance.shape == (8, 8, 1)
-    kept = selection.examples(volumes, predictions, 6)
+    kept = observer.examples(volumes, predictions, 6)
     assert {one.id for one in kept} == {"b"}
-    small = selection.gallery(shown[:3], side=4)
+    small = observer.gallery(shown[:3], side=4)
     assert [one.image.shape for one in small] == [(4, 4, 1)] * 3
     assert small[0].distance is None
 

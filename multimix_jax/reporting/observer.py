@@ -1,6 +1,7 @@
-"""Which images a run shows and keeps, which slices of a volume, and what is written beside them."""
+"""What a run leaves to be looked at: figures of instructive images, images to browse, its card."""
 
 import dataclasses
+import json
 import pathlib
 import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -8,20 +9,13 @@ from typing import Any
 
 import numpy as np
 
-from multimix_jax import atomic
+from multimix_jax import __version__, atomic
 from multimix_jax.evaluation.evaluate import EvalSet, Predictions
-from multimix_jax.names import Checkpoint, Head
-from multimix_jax.reporting import pictures
-from multimix_jax.reporting.model_card import model_card
-from multimix_jax.runs import record, workdir
+from multimix_jax.names import Checkpoint, Component, Head
+from multimix_jax.reporting import pictures, tables
+from multimix_jax.runs import picture_files, record, workdir
 from multimix_jax.runs.data import RunData
-from multimix_jax.runs.picture_files import (
-    Gallery,
-    Picture,
-    shrink_pictures,
-    write_examples,
-    write_gallery,
-)
+from multimix_jax.runs.picture_files import Gallery, Picture
 from multimix_jax.runs.run import Evaluated
 from multimix_jax.runs.spec import RunSpec
 from multimix_jax.training.metric_writer import MetricWriter
@@ -31,6 +25,7 @@ Row = Mapping[str, float | int | str]
 PICTURED = 4  # images of each set in a figure
 EXAMPLES = 6  # images of each set kept with their masks, to compare models by
 GALLERY, GALLERY_SIDE = 48, 256  # images of each set kept to look through, and their largest side
+ON_CARD = ("dice", "hd95", "hd95_mm", "accuracy", "auroc", "ece", "ece_calibrated")
 
 
 class PictureObserver:
@@ -80,16 +75,15 @@ class PictureObserver:
         """Writes what was kept, and the model card."""
         images = [eval_set for eval_set in self._data.tests if eval_set.affines is None]
         histograms = {eval_set.name: record.histogram(eval_set) for eval_set in images}
-        write_examples(self._path, self._examples, histograms)
-        write_gallery(self._path, Gallery(self._looked_through or Checkpoint.LAST, self._gallery))
+        picture_files.write_examples(self._path, self._examples, histograms)
+        gallery = Gallery(self._looked_through or Checkpoint.LAST, self._gallery)
+        picture_files.write_gallery(self._path, gallery)
         card = model_card(self._spec, results, self._data)
         atomic.write_text(self._path / workdir.CARD, card)
 
 
-def _of_evaluated(evaluated: Evaluated, chosen: np.ndarray) -> Iterator[Picture]:
-    return of_predictions(
-        evaluated.eval_set, evaluated.predictions, chosen, evaluated.saliency(chosen)
-    )
+def _of_evaluated(one: Evaluated, chosen: np.ndarray) -> Iterator[Picture]:
+    return of_predictions(one.eval_set, one.predictions, chosen, one.saliency(chosen))
 
 
 def of_predictions(
@@ -98,14 +92,8 @@ def of_predictions(
     chosen: np.ndarray,
     saliency: Sequence[np.ndarray] | None = None,
 ) -> Iterator[Picture]:
-    """The pictures of some images of a set; of a volume three slices.
-
-    Args:
-      eval_set: the set, whose images are read one by one.
-      predictions: for the whole set.
-      chosen: int [n], places of the images in the set.
-      saliency: [H,W,1] of each of them.
-    """
+    """The pictures of the images at `chosen` [n] places of a set, which are read one by one; of a
+    volume three slices. `saliency`: [H,W,1] of each of them."""
     for row, index in enumerate(chosen):
         (image,) = eval_set.images(chosen[row : row + 1])
         gray = pictures.as_gray(image)
@@ -144,7 +132,7 @@ def gallery(shown: Iterable[Picture], side: int) -> list[Picture]:
         )
         for picture in shown
     ]
-    return shrink_pictures(gray, side)
+    return picture_files.shrink_pictures(gray, side)
 
 
 def instructive(rows: Sequence[Row], count: int) -> np.ndarray:
@@ -199,3 +187,62 @@ def slices(volume: np.ndarray) -> list[tuple[int, Any]]:
     ends = (filled[0], filled[-1]) if len(filled) else (0, volume.shape[2] - 1)
     places = [round(ends[0] + share * (ends[1] - ends[0])) for share in (0.25, 0.5, 0.75)]
     return [(place, np.s_[:, :, place]) for place in places]
+
+
+def model_card(spec: RunSpec, results: Mapping[str, Any], data: RunData) -> str:
+    """The card of a run (Mitchell et al. 2019) as Markdown, with what model hubs read before it.
+
+    `results`: of `Run.evaluate`.
+    """
+    run = results["run"]
+    tags = ["jax", "flax", "medical-imaging", "semi-supervised", spec.system]
+    labels = ""
+    if Component.CLASSIFIER in run["components"]:
+        labels += f"{spec.data.cls_labels} class labels, "
+    if Component.DECODER in run["components"]:
+        tags.append("image-segmentation")
+        labels += f"{spec.data.seg_labels} masks, "
+    if Component.CLASSIFIER in run["components"]:
+        tags.append("image-classification")
+    counts = [
+        [f"{purpose}, {name}", str(len(ids))]
+        for purpose, sets in data.ids.items()
+        for name, ids in sets.items()
+    ]
+    card = pathlib.Path(__file__).with_name("model_card.md").read_text(encoding="utf-8")
+    return card.format(
+        front=f'library_name: "multimix_jax"\ntags: {json.dumps(tags)}',
+        system=spec.system,
+        labels=labels,
+        seed=spec.seed,
+        components=", ".join(run["components"]),
+        steps=run["steps"],
+        minutes=run["seconds"] / 60,
+        version=__version__,
+        data=tables.markdown(["images", "number"], counts),
+        results=_card_results(results),
+        calibration="\n".join(_card_calibration(run, data.label_spec.class_names)),
+    )
+
+
+def _card_results(results: Mapping[str, Any]) -> str:
+    rows = []
+    for which, data_set, head, part in tables.summaries(results):
+        shown = [name for name in ON_CARD if name in part]
+        figures = [" ".join((name, *(tables.estimate(part[name]) or "–"))) for name in shown]
+        rows.append([which, tables.with_head(data_set, head), "; ".join(figures)])
+    return tables.markdown(["weights", "images", ""], rows)
+
+
+def _card_calibration(run: Mapping[str, Any], class_names: Sequence[str]) -> Iterator[str]:
+    if class_names:
+        yield f"Classes, in the order of their probabilities: {', '.join(class_names)}."
+    for which in Checkpoint:
+        chosen = run.get(which, {})
+        if "temperature" in chosen:
+            threshold = chosen["threshold"]
+            at = "" if threshold is None else f", threshold {threshold:.3f} on {class_names[1]}"
+            yield (
+                f"Of the {which} weights, on validation: temperature "
+                f"{chosen['temperature']:.3f}{at}."
+            )
