@@ -8,11 +8,12 @@ import base64
 import io
 import math
 import pathlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import jinja2
 import numpy as np
+from flax.traverse_util import flatten_dict
 from PIL import Image
 
 from multimix_jax import atomic
@@ -39,6 +40,7 @@ def write(run: FinishedRun, path: pathlib.Path) -> None:
     if masks:
         budget.append(f"{masks} masks")
     shown = [which for which in Checkpoint if which in run.results["run"]]
+    fields = flatten_dict(dict(run.config), sep=".")
     environment = jinja2.Environment(
         autoescape=True, trim_blocks=True, undefined=jinja2.StrictUndefined
     )
@@ -54,9 +56,13 @@ def write(run: FinishedRun, path: pathlib.Path) -> None:
         curves=list(_class_curves(run)),
         **_gallery(run),
         **_training(run),
-        fields=list(_flat(run.config)),
+        fields=[(name, _text(value)) for name, value in fields.items()],
     )
     atomic.write_text(path, page.lstrip() + "\n")
+
+
+def _text(value: Any) -> str:
+    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
 def _results(run: FinishedRun) -> Iterator[tuple[str, str, list[str], list[list[Any]]]]:
@@ -167,16 +173,6 @@ def _chart(
     legend = [(curve.label, plots.css(curve)) for curve in curves] if len(curves) > 1 else []
     text = f"{title}: {'; '.join(parts)}"
     return {"title": title, "source": source, "text": text, "legend": legend}
-
-
-def _flat(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
-    """The fields of a config, nested ones with dots, and their values."""
-    for name, value in config.items():
-        if isinstance(value, dict):
-            yield from _flat(value, f"{prefix}{name}.")
-        else:
-            shown = ", ".join(map(str, value)) if isinstance(value, list) else str(value)
-            yield f"{prefix}{name}", shown
 
 
 def _gallery(run: FinishedRun) -> dict[str, Any]:

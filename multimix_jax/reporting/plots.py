@@ -2,7 +2,7 @@
 
 import io
 import pathlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import matplotlib
@@ -36,9 +36,9 @@ class Curve(NamedTuple):
     style: str = "-"
 
 
-def panels(count: int, *, width: float = 4.2, height: float = 3.6) -> tuple[Figure, list[Axes]]:
-    """A figure of some axes side by side, each of so many inches."""
-    figure = Figure(figsize=(width * count, height), layout="constrained", dpi=110)
+def panels(count: int, height: float = 3.6) -> tuple[Figure, list[Axes]]:
+    """A figure of some axes side by side, of so many inches."""
+    figure = Figure(figsize=(4.8 * count, height), layout="constrained", dpi=110)
     return figure, list(figure.subplots(1, count, squeeze=False)[0])
 
 
@@ -49,6 +49,7 @@ def draw_curves(
     x: str,
     y: str = "",
     title: str = "",
+    log: bool = False,
     shares: bool = False,
     diagonal: bool = False,
     legend: bool = True,
@@ -65,15 +66,26 @@ def draw_curves(
         panel.plot([0, 1], [0, 1], color="grey", linewidth=0.8, linestyle=":")
     if shares or diagonal:
         panel.set_ylim(-0.02, 1.02)
+    if log:
+        panel.set_yscale("log")
     panel.set(xlabel=plain(x), ylabel=plain(y), title=plain(title))
     panel.grid(alpha=0.3)
     if lines and legend:
         panel.legend(lines, [plain(curve.label) for curve in curves], fontsize=7)
 
 
+def _save(path: pathlib.Path, charts: Mapping[str, Sequence[Curve]], **options: Any) -> None:
+    """Writes a PNG of charts by their titles, side by side, if there are any."""
+    if charts:
+        figure, axes = panels(len(charts))
+        for panel, (title, curves) in zip(axes, charts.items()):
+            draw_curves(panel, curves, title=title, **options)
+        figure.savefig(path)
+
+
 def svg(curves: Sequence[Curve], **options: Any) -> str:
     """A chart as an SVG file, the same every time; text stays text. `options`: of `draw_curves`."""
-    figure, (panel,) = panels(1, width=4.7, height=3.1)
+    figure, (panel,) = panels(1, height=3.1)
     draw_curves(panel, curves, legend=False, **options)
     settings: dict[Any, Any] = {"svg.fonttype": "none", "svg.hashsalt": "multimix_jax"}
     settings["font.sans-serif"] = ["DejaVu Sans"]
@@ -254,7 +266,7 @@ def _dice(
     """Dice of each image as a box per system, all seeds together, a panel per data set."""
     if not data_sets:
         return
-    figure, axes = panels(len(data_sets), width=5.0)
+    figure, axes = panels(len(data_sets))
     for panel, data_set in zip(axes, data_sets):
         boxes = {}
         for group in groups:
@@ -275,40 +287,32 @@ def _dice(
 
 def _of_classes(groups: Sequence[Group], checkpoint: str, folder: pathlib.Path, name: str) -> None:
     """ROC and calibration: a panel per data set with two classes, a line per system."""
-    data_sets = _data_sets(groups, checkpoint, "label")
-    if not data_sets:
-        return
     for kind, curves_of, (x, y) in (("roc", roc, ROC), ("calibration", calibration, CALIBRATION)):
-        figure, axes = panels(len(data_sets))
-        for panel, data_set in zip(axes, data_sets):
-            curves = []
+        charts = {}
+        for data_set in _data_sets(groups, checkpoint, "label"):
+            curves: list[Curve] = []
+            charts[_title(groups[0], data_set, Task.CLS)] = curves
             for index, group in enumerate(groups):
                 tested = group.tested(checkpoint, data_set)
                 of_two = [(run, images) for run, images in tested if len(images.class_names) == 2]
                 if of_two:
                     curves += curves_of(group.system, f"C{index}", of_two, checkpoint)
-            title = _title(groups[0], data_set, Task.CLS)
-            draw_curves(panel, curves, x=x, y=y, title=title, diagonal=True)
-        figure.savefig(folder / f"{kind}_{name}")
+        _save(folder / f"{kind}_{name}", charts, x=x, y=y, diagonal=True)
 
 
 def _intensities(groups: Sequence[Group], path: pathlib.Path) -> None:
-    """Intensity histograms of the test sets."""
+    """Intensity histograms of the test sets; of volumes there are none."""
     histograms: dict[str, np.ndarray] = {}
     for group in groups:
         histograms = {**group.runs[0].histograms, **histograms}
-    if not histograms:  # of volumes there are none
-        return
-    figure, (panel,) = panels(1, width=6.0)
     middles = np.arange(64) * 4 + 2
     curves = [
         Curve(data_set, middles, counts.reshape(64, 4).sum(1) / counts.sum(), f"C{index}")
         for index, (data_set, counts) in enumerate(histograms.items())
     ]
-    panel.set_yscale("log")  # black borders are many pixels of one intensity
     x, y = "intensity of a pixel", "share of pixels, in steps of 4"
-    draw_curves(panel, curves, x=x, y=y)
-    figure.savefig(path)
+    # Black borders are many pixels of one intensity.
+    _save(path, {"": curves} if curves else {}, x=x, y=y, log=True)
 
 
 def _learning_curves(groups: Sequence[Group], path: pathlib.Path) -> None:
@@ -320,15 +324,15 @@ def _learning_curves(groups: Sequence[Group], path: pathlib.Path) -> None:
         for name in line
         if name == "loss" or (line["split"] == "validation" and name.endswith(("/dice", "/auroc")))
     }
-    figure, axes = panels(len(names), width=4.8)
-    for panel, (split, name) in zip(axes, sorted(names)):
-        curves = [
+    charts = {
+        f"{split}: {name}": [
             Curve(group.system, *history(group.runs, split, name), f"C{index}")
             for index, group in enumerate(groups)
             if any(name in line for line in group.runs[0].history)
         ]
-        draw_curves(panel, curves, x="step", title=f"{split}: {name}")
-    figure.savefig(path)
+        for split, name in sorted(names)
+    }
+    _save(path, charts, x="step")
 
 
 def _pseudo_labels(groups: Sequence[Group], path: pathlib.Path) -> None:
@@ -341,10 +345,6 @@ def _pseudo_labels(groups: Sequence[Group], path: pathlib.Path) -> None:
             share = correct / np.maximum(of_all, 1e-9)
             accepted.append(Curve(group.system, steps, of_all, f"C{index}"))
             right.append(Curve(group.system, steps, share, f"C{index}"))
-    if not accepted:
-        return
-    figure, axes = panels(2, width=5.5)
-    titles = ("share of pseudo-labels accepted", "share of the accepted that is right")
-    for panel, title, curves in zip(axes, titles, (accepted, right)):
-        draw_curves(panel, curves, x="step", title=title, shares=True)
-    figure.savefig(path)
+    charts = {"share of pseudo-labels accepted": accepted}
+    charts["share of the accepted that is right"] = right
+    _save(path, charts if accepted else {}, x="step", shares=True)
