@@ -43,15 +43,11 @@ def run_config(
     cells: Mapping[str, Mapping[str, Any]],
     only: int | None,
 ) -> int:
-    """Goes on with a run, or with a grid of them; gives the status to end with.
+    """Goes on with the run of a config in `path`, or with the `cells` of a grid, if there are any,
+    in folders below it; gives the status to end with.
 
-    Args:
-      config: the fields of configs/common.py, as JSON values.
-      path: folder of the run, or of the grid's runs.
-      parts: of data_pipelines.
-      mode: 'train' trains and evaluates; 'eval' evaluates again.
-      cells: configs of a grid's runs by name; none for one run.
-      only: the one cell to run, counted from 0; None for all.
+    `mode`: 'train' trains and evaluates, 'eval' evaluates again; `only`: the one cell to run,
+    counted from 0, None for all.
     """
     if only is not None and not cells:
         raise UsageError(f"--cell={only} is for grids (--config=configs/grid.py)")

@@ -120,12 +120,9 @@ def compare(groups: Sequence[Group], against: str | None = None) -> list[dict[st
                 continue
             described = {"adds": adds, **more.described, "to": to}
             described |= {"seeds": list(pairs), "checkpoint": checkpoint, "data_set": data_set}
-            for metric, difference in (
-                *((name, _difference(pairs, name)) for name in (*DICE, "accuracy")),
-                ("auroc", _auroc_difference(pairs)),
-            ):
-                if difference:
-                    rows.append({**described, "metric": metric, **difference})
+            found = {name: _difference(pairs, name) for name in (*DICE, "accuracy")}
+            found["auroc"] = _auroc_difference(pairs)
+            rows += [{**described, "metric": name, **one} for name, one in found.items() if one]
     for checkpoint in (Checkpoint.BEST, Checkpoint.LAST):
         family = [r for r in rows if r["checkpoint"] == checkpoint and r["p"] is not None]
         for row, p in zip(family, holm([row["p"] for row in family])):
@@ -166,9 +163,8 @@ def _pairs(
     )
     pairs = {}
     for seed in sorted(set(ours) & set(theirs)):
-        (run, images), (other_run, other_images) = ours[seed], theirs[seed]
-        check_same_images(data_set, run, images, other_run, other_images)
-        pairs[seed] = images, other_images
+        check_same_images(data_set, *ours[seed], *theirs[seed])
+        pairs[seed] = ours[seed][1], theirs[seed][1]
     return pairs
 
 
