@@ -36,7 +36,7 @@ setup(
         "multimix_jax": [
             *("__init__.pyi", "py.typed", "reporting/published.csv"),
             *("reporting/page.css", "reporting/page.html", "reporting/page.js"),
-            "reporting/model_card.md",
+            *("reporting/model_card.md", "runs/export.md"),
         ],
         "data_pipelines": ["py.typed"],
     },

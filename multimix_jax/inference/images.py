@@ -20,32 +20,21 @@ class Resize(Protocol):
 
     def image(self, values: np.ndarray) -> np.ndarray:
         """Grey values [H,W] or colours [H,W,3] in 0..255 -> uint8 [S,S,C]."""
-        ...
 
     def inside(self, height: int, width: int) -> tuple[slice, slice]:
         """Rows and columns of the square that an image of that size covers."""
-        ...
 
 
 @dataclasses.dataclass(frozen=True)
 class ImagePrediction:
-    """An image file, and what is predicted of it, or why it cannot be read.
+    """An image file, and what is predicted of it, or why it cannot be read."""
 
-    Attributes:
-      name: of what is written of it, a path without suffix.
-      path: where it was read.
-      values: float32 [H,W] or [H,W,3] of 0 to 255, at the size of the file.
-      output: arrays of `Predictor.predict`, of this image.
-      inside: rows and columns of these that the image covers.
-      error: why it could not be read; '' if it could.
-    """
-
-    name: str
+    name: str  # of what is written of it, a path without suffix
     path: pathlib.Path
-    values: np.ndarray | None = None
-    output: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
-    inside: tuple[slice, slice] = (slice(None), slice(None))
-    error: str = ""
+    values: np.ndarray | None = None  # float32 [H,W] or [H,W,3] of 0 to 255, at the file's size
+    output: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)  # of `Predictor`
+    inside: tuple[slice, slice] = (slice(None), slice(None))  # what of it the image covers
+    error: str = ""  # why it could not be read
 
     @property
     def sides(self) -> tuple[int, int]:
@@ -80,12 +69,7 @@ def predict_images(
 ) -> Iterator[ImagePrediction]:
     """Adds the outputs, in batches; images that could not be read are passed on.
 
-    Args:
-      images: files that were read.
-      predictor: of networks of one side.
-      variables: of each of them.
-      resize: as the training images were.
-      batch_size: images at once.
+    The networks are of one side, `variables` are those of each, `resize` is as in training.
     """
     numbered = enumerate(images)
     while batch := list(itertools.islice(numbered, batch_size)):

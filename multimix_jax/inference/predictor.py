@@ -55,7 +55,7 @@ class Member:
         [B] switch dropout on."""
         answer = self.network.predict(variables, images, keys)
         if flips:
-            flipped = _flip_back(self.network.predict(variables, _flip(images), keys))
+            flipped = _flip_back(self.network.predict(variables, jnp.flip(images, 2), keys))
             answer = {head: (answer[head] + flipped[head]) / 2 for head in answer}
         if Head.CLASSES in answer and self.calibration is not None:
             answer[Head.CLASSES] = self.calibration(answer[Head.CLASSES])
@@ -73,17 +73,14 @@ class Predictor:
       compare_flips: each member answers for the image and for its mirror image, in place of their
         mean.
       draws: answers of each with dropout on (Gal & Ghahramani 2016); 0 for one without.
-      saliency: one of `saliency.KINDS`.
-      seed: of dropout and noise.
-      quick: whether the time to compile matters more than that of an image.
     """
 
     members: Sequence[Member]
     compare_flips: bool = False
     draws: int = 0
-    saliency: str = "none"
-    seed: int = 0
-    quick: bool = False
+    saliency: str = "none"  # one of `saliency.KINDS`
+    seed: int = 0  # of dropout and noise
+    quick: bool = False  # the time to compile matters more than that of an image
 
     @property
     def spec(self) -> PredictionSpec:
@@ -109,8 +106,7 @@ class Predictor:
         Args:
           variables: of each member.
           images: uint8 [B,H,W,C], fitted to the network's side.
-          places: int [B]; dropout and noise of an image depend on `seed` and its place alone.
-            Without any none are needed.
+          places: int [B], on which, with `seed`, dropout and noise of an image depend alone.
 
         Returns:
           By `Head`, the means of all answers' probabilities; `saliency` [B,H,W,1], zero or more,
@@ -123,23 +119,17 @@ class Predictor:
             assert places is not None
             keys = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(self.seed), places)
         answers: list[Answer] = []  # each with an axis of draws before that of images
-        maps = []
         for index, (member, own) in enumerate(zip(self.members, variables, strict=True)):
             for flipped in (False, True) if self.compare_flips else (False,):
                 own_keys = _fold_in(keys, 2 * index + flipped)
-                view = _flip(images) if flipped else images
+                view = jnp.flip(images, 2) if flipped else images
                 answer = self._draws(member, own, view, own_keys)
                 shown = saliency.make_map(self.saliency, member.network, own, view, own_keys)
-                if flipped:
-                    answer = _flip_back(answer, axis=3)
-                    shown = None if shown is None else _flip(shown)
-                answers.append(answer)
                 if shown is not None:
-                    maps.append(shown)
+                    answer[SALIENCY] = shown[None]
+                answers.append(_flip_back(answer, axis=3) if flipped else answer)
         every = {head: jnp.concatenate([answer[head] for answer in answers]) for head in answers[0]}
         result: Answer = {head: values.mean(axis=0) for head, values in every.items()}
-        if maps:
-            result[SALIENCY] = jnp.stack(maps).mean(axis=0)
         if len(answers) * max(self.draws, 1) > 1:
             result |= {SPREAD[h]: v.std(axis=0) for h, v in every.items() if h in SPREAD}
             if Head.MASK in every:
@@ -180,14 +170,9 @@ def _fold_in(keys: jax.Array | None, number: jax.Array | int) -> jax.Array | Non
     return None if keys is None else jax.vmap(jax.random.fold_in, (0, None))(keys, number)
 
 
-def _flip(images: jax.Array, axis: int = 2) -> jax.Array:
-    """Left to right."""
-    return jnp.flip(images, axis)
-
-
 def _flip_back(answer: Answer, axis: int = 2) -> Answer:
     """What was answered for flipped images, as of the images."""
-    return {h: v if h == Head.CLASSES else _flip(v, axis) for h, v in answer.items()}
+    return {h: v if h == Head.CLASSES else jnp.flip(v, axis) for h, v in answer.items()}
 
 
 def _disagreement(masks: jax.Array, mean: jax.Array) -> jax.Array:

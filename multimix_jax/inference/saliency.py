@@ -21,17 +21,9 @@ Score = Callable[[jax.Array], jax.Array]  # images [B,H,W,C] -> [B,K], each imag
 def make_map(
     kind: str, network: Network, variables: Any, images: jax.Array, keys: Any = None
 ) -> jax.Array | None:
-    """The size of what a kind of map says.
+    """The size of what a kind of map, one of KINDS, says of uint8 [B,H,W,C]: float [B,H,W,1].
 
-    Args:
-      kind: 'gradient', as the bridge sees it; 'smoothgrad' or 'integrated', see below; or 'none'.
-      network: with a classifier; another has no map.
-      variables: of the network.
-      images: uint8 [B,H,W,C].
-      keys: [B], for the noise of 'smoothgrad'.
-
-    Returns:
-      float [B,H,W,1], zero or more, or None.
+    None of a network without a classifier. `keys` [B] are for the noise of 'smoothgrad'.
     """
     if kind == "none" or not network.classifies:
         return None
@@ -61,15 +53,12 @@ def smooth_gradient(
     Returns:
       float [B,H,W,C], with signs.
     """
-    gradient = _gradient_of_strongest(score, images)
     draw = jax.vmap(lambda key: jax.random.normal(key, images.shape[1:]))
 
-    def add(total: jax.Array, sample: jax.Array) -> tuple[jax.Array, None]:
-        at = jax.vmap(jax.random.fold_in, (0, None))(keys, sample)
-        return total + gradient(images + noise * draw(at)), None
+    def noisy(sample: jax.Array) -> jax.Array:
+        return images + noise * draw(jax.vmap(jax.random.fold_in, (0, None))(keys, sample))
 
-    total, _ = jax.lax.scan(add, jnp.zeros_like(images), jnp.arange(samples))
-    return total / samples
+    return _sum_of_gradients(score, images, noisy, samples) / samples
 
 
 def integrated_gradients(
@@ -77,31 +66,24 @@ def integrated_gradients(
 ) -> jax.Array:
     """Each pixel's share in the score of the strongest class (Sundararajan et al. 2017).
 
-    The gradient along the straight way from an image of one value to the image, by the midpoint
-    rule, times the way.
-
-    Args:
-      score: images -> class scores.
-      images: float [B,H,W,C].
-      baseline: value of every pixel where the way starts; black by default.
-      steps: gradients along the way.
-
-    Returns:
-      float [B,H,W,C], with signs: over an image they add up to the difference of the score between
-      its ends, but for what the steps leave out.
+    The gradient along the straight way from an image of one value, `baseline`, to the image, by the
+    midpoint rule of `steps` gradients, times the way. With signs, float [B,H,W,C] as the images:
+    over an image the shares add up to the difference of the score between its ends, but for what
+    the steps leave out.
     """
-    gradient = _gradient_of_strongest(score, images)
     difference = images - baseline
-
-    def add(total: jax.Array, step: jax.Array) -> tuple[jax.Array, None]:
-        return total + gradient(baseline + (step + 0.5) / steps * difference), None
-
-    total, _ = jax.lax.scan(add, jnp.zeros_like(images), jnp.arange(steps))
-    return difference * total / steps
+    between = lambda step: baseline + (step + 0.5) / steps * difference
+    return difference * _sum_of_gradients(score, images, between, steps) / steps
 
 
-def _gradient_of_strongest(score: Score, images: jax.Array) -> Score:
-    """Gradient at any images of the scores of the classes that are strongest in `images`."""
+def _sum_of_gradients(
+    score: Score, images: jax.Array, at: Callable[[jax.Array], jax.Array], count: int
+) -> jax.Array:
+    """The gradients, at `count` other images, of the classes that are strongest in `images`."""
     strongest = score(images).argmax(axis=-1)
     followed = lambda x: jnp.take_along_axis(score(x), strongest[:, None], axis=-1).sum()
-    return jax.grad(followed)
+
+    def add(total: jax.Array, index: jax.Array) -> tuple[jax.Array, None]:
+        return total + jax.grad(followed)(at(index)), None
+
+    return jax.lax.scan(add, jnp.zeros_like(images), jnp.arange(count))[0]

@@ -23,14 +23,10 @@ class Predicts(Protocol):
 
 @dataclasses.dataclass(frozen=True)
 class Baseline:
-    """Predicts the same for every image, without looking at it.
+    """Predicts the same for every image, without looking at it; a mask of other sides is
+    stretched."""
 
-    Attributes:
-      answer: probabilities, `Head.MASK` [*sides,C'] and `Head.CLASSES` [K], if any; for an image of
-        other sides the mask is stretched.
-    """
-
-    answer: Mapping[Head, np.ndarray]
+    answer: Mapping[Head, np.ndarray]  # probabilities of masks [*sides,C'] and classes [K], if any
 
     def __call__(self, variables: Sequence[PyTree], images: Any) -> dict[Head, np.ndarray]:
         answer = dict(self.answer)
@@ -45,13 +41,9 @@ class Baseline:
 def predict_set(
     predictor: Predicts, variables: Sequence[PyTree], eval_set: EvalSet, *, batch_size: int
 ) -> Predictions:
-    """Predicts every image of a data set.
+    """Predicts every image of a data set by networks with these variables.
 
-    Args:
-      predictor: of one network, or of several.
-      variables: of each of them.
-      eval_set: the images.
-      batch_size: images per call; the same for every set, so that the program is compiled once.
+    `batch_size` is best the same for every set: then the program is compiled once.
     """
     columns: dict[str, list[np.ndarray]] = {}
     for batch in eval_set.batches(batch_size):

@@ -19,13 +19,8 @@ PredictPatches = Callable[[PyTree, jax.Array], dict[str, jax.Array]]
 def window_starts(extent: Sequence[int], patch: Sequence[int], stride: Sequence[int]) -> np.ndarray:
     """First corners of the windows over an image: every `stride`, and one that ends at its edge.
 
-    Args:
-      extent: sides of the image; one smaller than the patch counts as large as the patch.
-      patch: sides of a window.
-      stride: steps along each axis, 1 or more.
-
-    Returns:
-      int32 [N, axes], as many as it takes to cover every pixel.
+    int32 [N, axes], as many as it takes to cover every pixel; a side of the image, `extent`, that
+    is smaller than the window's, `patch`, counts as large.
     """
     axes = []
     for size, side, step in zip(extent, patch, stride, strict=True):
@@ -37,10 +32,8 @@ def window_starts(extent: Sequence[int], patch: Sequence[int], stride: Sequence[
 def window_weights(patch: Sequence[int], kind: str) -> np.ndarray:
     """How much each pixel of a window counts, float32 of its shape, more than 0.
 
-    Args:
-      patch: sides of a window.
-      kind: 'uniform', or 'gaussian': of an eighth of each side around the middle, not below a
-        thousandth (Isensee et al. 2021).
+    `kind` is 'uniform', or 'gaussian': of an eighth of each side around the middle, not below a
+    thousandth (Isensee et al. 2021).
     """
     if kind == "uniform":
         return np.ones(patch, np.float32)
@@ -94,11 +87,10 @@ def make_sliding_window(
 
     Args:
       predict: (variables, patches [B,*patch,C]) -> probabilities [B,*patch,C'] by name.
-      windows: how an image is cut.
+      windows: how an image is cut; a smaller one is filled up with zeros around it.
 
     Returns:
-      (variables, image [*sides,C]) -> float32 [*sides,C'] by name. An image smaller than the patch
-      is filled up with zeros around it.
+      (variables, image [*sides,C]) -> float32 [*sides,C'] by name.
     """
     patch, stride, batch_size = windows.patch, windows.stride, windows.batch_size
     weight = jnp.asarray(window_weights(patch, windows.weights))[..., None]

@@ -5,7 +5,6 @@ does the resizing, or the padding, itself.
 """
 
 import dataclasses
-import functools
 import importlib
 import importlib.metadata
 import logging
@@ -19,6 +18,7 @@ import jax
 import jax.export
 import jax.extend.core
 import jax.numpy as jnp
+import jinja2
 from jax.interpreters import partial_eval
 
 from multimix_jax import __version__, atomic
@@ -32,7 +32,6 @@ from multimix_jax.runs.trained_model import TrainedModel, read_model
 Written = tuple[str, dict[str, str]]  # name of the program in its folder, versions of libraries
 
 PLATFORMS = ("cpu", "cuda", "tpu")
-DESCRIPTION = "model.json"
 IMAGES = "images"  # name of the argument
 AXES = ("batch", "height", "width")
 
@@ -40,40 +39,30 @@ AXES = ("batch", "height", "width")
 def fit_images(images: jax.Array, size: int, fit: str) -> jax.Array:
     """uint8 [B,H,W,C] of any sides -> uint8 [B,size,size,C]: bilinear and antialiased.
 
-    Args:
-      images: as they come from a file.
-      size: side in pixels.
-      fit: 'squash', or 'pad' to keep the ratio of height and width, with black beside.
+    `fit` is 'squash', or 'pad' to keep the ratio of height and width, with black beside.
     """
     shape = (images.shape[0], size, size, images.shape[-1])
     values = images.astype(jnp.float32)
     if fit == "squash":
         resized = jax.image.resize(values, shape, "linear", antialias=True)
     else:
-        resized = _padded(values, shape)
+        sides = jnp.array([jnp.asarray(side, jnp.float32) for side in images.shape[1:3]])
+        covered = jnp.maximum(jnp.round(sides * (size / sides.max())), 1)
+        first = jnp.floor((size - covered) / 2)
+        resized = jax.image.scale_and_translate(
+            values, shape, (1, 2), covered / sides, first, "linear", antialias=True
+        )
     return jnp.clip(jnp.rint(resized), 0, 255).astype(jnp.uint8)
 
 
-def _padded(values: jax.Array, shape: tuple[int, ...]) -> jax.Array:
-    """[B,H,W,C] resized into the middle of a square of that shape, H and W by one factor."""
-    sides = jnp.array([jnp.asarray(side, jnp.float32) for side in values.shape[1:3]])
-    covered = jnp.maximum(jnp.round(sides * (shape[1] / sides.max())), 1)
-    first = jnp.floor((shape[1] - covered) / 2)
-    return jax.image.scale_and_translate(
-        values, shape, (1, 2), covered / sides, first, "linear", antialias=True
-    )
-
-
-@dataclasses.dataclass(frozen=True)
 class Program:
-    """What is exported of a trained network: `serve` and its shapes."""
+    """What is exported of a trained network: `serve`, and the shapes of its argument and results.
 
-    model: TrainedModel
+    `serve` takes uint8 [B,H,W,C] of any sides and gives what `Predictor.predict` does, at the
+    network's side.
+    """
 
-    @functools.cached_property
-    def serve(self) -> Callable[[jax.Array], dict[str, jax.Array]]:
-        """uint8 [B,H,W,C] of any sides -> what `Predictor.predict` gives, at the network's side."""
-        model = self.model
+    def __init__(self, model: TrainedModel) -> None:
         predictor = Predictor([model.member], saliency="gradient")
 
         def serve(images: jax.Array) -> dict[str, jax.Array]:
@@ -81,30 +70,17 @@ class Program:
             outputs = predictor.predict([model.variables], fitted)
             return {str(name): values for name, values in outputs.items()}
 
-        return serve
-
-    @property
-    def argument(self) -> jax.ShapeDtypeStruct:
-        """Shape of the images, with the names of its free sides."""
-        shape = jax.export.symbolic_shape(f"{', '.join(AXES)}, {self.model.channels}")
-        return jax.ShapeDtypeStruct(shape, jnp.uint8)
-
-    @property
-    def result(self) -> dict[str, jax.ShapeDtypeStruct]:
-        """Shape of each result."""
-        return jax.eval_shape(self.serve, self.argument)
+        self.model, self.serve = model, serve
+        self.sides = f"{', '.join(AXES)}, {model.channels}"
+        shape = jax.export.symbolic_shape(self.sides)
+        self.argument = jax.ShapeDtypeStruct(shape, jnp.uint8)
+        self.result = jax.eval_shape(serve, self.argument)
 
 
 def export_run(source: pathlib.Path, target: pathlib.Path, which: Checkpoint, form: str) -> None:
     """The network of a run -> a new folder of the program, `model.json` and `README.md`.
 
-    The folder is written whole or not at all.
-
-    Args:
-      source: folder of the run.
-      target: must not exist, or be empty.
-      which: of its checkpoints.
-      form: one of FORMATS.
+    The folder is written whole or not at all. `form` is one of FORMATS.
 
     Raises:
       UsageError: see `read_model`; or the target is taken, or a library is missing.
@@ -112,23 +88,26 @@ def export_run(source: pathlib.Path, target: pathlib.Path, which: Checkpoint, fo
     workdir.check_new(target)
     if not target.parent.is_dir():
         raise UsageError(f"{target.parent} is no folder; name a new folder in one that exists")
-    write, loading = FORMATS[form]
     # ONNX Runtime has no convolutions of bfloat16 on CPU.
     model = read_model(source, which, dtype="float32" if form == "onnx" else None)
     program = Program(model)
     with tempfile.TemporaryDirectory(dir=target.parent, prefix=".export-") as scratch:
         folder = pathlib.Path(scratch, "out")
         folder.mkdir()
-        file, versions = write(program, folder)
+        file, versions = FORMATS[form](program, folder)
         described = {"format": form, "file": file, **_described(program)}
         described["versions"] |= versions
-        atomic.write_json(folder / DESCRIPTION, described)
-        atomic.write_text(folder / "README.md", _readme(program, loading))
+        atomic.write_json(folder / "model.json", described)
+        template = pathlib.Path(__file__).with_name("export.md").read_text(encoding="utf-8")
+        environment = jinja2.Environment(trim_blocks=True, keep_trailing_newline=True)
+        readme = environment.from_string(template).render(described)
+        atomic.write_text(folder / "README.md", readme)
         folder.replace(target)
 
 
 def _described(program: Program) -> dict[str, Any]:
     """What a program needs to know of the network, as JSON values."""
+    model = program.model
     shown = lambda leaf: {
         "shape": [side if isinstance(side, int) else str(side) for side in leaf.shape],
         "dtype": str(leaf.dtype),
@@ -136,40 +115,14 @@ def _described(program: Program) -> dict[str, Any]:
     return {
         "inputs": {IMAGES: shown(program.argument) | {"range": [0, 255]}},
         "outputs": {name: shown(leaf) for name, leaf in program.result.items()},
-        "labels": dataclasses.asdict(program.model.labels),
-        "calibration": dataclasses.asdict(program.model.calibration),
-        "size": program.model.size,
-        "fit": program.model.spec.data.fit,
-        "keep_largest": program.model.spec.prediction.keep_largest,
-        "source": program.model.source,
+        "labels": dataclasses.asdict(model.labels),
+        "calibration": dataclasses.asdict(model.calibration),
+        "size": model.size,
+        "fit": model.spec.data.fit,
+        "keep_largest": model.spec.prediction.keep_largest,
+        "source": model.source,
         "versions": {"multimix_jax": __version__, "jax": jax.__version__},
     }
-
-
-def _readme(program: Program, loading: str) -> str:
-    model = program.model
-    shape = ", ".join([*AXES, str(model.channels)])
-    results = "".join(
-        f"* `{name}`: {leaf.dtype} [{', '.join(map(str, leaf.shape))}]\n"
-        for name, leaf in program.result.items()
-    )
-    beside = "" if model.spec.data.fit == "squash" else ", its ratio kept, with black beside"
-    threshold = model.calibration.threshold
-    calibrated = ""
-    if threshold is not None and model.labels.class_names:
-        calibrated = (
-            "Class probabilities are calibrated; on validation images, "
-            f"{threshold:.3f} was the most accurate threshold on that of "
-            f"`{model.labels.class_names[1]}`.\n\n"
-        )
-    return (
-        f"# {model.source['system']}, {model.source['checkpoint']} of {model.source['run']}\n\n"
-        f"Takes `{IMAGES}`: uint8 [{shape}], values of 0 to 255 and any sides; each image is "
-        f"resized to {model.size} x {model.size} first{beside}. Gives:\n\n{results}\n{calibrated}"
-        f"```python\n{loading.replace('CHANNELS', str(model.channels))}```\n\n"
-        f"`{DESCRIPTION}` says the same for programs, with the names of the classes. Not a medical "
-        "device and not for clinical use.\n"
-    )
 
 
 def write_stablehlo(program: Program, folder: pathlib.Path) -> Written:
@@ -192,10 +145,9 @@ def write_saved_model(program: Program, folder: pathlib.Path) -> Written:
         for name in ("jax.experimental.jax2tf", "tensorflow")
     )
     tf.config.set_visible_devices([], "GPU")  # accelerators belong to JAX
-    shape = f"({', '.join(AXES)}, {program.model.channels})"
     converted = jax2tf.convert(
         program.serve,
-        polymorphic_shapes=[shape],
+        polymorphic_shapes=[f"({program.sides})"],
         with_gradient=False,
         native_serialization_platforms=PLATFORMS,
     )
@@ -255,30 +207,8 @@ def _library(name: str, remedy: str) -> Any:
         raise UsageError(f"this format needs {error.name}: {remedy}") from error
 
 
-_FROM_JAX = """\
-import pathlib, jax.export, numpy as np  # pip install jax flatbuffers
-model = jax.export.deserialize(bytearray(pathlib.Path("model.stablehlo").read_bytes()))
-images = np.zeros((2, 300, 200, CHANNELS), np.uint8)
-found = model.call(images)
-print({name: value.shape for name, value in found.items()})
-"""
-_FROM_ONNX = """\
-import numpy as np, onnxruntime  # pip install onnxruntime
-model = onnxruntime.InferenceSession("model.onnx")
-images = np.zeros((2, 300, 200, CHANNELS), np.uint8)
-found = dict(zip([o.name for o in model.get_outputs()], model.run(None, {"images": images})))
-print({name: value.shape for name, value in found.items()})
-"""
-_FROM_TENSORFLOW = """\
-import numpy as np, tensorflow as tf  # pip install tensorflow
-model = tf.saved_model.load("saved_model").signatures["serving_default"]
-images = np.zeros((2, 300, 200, CHANNELS), np.uint8)
-found = model(images=tf.constant(images))
-print({name: value.shape for name, value in found.items()})
-"""
-
-FORMATS: dict[str, tuple[Callable[[Program, pathlib.Path], Written], str]] = {
-    "stablehlo": (write_stablehlo, _FROM_JAX),
-    "onnx": (write_onnx, _FROM_ONNX),
-    "saved_model": (write_saved_model, _FROM_TENSORFLOW),
+FORMATS: dict[str, Callable[[Program, pathlib.Path], Written]] = {
+    "stablehlo": write_stablehlo,
+    "onnx": write_onnx,
+    "saved_model": write_saved_model,
 }

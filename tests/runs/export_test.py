@@ -208,7 +208,7 @@ def test_whole_or_not_at_all(run, tmp_path):
         (folder / "model.stablehlo").write_bytes(b"half")
         raise OSError("the disk is full")
 
-    with mock.patch.dict(export.FORMATS, stablehlo=(fail, "")):
+    with mock.patch.dict(export.FORMATS, stablehlo=fail):
         with pytest.raises(OSError, match="full"):
             export.export_run(run.path, tmp_path / "out", Checkpoint.BEST, "stablehlo")
     assert list(tmp_path.iterdir()) == []
