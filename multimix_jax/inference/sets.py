@@ -2,23 +2,16 @@
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
 from multimix_jax.evaluation import geometry
 from multimix_jax.evaluation.evaluate import EvalSet, Predictions
+from multimix_jax.inference.predictor import Predictor
 from multimix_jax.names import Head
 
 PyTree = Any
-
-
-class Predicts(Protocol):
-    """What `predict_set` asks of a `Predictor`."""
-
-    def __call__(self, variables: Sequence[PyTree], images: Any) -> Mapping[Any, Any]: ...
-
-    def masks(self, probabilities: np.ndarray) -> np.ndarray: ...
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,7 +32,11 @@ class Baseline:
 
 
 def predict_set(
-    predictor: Predicts, variables: Sequence[PyTree], eval_set: EvalSet, *, batch_size: int
+    predictor: Predictor | Baseline,
+    variables: Sequence[PyTree],
+    eval_set: EvalSet,
+    *,
+    batch_size: int,
 ) -> Predictions:
     """Predicts every image of a data set by networks with these variables.
 

@@ -44,22 +44,12 @@ def window_weights(patch: Sequence[int], kind: str) -> np.ndarray:
 
 @dataclasses.dataclass(frozen=True)
 class Windows:
-    """How an image is cut.
+    """How an image is cut; raises UsageError where a value is out of its range."""
 
-    Attributes:
-      patch: sides of a window.
-      stride: steps along each axis; more than the patch's side would leave gaps.
-      batch_size: windows at once.
-      weights: 'uniform' or 'gaussian', see `window_weights`.
-
-    Raises:
-      UsageError: a value is out of its range.
-    """
-
-    patch: tuple[int, ...] = ()
-    stride: tuple[int, ...] = ()
-    batch_size: int = dataclasses.field(default=4, metadata={"least": 1})
-    weights: str = "gaussian"
+    patch: tuple[int, ...] = ()  # sides of a window
+    stride: tuple[int, ...] = ()  # along each axis; more than the patch's side would leave gaps
+    batch_size: int = dataclasses.field(default=4, metadata={"least": 1})  # windows at once
+    weights: str = "gaussian"  # or 'uniform', see `window_weights`
 
     def __post_init__(self) -> None:
         fits = len(self.stride) == len(self.patch) and all(

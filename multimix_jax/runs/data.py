@@ -16,21 +16,13 @@ PyTree = Any
 
 
 class RunData(TrainingData, Protocol):
-    """The data of a run.
+    """The data of a run; `baseline` is the answer that looks at no image: probabilities of masks
+    [*sides,C'], of classes [K]."""
 
-    Attributes:
-      label_spec: classes and masks of what is trained on.
-      ids: the images used, by purpose, as JSON values.
-      contents: digests of what folders of one's own hold, wherever they lie, by kind of file.
-      validation, tests: sets to choose the checkpoint and the calibration on, and to report on.
-      baseline: the answer that looks at no image: probabilities of masks [*sides,C'], of classes
-        [K].
-    """
-
-    label_spec: LabelSpec
-    ids: Mapping[str, Any]
-    contents: Mapping[str, str]
-    validation: Sequence[EvalSet]
+    label_spec: LabelSpec  # of what is trained on
+    ids: Mapping[str, Any]  # of the images used, by purpose, as JSON values
+    contents: Mapping[str, str]  # digests of what folders of one's own hold, by kind of file
+    validation: Sequence[EvalSet]  # to choose the checkpoint and the calibration on
     tests: Sequence[EvalSet]
     baseline: Mapping[Head, np.ndarray]
 

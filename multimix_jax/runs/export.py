@@ -80,10 +80,8 @@ class Program:
 def export_run(source: pathlib.Path, target: pathlib.Path, which: Checkpoint, form: str) -> None:
     """The network of a run -> a new folder of the program, `model.json` and `README.md`.
 
-    The folder is written whole or not at all. `form` is one of FORMATS.
-
-    Raises:
-      UsageError: see `read_model`; or the target is taken, or a library is missing.
+    The folder is written whole or not at all. `form` is one of FORMATS. UsageError: see
+    `read_model`; or the target is taken, or a library is missing.
     """
     workdir.check_new(target)
     if not target.parent.is_dir():
@@ -135,10 +133,8 @@ def write_stablehlo(program: Program, folder: pathlib.Path) -> Written:
 def write_saved_model(program: Program, folder: pathlib.Path) -> Written:
     """Writes `saved_model/`, whose one signature has the names of `model.json`.
 
-    The program within is the same StableHLO, for any of PLATFORMS.
-
-    Raises:
-      UsageError: TensorFlow is older than the StableHLO of this JAX.
+    The program within is the same StableHLO, for any of PLATFORMS; UsageError where TensorFlow is
+    older than that of this JAX.
     """
     jax2tf, tf = (
         _library(name, "pip install tensorflow-cpu")
@@ -169,11 +165,8 @@ def write_saved_model(program: Program, folder: pathlib.Path) -> Written:
 
 
 def write_onnx(program: Program, folder: pathlib.Path) -> Written:
-    """Writes `model.onnx`, in which the saliency is a graph like the rest.
-
-    Raises:
-      UsageError: jax2onnx is missing, or does not know an operation or this JAX.
-    """
+    """Writes `model.onnx`, in which the saliency is a graph like the rest; UsageError where
+    jax2onnx is missing, or does not know an operation or this JAX."""
     jax2onnx = _library("jax2onnx", "pip install -e '.[onnx]'")
     logging.getLogger("onnx_ir").setLevel(logging.ERROR)  # tells of every value without a type
     with platform.portable():  # ONNX cannot ask for one

@@ -20,18 +20,10 @@ def run_all(
     errors: tuple[type[Exception], ...],
     only: int | None = None,
 ) -> None:
-    """Runs every cell in `path/NAME`; one that cannot be run does not keep the others from it.
+    """Runs every cell in `path/NAME`, or `only` one, counted from 0.
 
-    Args:
-      cells: configs by name.
-      path: folder of the grid.
-      run: goes on with a config's run in its folder, if anything is left to do.
-      errors: what `run` raises for what a user can mend.
-      only: the one cell to run, counted from 0; None for all.
-
-    Raises:
-      UsageError: `path` holds a single run; there is no cell `only`; or some cells could not be
-        run, with their reasons.
+    `run` goes on with a config's run in its folder, if anything is left to do; where it raises one
+    of `errors`, the other cells are run all the same, and a UsageError names it at the end.
     """
     if only is not None and not 0 <= only < len(cells):
         raise UsageError(f"--cell={only}, but the grid's cells are 0 to {len(cells) - 1}")

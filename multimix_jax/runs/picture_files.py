@@ -13,25 +13,15 @@ from multimix_jax.runs import workdir
 
 @dataclasses.dataclass(frozen=True)
 class Picture:
-    """An image of a test set, or a slice of a volume, and what is known of it.
+    """An image of a test set, or a slice of a volume, and what is known of it."""
 
-    Attributes:
-      id: name of the image or the volume.
-      slice: its place along the volume's third axis; -1 for an image.
-      image: uint8 [H,W,C].
-      truth: bool [H,W,C'], or None where there is none.
-      masks: predicted masks, bool [H,W,C'].
-      distance: predicted signed distance map [H,W,C'] in [-1,1], or None.
-      saliency: of the classifier [H,W,1], or None.
-    """
-
-    id: str
-    slice: int
-    image: np.ndarray
-    truth: np.ndarray | None = None
-    masks: Mapping[Head, np.ndarray] = dataclasses.field(default_factory=dict)
-    distance: np.ndarray | None = None
-    saliency: np.ndarray | None = None
+    id: str  # name of the image or the volume
+    slice: int  # its place along the volume's third axis; -1 for an image
+    image: np.ndarray  # uint8 [H,W,C]
+    truth: np.ndarray | None = None  # bool [H,W,C']
+    masks: Mapping[Head, np.ndarray] = dataclasses.field(default_factory=dict)  # predicted
+    distance: np.ndarray | None = None  # predicted signed distance map [H,W,C'] in [-1,1]
+    saliency: np.ndarray | None = None  # of the classifier [H,W,1]
 
 
 @dataclasses.dataclass(frozen=True)

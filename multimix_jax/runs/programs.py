@@ -34,11 +34,7 @@ class Programs:
         prediction: PredictionSpec,
         labels: LabelSpec,
     ) -> None:
-        """Of images of `size` x `size`.
-
-        Raises:
-          UsageError: a value is wrong.
-        """
+        """Of images of `size` x `size`; UsageError says which value is wrong."""
         step, count = training.step, training.batch_size
         accumulate = step.accumulate or parallel.micro_batches_for_caches(count, size)
         parallel.check_divisible(count, accumulate)

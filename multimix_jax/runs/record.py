@@ -30,15 +30,10 @@ class Unfinished(UsageError):
 
 @dataclasses.dataclass(frozen=True)
 class Images:
-    """Figures of each image of a test set under one checkpoint.
+    """Figures of each image of a test set under one checkpoint."""
 
-    Attributes:
-      ids: N names, in the order of the set.
-      columns: float [N] by metric or other column; NaN where an image has none.
-    """
-
-    ids: tuple[str, ...]
-    columns: Mapping[str, np.ndarray]
+    ids: tuple[str, ...]  # N, in the order of the set
+    columns: Mapping[str, np.ndarray]  # float [N] by metric and so on; NaN where an image has none
 
     @property
     def class_names(self) -> list[str]:
@@ -78,21 +73,14 @@ class Images:
 
 @dataclasses.dataclass(frozen=True)
 class FinishedRun:
-    """What a finished run left behind in its folder `path`.
-
-    Attributes:
-      config, results: its files.
-      spec: the config, typed.
-      labels: classes and masks that it was trained on.
-      images: figures per image by (checkpoint, data set).
-    """
+    """What a finished run left behind in its folder `path`."""
 
     path: pathlib.Path
     config: Mapping[str, Any]
-    spec: RunSpec
+    spec: RunSpec  # the config, typed
     labels: LabelSpec
     results: Mapping[str, Any]
-    images: Mapping[tuple[str, str], Images]
+    images: Mapping[tuple[str, str], Images]  # by (checkpoint, data set)
 
     @property
     def budget(self) -> tuple[str | None, str | None]:
@@ -105,7 +93,7 @@ class FinishedRun:
 
     @property
     def components(self) -> frozenset[Component]:
-        """What the system consists of, see `Objective.components`."""
+        """What the system consists of."""
         return frozenset(map(Component, self.results["run"]["components"]))
 
     @functools.cached_property
@@ -129,10 +117,8 @@ class FinishedRun:
 
     @functools.cached_property
     def examples(self) -> dict[tuple[str, str], list[Picture]]:
-        """Some pictures of each test set with masks, by (checkpoint, data set).
-
-        They show the same images for every system that predicts masks.
-        """
+        """Some pictures of each test set with masks, by (checkpoint, data set): of the same images
+        for every system that predicts masks."""
         with self._arrays(workdir.EXAMPLES) as arrays:
             sets = picture_files.from_arrays(arrays)
         split = {prefix: prefix.rpartition("/") for prefix in sets}
@@ -185,11 +171,7 @@ def by_head(summary: Mapping[str, Any]) -> dict[Head, dict[str, Any]]:
 
 
 def find_runs(paths: Sequence[str | pathlib.Path]) -> list[FinishedRun]:
-    """The runs in some folders; a folder of runs, such as a grid's, stands for its finished ones.
-
-    Raises:
-      UsageError: a folder holds neither.
-    """
+    """The runs in some folders; a folder of runs, a grid's, stands for the finished ones."""
     runs = []
     for path in map(pathlib.Path, paths):
         below = sorted(file.parent for file in path.glob(f"*/{workdir.CONFIG}"))
@@ -207,12 +189,8 @@ def find_runs(paths: Sequence[str | pathlib.Path]) -> list[FinishedRun]:
 
 
 def read_run(path: pathlib.Path) -> FinishedRun:
-    """What a finished run left behind.
-
-    Raises:
-      Unfinished: the folder holds no results of the last step.
-      UsageError: what it holds is damaged.
-    """
+    """What a finished run left behind; UsageError where it is damaged, Unfinished where there are
+    no results of the last step."""
     file = path / workdir.RESULTS
     if not file.exists():
         raise Unfinished(
@@ -231,11 +209,7 @@ def read_run(path: pathlib.Path) -> FinishedRun:
 
 
 def read_labels(path: pathlib.Path) -> LabelSpec:
-    """Classes and masks that the run in a folder was trained on.
-
-    Raises:
-      UsageError: the file is missing or damaged.
-    """
+    """Classes and masks that the run in a folder was trained on."""
     file = path / workdir.LABELS
     with workdir.reading(file, "restore it, or train again"):
         return LabelSpec.from_json(json.loads(file.read_text(encoding="utf-8")))

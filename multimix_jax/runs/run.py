@@ -234,16 +234,13 @@ def _restored(
     the same weights; converted weights are not the best of any."""
     best = checkpoints.restore_variables(Checkpoint.BEST, like)
     last = checkpoints.restore_variables(Checkpoint.LAST, like)
-    if best is not None and last is not None and best[0] == last[0] and _equal(best[1], last[1]):
-        yield [Checkpoint.BEST, Checkpoint.LAST], *last
-        return
+    if best is not None and last is not None and best[0] == last[0]:
+        if jax.tree.all(jax.tree.map(np.array_equal, best[1], last[1])):
+            yield [Checkpoint.BEST, Checkpoint.LAST], *last
+            return
     for which, restored in ((Checkpoint.BEST, best), (Checkpoint.LAST, last)):
         if restored is not None:
             yield [which], *restored
-
-
-def _equal(one: PyTree, other: PyTree) -> bool:
-    return all(jax.tree.leaves(jax.tree.map(np.array_equal, one, other)))
 
 
 def _write_volumes(folder: pathlib.Path, tested: Evaluated) -> None:
@@ -258,12 +255,10 @@ def _write_volumes(folder: pathlib.Path, tested: Evaluated) -> None:
 
 
 def write_mask(path: pathlib.Path, mask: np.ndarray, affine: np.ndarray) -> None:
-    """Writes a mask as a NIfTI file of uint8, whole or not at all; its folder is created.
+    """Writes a mask, bool [X,Y,Z,C], as a NIfTI file of uint8, whole or not at all.
 
-    Args:
-      path: ends in .nii.gz or .nii.
-      mask: bool [X,Y,Z,C]; the last axis is left out where it has one entry.
-      affine: [4,4] from voxels to millimetres; zeros where unknown: then a voxel counts as 1 mm.
+    The last axis is left out where it has one entry. `affine` [4,4] leads from voxels to
+    millimetres; zeros where unknown: then a voxel counts as 1 mm.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     values = mask[..., 0] if mask.shape[-1] == 1 else mask

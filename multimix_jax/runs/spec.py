@@ -95,11 +95,8 @@ class RunSpec:
 
     @classmethod
     def of_config(cls, config: Values) -> Self:
-        """The spec that a config, nested dictionaries, describes.
-
-        Raises:
-          UsageError: a field is unknown, missing, of the wrong type or out of its range.
-        """
+        """The spec that a config, nested dictionaries, describes; UsageError where a field is
+        unknown, missing, of the wrong type or out of its range."""
         spec: Self = _build_whole(cls, config, "")
         if spec.seed >= 2**32:
             raise UsageError(f"seed={spec.seed}, but it must be below 2^32; set --config.seed")
@@ -111,11 +108,7 @@ _SECTIONS = ("folder", "window", "schedule", "optimizer")
 
 
 def parse_tests(text: str) -> dict[str, str]:
-    """'jsrt=test,mcu=all' -> {'jsrt': 'test', 'mcu': 'all'}.
-
-    Raises:
-      UsageError: an item is not of the form name=split.
-    """
+    """'jsrt=test,mcu=all' -> {'jsrt': 'test', 'mcu': 'all'}; UsageError of another form."""
     items = [item.strip().partition("=") for item in text.split(",") if item.strip()]
     for name, _, split in items:
         if not (name and split):

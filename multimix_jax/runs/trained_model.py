@@ -24,19 +24,14 @@ PyTree = Any
 
 @dataclasses.dataclass(frozen=True)
 class TrainedModel:
-    """A network for whole images, its weights, and where it comes from.
-
-    The variables are the moving average of the weights, where one was kept; without a calibration,
-    there is one that changes nothing; `source` are JSON values that say which run and checkpoint
-    it is.
-    """
+    """A network for whole images, its weights, and where it comes from."""
 
     network: Network
-    variables: PyTree
+    variables: PyTree  # the moving average of the weights, where one was kept
     spec: RunSpec
     labels: LabelSpec
-    calibration: Calibration
-    source: dict[str, Any]
+    calibration: Calibration  # one that changes nothing where none was chosen
+    source: dict[str, Any]  # JSON values that say which run and checkpoint it is
 
     @property
     def size(self) -> int:
@@ -63,10 +58,8 @@ class TrainedModel:
 def read_model(source: pathlib.Path, which: Checkpoint, dtype: str | None = None) -> TrainedModel:
     """The network of the run in a folder, with its best or last weights.
 
-    It computes in `dtype`, 'float32' or 'bfloat16'; None is that of the training.
-
-    Raises:
-      UsageError: the folder holds no such checkpoint, or it is of a network for volumes or windows.
+    It computes in `dtype`, 'float32' or 'bfloat16'; None is that of the training. UsageError where
+    there is no such checkpoint, or it is of a network for volumes or windows.
     """
     spec = workdir.read_spec(source)
     objective = dataclasses.replace(spec.objective, dtype=dtype or spec.objective.dtype)
@@ -90,11 +83,7 @@ def read_model(source: pathlib.Path, which: Checkpoint, dtype: str | None = None
 
 
 def read_models(paths: Sequence[pathlib.Path], which: Checkpoint) -> list[TrainedModel]:
-    """The networks of an ensemble.
-
-    Raises:
-      UsageError: see `read_model`; or they cannot answer together.
-    """
+    """The networks of an ensemble; UsageError where they cannot answer together."""
     models = [read_model(path, which) for path in paths]
     kinds = [
         (model.size, model.spec.data.fit, model.channels, model.labels, model.outputs)

@@ -41,11 +41,7 @@ def reading(path: pathlib.Path, remedy: str = _AGAIN) -> Iterator[None]:
 
 
 def read_config(path: pathlib.Path, remedy: str = "restore it") -> dict[str, Any]:
-    """The fields in the config of the run in a folder.
-
-    Raises:
-      UsageError: there is none, or it is damaged.
-    """
+    """The fields in the config of the run in a folder."""
     file = path / CONFIG
     if not file.exists():
         raise UsageError(
@@ -74,16 +70,10 @@ def check(
     *,
     begin: bool = True,
 ) -> pathlib.Path:
-    """The path of `workdir`, if this config's run lies there or may begin there; writes nothing.
+    """The path of `workdir`, if this config's run lies there or, with `begin`, may begin there.
 
-    Args:
-      workdir: need not exist.
-      config: JSON values, nested.
-      contents: digests of one's own files, by kind, wherever they lie.
-      begin: whether a run may begin there.
-
-    Raises:
-      UsageError: it holds a run of another config or of other files, or something else.
+    `contents` are digests of one's own files, by kind, wherever they lie. Nothing is written.
+    UsageError where it holds a run of another config or of other files, or something else.
     """
     path = pathlib.Path(workdir)
     if "://" in str(workdir):
