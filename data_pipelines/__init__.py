@@ -15,15 +15,8 @@ from data_pipelines.errors import DataError
 from data_pipelines.examples import Examples
 from data_pipelines.prepare import SetBuilder
 
-# Classes below data_pipelines.sets.
-_OF_IMAGES = {
-    "chex": "chex:Chex",
-    "jsrt": "jsrt:Jsrt",
-    "mcu": "mcu:Mcu",
-    "nihx": "nihx:Nihx",
-    "folder": "folder:Folder",
-}
-_OF_VOLUMES = {"la": "la:La", "folder3d": "folder3d:Folder3D"}
+_OF_IMAGES = ("chex", "jsrt", "mcu", "nihx", "folder")
+_OF_VOLUMES = ("la", "folder3d")
 _DRAWN = ("phantom_seg_a", "phantom_seg_b", "phantom_cls_a", "phantom_cls_b", "phantom3d")
 NAMES = (*_OF_IMAGES, "folder:SUBDIR", *_OF_VOLUMES, "folder3d:SUBDIR", *_DRAWN)
 
@@ -51,22 +44,23 @@ def make_builder(
     kind, _, subdir = name.partition(":")
     options: dict[str, Any] = dict(prepared_dir=prepared_dir)
     if name == "phantom3d":
-        return _make("phantom3d:Phantom3D", **options)
+        return _make(name, **options)
     if name in _DRAWN:
         _, task, hospital = name.split("_")
-        return _make("phantom:Phantom", task=task, hospital=hospital, size=size, **options)
+        return _make("phantom", task=task, hospital=hospital, size=size, **options)
     options |= dict(source_dir=Path(data_dir, subdir or name), exclude=exclude.get(name, ()))
     if name in _OF_VOLUMES or (kind == "folder3d" and subdir):
-        return _make(_OF_VOLUMES[kind], **options)
+        return _make(kind, **options)
     if name in _OF_IMAGES or (kind == "folder" and subdir):
         paths = folder if name == "folder" else {}
         options |= dict(size=size, fit=fit, channels=channels)
-        return _make(_OF_IMAGES[kind], **paths, **options)
+        return _make(kind, **paths, **options)
     raise DataError(f"no data set is named {name!r}; use one of {', '.join(NAMES)}")
 
 
-def _make(builder: str, **options: Any) -> SetBuilder:
-    return pkgutil.resolve_name(f"data_pipelines.sets.{builder}")(**options)
+def _make(kind: str, **options: Any) -> SetBuilder:
+    """Module and class are called after the kind: sets/folder3d.py has Folder3D."""
+    return pkgutil.resolve_name(f"data_pipelines.sets.{kind}:{kind.title()}")(**options)
 
 
 def contents(config: Mapping[str, Any]) -> dict[str, str]:

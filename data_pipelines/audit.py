@@ -20,7 +20,7 @@ import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import tabulate
@@ -284,10 +284,8 @@ def table(findings: Sequence[Finding]) -> str:
 
 def write_exclude_list(path: Path, findings: Sequence[Finding]) -> int:
     """Writes what to exclude, and why, for `exclude.read`; gives how many that are."""
-    reasons: dict[tuple[str, str], str] = {}
-    for finding in findings:
-        for entry in finding.exclude:
-            reasons.setdefault(entry, finding.kind)
+    # Of several reasons the first counts.
+    reasons = {entry: one.kind for one in reversed(findings) for entry in one.exclude}
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(exclude.COLUMNS)
@@ -295,17 +293,14 @@ def write_exclude_list(path: Path, findings: Sequence[Finding]) -> int:
     return len(reasons)
 
 
-def _set_names(config: Any) -> list[str]:
-    tests = [item.partition("=")[0].strip() for item in config.test_data.split(",")]
-    return list(dict.fromkeys(filter(None, (config.seg_data, config.cls_data, *tests))))
-
-
 def main(argv: list[str]) -> None:
     del argv
     values = flags.FLAGS
+    config = values.config
+    tests = [item.partition("=")[0].strip() for item in config.test_data.split(",")]
+    names = dict.fromkeys(filter(None, (config.seg_data, config.cls_data, *tests)))
     try:
-        options = preparation(values.config.to_dict()) | {"exclude": {}}
-        names = _set_names(values.config)
+        options = preparation(config.to_dict()) | {"exclude": {}}
         findings = audit({name: data_pipelines.make_builder(name, **options) for name in names})
     except DataError as error:
         sys.exit(f"error: {error}")

@@ -213,8 +213,7 @@ class SetBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):
         pairs = show_progress(zip(sources, examples, strict=True), title, len(sources))
         with contextlib.closing(examples), pairs:
             for source, pixels in pairs:
-                keys = ("id", "group", "split", "label")
-                example = {**{key: getattr(source, key) for key in keys}, **pixels}
+                example = {key: getattr(source, key) for key in COLUMNS[:4]} | pixels
                 rows.append(_row(example, str(source.image or "")))
                 yield source.id, example
 

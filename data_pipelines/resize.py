@@ -1,6 +1,7 @@
 """The square that images of any size and shape are fitted to."""
 
 import dataclasses
+from collections.abc import Callable
 
 import numpy as np
 
@@ -55,24 +56,22 @@ class ResizeSpec:
 
         Bilinear and antialiased; of 3 channels grey values become equal red, green and blue.
         """
-        rows, columns = self.inside(*values.shape[:2])
-        planes = [values] if values.ndim == 2 else np.moveaxis(values, -1, 0)
+        planes = [values] if values.ndim == 2 else list(np.moveaxis(values, -1, 0))
         if len(planes) not in (1, self.channels):
             raise ValueError(f"values are {values.shape}, for {self.channels} channels")
-        square = np.zeros((self.size, self.size, self.channels), np.uint8)
-        for channel in range(self.channels):
-            square[rows, columns, channel] = images.resize_image(
-                planes[channel % len(planes)], rows.stop - rows.start, columns.stop - columns.start
-            )
-        return square
+        return self._place(planes * (self.channels // len(planes)), images.resize_image)
 
     def mask(self, mask: np.ndarray) -> np.ndarray:
         """bool [H, W] -> uint8 [size, size]: 1 where at least half of the area is in."""
-        rows, columns = self.inside(*mask.shape)
-        square = np.zeros((self.size, self.size), np.uint8)
-        square[rows, columns] = images.resize_mask(
-            mask, rows.stop - rows.start, columns.stop - columns.start
-        )
+        return self._place([mask], images.resize_mask)[..., 0]
+
+    def _place(self, planes: list[np.ndarray], resize: Callable[..., np.ndarray]) -> np.ndarray:
+        rows, columns = self.inside(*planes[0].shape)
+        square = np.zeros((self.size, self.size, len(planes)), np.uint8)
+        for channel, plane in enumerate(planes):
+            square[rows, columns, channel] = resize(
+                plane, rows.stop - rows.start, columns.stop - columns.start
+            )
         return square
 
     def spacing(self, spacing: tuple[float, float], height: int, width: int) -> np.ndarray:

@@ -35,10 +35,8 @@ class RunData(TrainingStreams):
 
     @functools.cached_property
     def baseline(self) -> dict[Head, np.ndarray]:
-        """What the labels say of any image: mean mask [*sides, C], shares of classes [K].
-
-        What a model predicts has to be better than this. Masks of volumes are stretched to one
-        size.
+        """What the labels say of any image, and a model has to be better than: the mean mask
+        [*sides, C], those of volumes stretched to one size, and the shares of classes [K].
         """
         answer = {}
         if pool := self.pools.get(Stream.SEG_LABELED):
@@ -136,9 +134,9 @@ def _stretch(mask: np.ndarray, extent: np.ndarray) -> np.ndarray:
 
 def _divide(examples: Examples, seed: int) -> dict[str, Examples]:
     """The parts of a set, by name: those of `Split` and 'all', each in the order of the ids."""
-    sizes = splits.split_sizes(examples.name)._asdict()
     identities = (examples.ids, examples.groups, examples.splits)
-    indices = splits.split_examples(*identities, **sizes, seed=seed)
+    sizes = splits.SIZES.get(examples.name, {})
+    indices = splits.split_examples(*identities, seed=seed, **sizes)
     indices["all"] = np.argsort(examples.ids)
     return {part: examples.take(chosen) for part, chosen in indices.items()}
 

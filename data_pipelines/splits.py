@@ -6,7 +6,7 @@ files were found nor on library versions, and one more image leaves the others w
 
 import hashlib
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,30 +20,14 @@ Indices = NDArray[np.int64]
 ANNOTATION = {Task.SEG: "a mask", Task.CLS: "a label"}  # for messages
 
 
-class SplitSizes(NamedTuple):
-    """How much to carve where the official split lacks it: a count of images or a fraction.
-
-    `test` is counted in all images, `val` in those outside the test set. With `enlarge_val` an
-    official validation set that is smaller than `val` is filled up from the training images.
-    """
-
-    val: int | float = 0.1
-    test: int | float = 0.2
-    enlarge_val: bool = False
-
-
-# Haque et al. 2021 (MultiMix): JSRT 111 / 13 / 123, MCU 93 / 10 / 35. CheX has 16 official
-# validation images, too few to choose a checkpoint on.
-_SPLIT_SIZES = {
-    "chex": SplitSizes(enlarge_val=True),
-    "jsrt": SplitSizes(val=13, test=123),
-    "mcu": SplitSizes(val=10, test=35),
+# By data set, where not the defaults of `split_examples`. Haque et al. 2021 (MultiMix): JSRT 111 /
+# 13 / 123, MCU 93 / 10 / 35. CheX has 16 official validation images, too few to choose a checkpoint
+# on.
+SIZES: dict[str, dict[str, Any]] = {
+    "chex": dict(enlarge_val=True),
+    "jsrt": dict(val=13, test=123),
+    "mcu": dict(val=10, test=35),
 }
-
-
-def split_sizes(name: str) -> SplitSizes:
-    """The sizes for a data set."""
-    return _SPLIT_SIZES.get(name, SplitSizes())
 
 
 def split_examples(
@@ -51,12 +35,12 @@ def split_examples(
     groups: Names,
     official: Names,
     *,
-    val: int | float,
-    test: int | float,
     seed: int,
+    val: int | float = 0.1,
+    test: int | float = 0.2,
     enlarge_val: bool = False,
 ) -> dict[str, Indices]:
-    """Divides examples into train, val and test; sizes as in `SplitSizes`.
+    """Divides examples into train, val and test.
 
     Official val and test examples stay what they are. What is carved is taken by whole groups
     (patients) from the rest until the size is reached, so it may exceed it by part of a group.
@@ -67,6 +51,9 @@ def split_examples(
         ids, groups: [N] unique names, and the patient of each.
         official: [N] 'train', 'val', 'test', or '' where there is no official split.
         seed: of the order in which groups are carved.
+        val, test: how much to carve where the official split lacks it, as a count of images or a
+            fraction: `test` of all, `val` of those outside the test set.
+        enlarge_val: fills up an official validation set that is smaller than `val`.
 
     Returns:
         For each split, indices into `ids`, ordered by id; they are disjoint and cover all.

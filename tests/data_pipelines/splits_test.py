@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from data_pipelines.errors import DataError
-from data_pipelines.splits import choose_labeled, split_examples, split_sizes
+from data_pipelines.splits import SIZES, choose_labeled, split_examples
 from multimix_jax.names import Task
 
 SEEDS = range(5)
@@ -45,7 +45,7 @@ def _names(ids, split):
     "name, examples, counts", [("jsrt", _jsrt(), (111, 13, 123)), ("mcu", _mcu(), (93, 10, 35))]
 )
 def test_published_counts(name, examples, counts, seed):
-    split = split_examples(*examples, **split_sizes(name)._asdict(), seed=seed)
+    split = split_examples(*examples, **SIZES[name], seed=seed)
     assert tuple(len(split[key]) for key in ("train", "val", "test")) == counts
     everyone = np.concatenate(list(split.values()))
     np.testing.assert_array_equal(np.sort(everyone), np.arange(len(examples[0])))
@@ -53,14 +53,14 @@ def test_published_counts(name, examples, counts, seed):
 
 def test_jsrt_tests_on_the_even_numbers():
     ids, groups, official = _jsrt()
-    split = split_examples(ids, groups, official, **split_sizes("jsrt")._asdict(), seed=0)
+    split = split_examples(ids, groups, official, **SIZES["jsrt"], seed=0)
     assert {int(ids[i][-1]) % 2 for i in split["test"]} == {0}
 
 
 @pytest.mark.parametrize("seed", SEEDS)
 def test_chex_fills_up_the_official_validation_set_by_patient(seed):
     ids, groups, official = _chex()
-    split = split_examples(ids, groups, official, **split_sizes("chex")._asdict(), seed=seed)
+    split = split_examples(ids, groups, official, **SIZES["chex"], seed=seed)
     assert [ids[i] for i in sorted(split["test"])] == ids[-624:]
     assert set(range(5216, 5232)) <= set(split["val"].tolist())
     assert 523 <= len(split["val"]) <= 525  # a tenth of 5,232 and at most the rest of a patient
