@@ -26,17 +26,14 @@ class Pixels:
             "mask": np.zeros((*sides, builder.label_spec.mask_channels), np.uint8),
         }
         self._bytes = sum(array.nbytes for array in self._empty.values())  # of one example
-        self._cache: dict[str, np.ndarray] | None = None
+        self.in_memory = False
         if len(self._records) * self._bytes <= cache_bytes:
             self._cache = self._read(np.arange(len(self._records)))
-
-    @property
-    def in_memory(self) -> bool:
-        return self._cache is not None
+            self.in_memory = True
 
     def fetch(self, places: np.ndarray) -> dict[str, np.ndarray]:
         """Those at some places in the set; see `Examples.fetch`."""
-        if self._cache is not None:
+        if self.in_memory:
             return {key: values[places] for key, values in self._cache.items()}
         return self._read(places)
 
