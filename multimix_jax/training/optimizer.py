@@ -1,7 +1,6 @@
 """Learning-rate schedules and the optimiser chain."""
 
 import dataclasses
-from typing import Any
 
 import jax
 import optax
@@ -11,32 +10,20 @@ from multimix_jax.errors import UsageError
 
 @dataclasses.dataclass(frozen=True)
 class ScheduleSpec:
-    """How the learning rate changes.
+    """How the learning rate changes."""
 
-    Attributes:
-      name: 'constant', 'cosine' (to 0 at the last step) or 'step' (times `decay_rate` each
-        `decay_every` steps).
-      warmup_steps: linear from 0 before the schedule begins.
-      decay_every, decay_rate: for 'step'.
-    """
-
-    name: str
-    warmup_steps: int = 0
-    decay_every: int = 0
-    decay_rate: float = 0.1
+    name: str  # 'constant', 'cosine' (to 0 at the last step) or 'step'
+    warmup_steps: int = 0  # linear from 0 before the schedule begins
+    decay_every: int = 0  # of 'step', in steps
+    decay_rate: float = 0.1  # of 'step', the factor
 
 
 def make_schedule(spec: ScheduleSpec, *, learning_rate: float, steps: int) -> optax.Schedule:
-    """Learning rate by step, of a training of so many steps; `learning_rate` is the highest.
-
-    Raises:
-      UsageError: unknown name, or 'step' without `decay_every`.
-    """
-    length = max(steps - spec.warmup_steps, 1)
+    """Learning rate by step, the highest `learning_rate`; UsageError of fields that do not fit."""
     if spec.name == "constant":
         schedule = optax.constant_schedule(learning_rate)
     elif spec.name == "cosine":
-        schedule = optax.cosine_decay_schedule(learning_rate, length)
+        schedule = optax.cosine_decay_schedule(learning_rate, max(steps - spec.warmup_steps, 1))
     elif spec.name == "step":
         if spec.decay_every < 1:
             raise UsageError(
@@ -59,34 +46,18 @@ def make_schedule(spec: ScheduleSpec, *, learning_rate: float, steps: int) -> op
 
 @dataclasses.dataclass(frozen=True)
 class OptimizerSpec:
-    """What learns.
+    """What learns."""
 
-    Attributes:
-      name: 'adam', 'adamw' (decoupled weight decay) or 'sgd' (momentum; weight decay added to the
-        gradient).
-      weight_decay: of kernels; 'adam' takes none.
-      momentum: of 'sgd'.
-      clip_norm: largest global norm of the gradient, 0 for no clipping.
-    """
-
-    name: str
-    weight_decay: float = 0.0
-    momentum: float = 0.9
-    clip_norm: float = 0.0
-
-
-def _is_matrix(params: Any) -> Any:
-    """Biases and scales are not decayed."""
-    return jax.tree.map(lambda p: p.ndim > 1, params)
+    name: str  # 'adam', 'adamw' (decay decoupled) or 'sgd' (decay added to the gradient)
+    weight_decay: float = 0.0  # of kernels, not of biases and scales; 'adam' takes none
+    momentum: float = 0.9  # of 'sgd'
+    clip_norm: float = 0.0  # largest global norm of the gradient, 0 for no clipping
 
 
 def make_optimizer(spec: OptimizerSpec, schedule: optax.Schedule) -> optax.GradientTransformation:
-    """Clipping by global norm, then what `spec` names; `schedule` gives the learning rate by step.
-
-    Raises:
-      UsageError: unknown name, or weight decay given to 'adam'.
-    """
+    """Clipping, then what `spec` names; UsageError of fields that do not fit."""
     decay = spec.weight_decay
+    kernels = lambda params: jax.tree.map(lambda p: p.ndim > 1, params)
     if spec.name == "adam":
         if decay:
             raise UsageError(
@@ -95,10 +66,10 @@ def make_optimizer(spec: OptimizerSpec, schedule: optax.Schedule) -> optax.Gradi
             )
         update = optax.adam(schedule)
     elif spec.name == "adamw":
-        update = optax.adamw(schedule, weight_decay=decay, mask=_is_matrix)
+        update = optax.adamw(schedule, weight_decay=decay, mask=kernels)
     elif spec.name == "sgd":
         update = optax.chain(
-            optax.add_decayed_weights(decay, mask=_is_matrix), optax.sgd(schedule, spec.momentum)
+            optax.add_decayed_weights(decay, mask=kernels), optax.sgd(schedule, spec.momentum)
         )
     else:
         raise UsageError(
