@@ -9,8 +9,10 @@ from scipy import ndimage
 def surface(mask: np.ndarray) -> np.ndarray:
     """The pixels of a bool mask with a neighbour outside it, sharing an edge (2D) or a face (3D).
 
-    Beyond the image all is outside.
+    Beyond the image all is outside. Raises ValueError for a mask that is not bool.
     """
+    if mask.dtype != np.bool_:
+        raise ValueError(f"mask is {mask.dtype}, expected bool: compare it with a threshold first")
     return mask & ~ndimage.binary_erosion(mask)
 
 
@@ -20,8 +22,15 @@ def surface_distances(
     """How far each surface pixel of one mask is from the nearest of the other, and the reverse.
 
     Takes bool masks of one shape, neither of them empty, and the spacing along each axis (without
-    it the unit is the pixel). Gives two float64 vectors, in the unit of the spacing.
+    it the unit is the pixel). Gives two float64 vectors, in the unit of the spacing. Raises
+    ValueError for other masks, and for a spacing that is not a positive number per axis.
     """
+    if prediction.shape != truth.shape:
+        raise ValueError(f"prediction is {prediction.shape}, but truth is {truth.shape}")
+    if not (prediction.any() and truth.any()):
+        raise ValueError("an empty mask has no surface: handle empty masks before")
+    if spacing is not None and (len(spacing) != truth.ndim or min(spacing) <= 0):
+        raise ValueError(f"spacing is {spacing}, expected {truth.ndim} positive numbers")
     # All surfaces lie in the box around both masks, and nothing just outside it is in a mask.
     (box,) = ndimage.find_objects((prediction | truth).astype(np.uint8))
     ours, theirs = surface(prediction[box]), surface(truth[box])

@@ -49,6 +49,11 @@ def test_surface_of_full_and_empty(make):
     np.testing.assert_array_equal(geometry.surface(mask), want)
 
 
+def test_probabilities_are_refused():
+    with pytest.raises(ValueError, match="float64, expected bool"):
+        geometry.surface(np.full((4, 4), 0.3))
+
+
 @pytest.mark.parametrize(
     ("shape", "spacing"),
     [((21, 16), None), ((21, 16), (0.7, 2.5)), ((9, 12, 7), None), ((9, 12, 7), (1.0, 0.5, 3.0))],
@@ -79,6 +84,21 @@ def test_distance_of_far_corners():
     prediction[0, 0] = truth[39, 29] = True
     for distances in geometry.surface_distances(prediction, truth, (2.0, 1.0)):
         np.testing.assert_allclose(distances, [np.hypot(78, 29)])
+
+
+@pytest.mark.parametrize(
+    ("shape", "spacing", "words"),
+    [
+        ((4, 5), None, "but truth"),
+        ((4, 4), None, "empty"),
+        ((4, 4), (1.0,), "2 positive"),
+        ((4, 4), (0.0, 0.0), "2 positive"),
+    ],
+)
+def test_masks_without_distances_are_refused(shape, spacing, words):
+    truth = np.full((4, 4), words != "empty")
+    with pytest.raises(ValueError, match=words):
+        geometry.surface_distances(np.ones(shape, bool), truth, spacing)
 
 
 def test_largest_component_of_each_channel():
