@@ -19,7 +19,7 @@ import pytest
 from multimix_jax.errors import UsageError
 from multimix_jax.names import Checkpoint
 from multimix_jax.state import TrainState
-from multimix_jax.training.checkpoint import Checkpoints, read_variables
+from multimix_jax.training.checkpoint import Checkpoints, newest_step, read_variables
 
 META = {"best_score": 0.1, "best_step": None, "data": "ab", "nested": {"seconds": 1.5}}
 
@@ -347,7 +347,8 @@ def test_a_full_disk(small_disk, caplog):
         assert_same(checkpoints.restore(Checkpoint.LAST, like)[0], large(1, keep_average=False))
         assert caplog.text.count("could not be written to") >= 2  # at its begin, or its end
         assert "No space left" in caplog.text
-        assert steps(small_disk, Checkpoint.LAST) == [1]
+        # A late thread of tensorstore may leave a temporary folder, which the next save removes.
+        assert newest_step(small_disk, Checkpoint.LAST) == 1
         subprocess.run(
             ["mount", "-o", "remount,size=30m", str(small_disk)], check=True, capture_output=True
         )
