@@ -64,7 +64,7 @@ def launch(c: ConfigDict, workdir: str, mode: str = "train", cell: int | None = 
     absl_logging.set_verbosity(absl_logging.FATAL)  # orbax reports its every step and error
     logging.getLogger("data_pipelines").setLevel(logging.INFO)
     cells = {name: one.to_dict() for name, one in grid.cells(c).items()} if "grid" in c else {}
-    parts = train.Parts(open_data, contents, ERRORS)
+    parts = train.Parts(open_data, contents)
     return train.run_config(c.to_dict(), workdir, parts, mode, cells, cell)
 
 

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
+from tqdm import tqdm
 
 from multimix_jax.errors import UsageError
 from multimix_jax.names import Stream
@@ -16,7 +17,6 @@ from multimix_jax.reporting import tables
 from multimix_jax.reporting.observer import PictureObserver
 from multimix_jax.runs import workdir
 from multimix_jax.runs.data import RunData
-from multimix_jax.runs.grid import run_all
 from multimix_jax.runs.programs import make_programs
 from multimix_jax.runs.run import Run
 from multimix_jax.runs.spec import RunSpec
@@ -32,7 +32,6 @@ class Parts:
 
     open_data: OpenData  # opens, and where need be prepares, the data of a run with these streams
     contents: Callable[[Mapping[str, Any]], Mapping[str, str]]  # digests of own files, by kind
-    errors: tuple[type[Exception], ...]  # of what a user can mend
 
 
 def run_config(
@@ -56,7 +55,7 @@ def run_config(
             run = functools.partial(run_one, parts=parts, guard=guard, mode=mode)
             if cells:
                 # An error in one of several processes would leave the others at another run.
-                errors = parts.errors if jax.process_count() == 1 else ()
+                errors = (UsageError,) if jax.process_count() == 1 else ()
                 run_all(cells, path, run, errors=errors, only=only)
             else:
                 run(config, path)
@@ -64,6 +63,41 @@ def run_config(
         print(preempted, file=sys.stderr)
         return STATUS
     return 0
+
+
+def run_all(
+    cells: Mapping[str, Any],
+    path: str | pathlib.Path,
+    run: Callable[[Any, pathlib.Path], object],
+    *,
+    errors: tuple[type[Exception], ...],
+    only: int | None = None,
+) -> None:
+    """Runs every cell in `path/NAME`, or `only` one, counted from 0.
+
+    `run` goes on with a config's run in its folder, if anything is left to do; where it raises one
+    of `errors`, the other cells are run all the same, and a UsageError names it at the end.
+    """
+    if only is not None and not 0 <= only < len(cells):
+        raise UsageError(f"--cell={only}, but the grid's cells are 0 to {len(cells) - 1}")
+    path = pathlib.Path(path)
+    if path.exists() and not path.is_dir():
+        raise UsageError(f"--workdir={path} is a file; use the path of a folder")
+    if (path / workdir.CONFIG).exists():
+        raise UsageError(f"--workdir={path} holds a single run; use another folder for a grid")
+    chosen = [(place, name) for place, name in enumerate(cells) if only in (None, place)]
+    failed = []
+    with tqdm(total=len(chosen), desc="Grid", unit=" runs", disable=None) as bar:
+        for place, name in chosen:
+            bar.write(f"cell {place} of 0 to {len(cells) - 1}: {name}")
+            try:
+                run(cells[name], path / name)
+            except errors as error:
+                failed.append(f"{name}: {error}")
+                bar.write(f"error: {error}")
+            bar.update()
+    if failed:
+        raise UsageError(f"{len(failed)} of {len(chosen)} runs failed: {'; '.join(failed)}")
 
 
 def run_one(

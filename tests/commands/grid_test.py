@@ -1,10 +1,10 @@
-"""Tests of configs/grid.py and multimix_jax.grid."""
+"""Tests of configs/grid.py and of running its cells."""
 
 import pytest
 
 from configs import common, consistency, dtml, grid, multimix
+from multimix_jax.commands.train import run_all
 from multimix_jax.errors import UsageError
-from multimix_jax.runs.grid import run_all
 
 
 def names(arguments):
