@@ -2,11 +2,9 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable
 from typing import Any
 
 import jax
-import numpy as np
 
 from multimix_jax.errors import UsageError
 from multimix_jax.inference import saliency
@@ -44,19 +42,24 @@ class Programs:
             training.schedule, learning_rate=training.learning_rate, steps=training.steps
         )
         self.objective = make_objective(objective, labels)
-        self.network = self.objective.network
+        self.network = network = self.objective.network
         self.optimizer = optimizer.make_optimizer(training.optimizer, schedule)
-        self.predictor = Predictor([Member(self.network, prediction)])
+        self.predictor = Predictor([Member(network, prediction)])
         if self.objective.uses_average and not step.ema_decay:
             raise UsageError(
                 "the method has a teacher, the moving average of the weights, but none is kept; "
                 "set config.ema_decay, to 0.99 for instance"
             )
-        if step.ema_decay and self.network.has_batch_stats:
+        if step.ema_decay and network.has_batch_stats:
             raise UsageError(
                 "batch norm's statistics are not those of averaged weights; set "
                 "config.ema_decay=0, or config.model.norm='group' or 'instance'"
             )
+        self._init = jax.jit(network.init, static_argnums=1)
+        self.predicted_shapes = jax.jit(network.predict).eval_shape  # traced once
+        # The gradient as the bridge sees it, and the views, for one figure.
+        self.saliency = jax.jit(lambda v, x: saliency.make_map("gradient", network, v, x))
+        self.views = jax.jit(self.objective.views, compiler_options=machine.quick_options())
 
     @functools.cached_property
     def sharded_step(self) -> ShardedStep:
@@ -64,26 +67,6 @@ class Programs:
         options = dataclasses.asdict(self.step_spec)
         step = make_train_step(self.objective, self.optimizer, axis_name=AXIS, **options)
         return shard_step(step, backend=self.backend)
-
-    @functools.cached_property
-    def predicted_shapes(self) -> Callable[..., dict[str, jax.ShapeDtypeStruct]]:
-        """Shapes of `Network.predict`, traced once for the same arguments."""
-        return jax.jit(self.network.predict).eval_shape
-
-    @functools.cached_property
-    def saliency(self) -> Callable[[PyTree, np.ndarray], jax.Array | None]:
-        """(variables, images) -> the gradient as the bridge sees it."""
-        network = self.network
-        return jax.jit(lambda v, images: saliency.make_map("gradient", network, v, images))
-
-    @functools.cached_property
-    def views(self) -> Callable[..., dict[str, jax.Array]]:
-        """`Objective.views`, for one figure."""
-        return jax.jit(self.objective.views, compiler_options=machine.quick_options())
-
-    @functools.cached_property
-    def _init(self) -> Callable[[jax.Array, int], PyTree]:
-        return jax.jit(self.network.init, static_argnums=1)
 
     def initial_state(self, seed: int) -> TrainState:
         """State before the first step."""

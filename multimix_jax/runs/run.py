@@ -214,7 +214,7 @@ class Run:
         self, variables: PyTree, eval_set: EvalSet, indices: np.ndarray
     ) -> list[np.ndarray] | None:
         """[H,W,1] of some images of a set; None of volumes, and without a classifier."""
-        if eval_set.affines is not None or not self.programs.objective.network.classifies:
+        if eval_set.affines is not None or not self.programs.network.classifies:
             return None
         # Wherever they lay, in training or after it, the program is the same.
         variables = jax.device_put(variables, jax.local_devices()[0])
