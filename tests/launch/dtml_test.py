@@ -110,7 +110,7 @@ def test_page(runs, tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["report", str(runs / "dtml"), "--html", f"--out={tmp_path}"])
     report.main()
     text = (tmp_path / "dtml.html").read_text()
-    assert text.count("<img") == COUNTS["test"] * 3 * (2 + 3)
+    assert text.count("<figure><img") == COUNTS["test"] * 3 * (2 + 3)
     for way in ("prediction", "prediction, sdf", "prediction, average"):
         assert text.count(f"<figcaption>{way}</figcaption>") == COUNTS["test"] * 3
     assert text.count("<dt>Dice, sdf</dt>") == COUNTS["test"] * 3
