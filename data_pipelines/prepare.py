@@ -243,28 +243,33 @@ class SetBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):
                 csv.writer(file).writerows([COLUMNS, *rows])
 
     def _info(self) -> tfds.core.DatasetInfo:
-        pixels = lambda dtype, channels: tfds.features.Tensor(
-            shape=(*self.sides, channels), dtype=dtype, encoding=tfds.features.Encoding.BYTES
-        )
-        features = {
-            "id": tfds.features.Text(),
-            "group": tfds.features.Text(),
-            "split": tfds.features.Text(),
-            "has_mask": np.bool_,
-            "label": np.int64,
-            "image": pixels(self.pixel_type, self.channels),
-            "mask": pixels(np.uint8, self.label_spec.mask_channels),
-            "spacing": tfds.features.Tensor(shape=(len(self.sides),), dtype=np.float32),
-        }
-        if len(self.sides) == 3:
-            features["affine"] = tfds.features.Tensor(shape=(4, 4), dtype=np.float64)
-        return _Info(
-            builder=self, features=tfds.features.FeaturesDict(features), disable_shuffling=True
-        )
+        features = tfds.features.FeaturesDict(_features(self))
+        return _Info(builder=self, features=features, disable_shuffling=True)
 
     def _shard_iterators_per_split(self, dl_manager: Any) -> dict[str, list[Callable]]:
         del dl_manager  # nothing is downloaded
         return {SPLIT: self._shards}
+
+
+def _features(builder: SetBuilder) -> dict[str, Any]:
+    """What is stored of an example."""
+    sides = builder.sides
+    pixels = lambda dtype, channels: tfds.features.Tensor(
+        shape=(*sides, channels), dtype=dtype, encoding=tfds.features.Encoding.BYTES
+    )
+    features = {
+        "id": tfds.features.Text(),
+        "group": tfds.features.Text(),
+        "split": tfds.features.Text(),
+        "has_mask": np.bool_,
+        "label": np.int64,
+        "image": pixels(builder.pixel_type, builder.channels),
+        "mask": pixels(np.uint8, builder.label_spec.mask_channels),
+        "spacing": tfds.features.Tensor(shape=(len(sides),), dtype=np.float32),
+    }
+    if len(sides) == 3:
+        features["affine"] = tfds.features.Tensor(shape=(4, 4), dtype=np.float64)
+    return features
 
 
 def _row(example: Mapping[str, Any], source: str = "") -> tuple[Any, ...]:
