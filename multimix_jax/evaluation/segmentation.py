@@ -55,7 +55,7 @@ def segmentation_metrics(
     images = (mask.astype(np.float64) for mask in (prediction, truth))
     ssim = structural_similarity(*images, data_range=1.0, win_size=_SSIM_WINDOW)
     metrics |= {"ssim": float(ssim), **_distances(prediction, truth, None)}
-    if spacing is not None and min(spacing) > 0:
+    if spacing is not None and all(side > 0 for side in spacing):
         if len(spacing) != truth.ndim:
             raise ValueError(f"spacing is {spacing}, expected {truth.ndim} numbers")
         in_mm = _distances(prediction, truth, spacing)

@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from multimix_jax.errors import UsageError
@@ -117,6 +117,23 @@ def _same_budget(one: Group, other: Group) -> bool:
     """Whether two systems had as many labels for the tasks that both have."""
     budgets = zip(one.budget, other.budget)
     return all(a is None or b is None or a == b for a, b in budgets)
+
+
+def by_budget(
+    groups: Sequence[Group], together: Callable[[Group, Group], bool]
+) -> dict[str, list[Group]]:
+    """Groups that go together, by size and budget of those with most tasks: '64_100_10'."""
+    tasks = lambda group: sum(part is not None for part in group.budget)
+    budgets: dict[str, list[Group]] = {}
+    for leader in sorted(groups, key=tasks, reverse=True):
+        if any(leader in members for members in budgets.values()):
+            continue
+        parts = [str(leader.described["size"]), *(part for part in leader.budget if part)]
+        name = "_".join(parts)
+        while name in budgets:  # of other steps, say
+            name += "_other"
+        budgets[name] = [group for group in groups if together(leader, group)]
+    return budgets
 
 
 def check_same_images(

@@ -135,9 +135,10 @@ def _training(run: FinishedRun) -> dict[str, Any]:
 
     def curve(split: str, name: str, label: str = "", color: str = "C0") -> Curve:
         """A metric over the steps, of many steps the means of some together."""
-        some = -(-len(lines[split]) // POINTS)
-        steps, values = plots.history([run], split, name, smooth=some)
-        return Curve(label or name, steps[::some], values[::some], color)
+        history = plots.history([run], split, name)
+        parts = min(POINTS, len(history[0]))
+        means = ([p.mean() for p in np.array_split(numbers, parts)] for numbers in history)
+        return Curve(label or name, *map(np.array, means), color)
 
     drawn = []
     scores = [n for n in names["validation"] if n == "score" or n.endswith(("/dice", "/auroc"))]

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from multimix_jax.evaluation.classification import of_class, reliability_curve, roc_curve
 from multimix_jax.names import Checkpoint, Component, Head, Task
 from multimix_jax.reporting import pictures, tables
-from multimix_jax.reporting.groups import Group, comparable
+from multimix_jax.reporting.groups import Group, by_budget, comparable
 from multimix_jax.reporting.pictures import plain
 from multimix_jax.runs.picture_files import Picture
 from multimix_jax.runs.record import FinishedRun, Images
@@ -60,6 +60,8 @@ def draw_curves(
     """
     lines = []
     for _, xs, ys, color, style in curves:
+        finite = np.isfinite(xs) & np.isfinite(ys)
+        xs, ys = xs[finite], ys[finite]
         marker = "o" if len(xs) <= FEW else ""
         lines += panel.plot(xs, ys, style, color=color, marker=marker, markersize=3, linewidth=1)
     if diagonal:
@@ -127,23 +129,6 @@ def draw_all(
             _of_classes(members, checkpoint, folder, name)
 
 
-def by_budget(
-    groups: Sequence[Group], together: Callable[[Group, Group], bool]
-) -> dict[str, list[Group]]:
-    """Groups that go together, by size and budget of those with most tasks: '64_100_10'."""
-    tasks = lambda group: sum(part is not None for part in group.budget)
-    budgets: dict[str, list[Group]] = {}
-    for leader in sorted(groups, key=tasks, reverse=True):
-        if any(leader in members for members in budgets.values()):
-            continue
-        parts = [str(leader.described["size"]), *(part for part in leader.budget if part)]
-        name = "_".join(parts)
-        while name in budgets:  # of other steps, say
-            name += "_other"
-        budgets[name] = [group for group in groups if together(leader, group)]
-    return budgets
-
-
 def history(
     runs: Sequence[FinishedRun], split: str, name: str, smooth: int = 1
 ) -> tuple[np.ndarray, np.ndarray]:
@@ -165,13 +150,15 @@ def history(
 def roc(
     label: str, color: str, tested: Sequence[Tested], checkpoint: str, index: int = 1
 ) -> list[Curve]:
-    """Sensitivity for a class against false alarms, the mean over runs at each rate of these."""
-    at = np.linspace(0, 1, 201)
-    of_runs = [
-        np.interp(at, *roc_curve(images.probabilities[:, index], of_class(images.labels, index)))
+    """Sensitivity for a class against false alarms, of several runs the mean at each rate."""
+    curves = [
+        roc_curve(images.probabilities[:, index], of_class(images.labels, index))
         for _, images in tested
     ]
-    return [Curve(label, at, np.mean(of_runs, axis=0), color)]
+    if len(curves) == 1:
+        return [Curve(label, *curves[0], color)]
+    at = np.linspace(0, 1, 201)
+    return [Curve(label, at, np.mean([np.interp(at, *one) for one in curves], axis=0), color)]
 
 
 def calibration(
@@ -322,7 +309,8 @@ def _learning_curves(groups: Sequence[Group], path: pathlib.Path) -> None:
         for group in groups
         for line in group.runs[0].history
         for name in line
-        if name == "loss" or (line["split"] == "validation" and name.endswith(("/dice", "/auroc")))
+        if (line["split"] == "train" and name == "loss")
+        or (line["split"] == "validation" and name.endswith(("/dice", "/auroc")))
     }
     charts = {
         f"{split}: {name}": [

@@ -42,13 +42,15 @@ def reading(path: pathlib.Path, remedy: str = _AGAIN) -> Iterator[None]:
 
 def read_config(path: pathlib.Path, remedy: str = "restore it") -> dict[str, Any]:
     """The fields in the config of the run in a folder."""
-    file = path / CONFIG
-    if not file.exists():
+    try:
+        text = (path / CONFIG).read_bytes()
+    except OSError as error:
         raise UsageError(
-            f"{path} holds no run ({CONFIG} is missing); name the folder that launch.py trained in"
-        )
-    with reading(file, remedy):
-        config = json.loads(file.read_text(encoding="utf-8"))
+            f"{path} holds no run ({CONFIG} cannot be read: {error.strerror}); name the folder "
+            "that launch.py trained in"
+        ) from error
+    with reading(path / CONFIG, remedy):
+        config = json.loads(text)
         if not isinstance(config, dict):
             raise ValueError("it holds no fields")
     return config
@@ -101,13 +103,15 @@ def check(
 
 def _check_same(path: pathlib.Path, config: Mapping[str, Any], contents: Mapping[str, str]) -> None:
     """Raises UsageError where the run in a folder is another; free fields may differ."""
-    saved = read_config(path, "restore it, or use another --workdir")
+    remedy = "restore it, or use another --workdir"
+    saved = read_config(path, remedy)
     free = set(free_fields())
-    differing = [
-        f"{key} ({old!r} there, {new!r} here)"
-        for key, old, new in differences(saved, json.loads(json.dumps(config)))
-        if key.partition(".")[0] not in free
-    ]
+    with reading(path / CONFIG, remedy):  # one that is nested too deep ends here
+        differing = [
+            f"{key} ({old!r} there, {new!r} here)"
+            for key, old, new in differences(saved, json.loads(json.dumps(config)))
+            if key.partition(".")[0] not in free
+        ]
     if differing:
         raise UsageError(
             f"--workdir={path} holds the run of another config: {', '.join(differing[:5])}; use "

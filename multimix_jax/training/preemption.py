@@ -98,18 +98,22 @@ class PreemptionGuard(contextlib.AbstractContextManager):
         else:
             _say(f"{name}: no step to save; ending within {NOTHING_UNSAVED:g} s")
         while not self._left.wait(0.1):
-            now, unsaved, lost = time.monotonic(), self._unsaved(), ""
-            waited, limit = now - saved_since, NOTHING_UNSAVED
+            now, unsaved = time.monotonic(), self._unsaved()
             if unsaved:
                 saved_since = now
                 waited, limit = now - begun, self._grace_period
+            else:
+                waited, limit = now - saved_since, NOTHING_UNSAVED
+            if waited < limit:
+                continue
+            lost = ""
+            if unsaved:
                 lost = (
                     f" {limit:g} s after {name}, before a checkpoint was written: "
                     f"lost are the steps {unsaved[0]} to {unsaved[-1]}"
                 )
-            if waited >= limit:
-                _say(f"stopped{lost}; the same command goes on from the last checkpoint")
-                os._exit(STATUS)
+            _say(f"stopped{lost}; the same command goes on from the last checkpoint")
+            os._exit(STATUS)
 
     def _unsaved(self) -> range:
         """The steps that were begun and that no checkpoint on disk holds."""

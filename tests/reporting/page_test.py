@@ -116,6 +116,15 @@ def test_charts_are_read_out(written):
     assert len({a["alt"] for a in charts}) == len(charts)
 
 
+def test_a_long_history_is_shown_to_its_end(tmp_path):
+    run = write_run(tmp_path, "unet", 0)
+    lines = [{"split": "train", "step": n, "loss": n / 2} for n in range(2 * page.POINTS + 1)]
+    (run / "metrics.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    elements = Elements(write_page(run).read_text(encoding="utf-8"))
+    (text,) = [a["alt"] for a in charts_of(elements) if a["alt"].startswith("training: loss")]
+    assert text == "training: loss: loss from 0.5 to 150"
+
+
 def test_nothing_has_the_name_of_another(written):
     elements = Elements(written.read_text(encoding="utf-8"))
     ids = [a["id"] for _, a in elements.tags if "id" in a]

@@ -1,6 +1,7 @@
 """Tests of multimix_jax.reporting.plots."""
 
 import json
+from typing import NamedTuple
 from xml.etree import ElementTree
 
 import numpy as np
@@ -96,7 +97,7 @@ def test_budgets_have_figures_of_their_own(tmp_path):
     write_run(tmp_path, "umtl", 1, seg_labels="all", cls_labels="all")
     write_run(tmp_path, "unet", 0)
     grouped = groups.group_runs(record.find_runs([tmp_path]))
-    by_budget = plots.by_budget(grouped, groups.comparable)
+    by_budget = groups.by_budget(grouped, groups.comparable)
     names = {name: [g.system for g in groups] for name, groups in by_budget.items()}
     assert names == {"32_100_10": ["unet", "umtl"], "32_all_all": ["umtl"]}
 
@@ -146,6 +147,41 @@ def test_names_do_not_become_markup():
 def test_what_is_not_finite_does_no_harm(y):
     lines = [Curve("a", np.arange(3.0), np.array(y)), *curves("b")]
     assert "step" in texts(plots.svg(lines, x="step", shares=True))
+
+
+def test_a_line_goes_on_where_values_are_not_finite():
+    x = np.arange(42.0)
+    gaps = Curve("a", x, np.where(x % 2, np.nan, x))
+    without = Curve("a", x[::2], x[::2])
+    assert plots.svg([gaps], x="step") == plots.svg([without], x="step")
+
+
+class OneSet(NamedTuple):
+    """Images of a data set, as far as a curve looks at them."""
+
+    probabilities: np.ndarray
+    labels: np.ndarray
+
+
+def test_the_curve_of_one_run_is_exact():
+    first = np.array([0.9, 0.8, 0.3, 0.2])
+    good = OneSet(np.stack([1 - first, first], 1), np.array([1, 1, 0, 0]))
+    (curve,) = plots.roc("a", "C0", [(None, good)], "best")
+    assert (curve.x[0], curve.y[0]) == (0, 0)
+    everyone = OneSet(good.probabilities, np.ones((4, 2), int))  # no false alarm is possible
+    (curve,) = plots.roc("a", "C0", [(None, everyone)], "best")
+    assert curve.y[0] == 0 and curve.y[-1] == 1
+    (mean,) = plots.roc("a", "C0", [(None, good)] * 2, "best")
+    np.testing.assert_allclose(mean.y, 1.0)
+
+
+def test_skipped_steps_are_no_learning_curve(tmp_path):
+    for system in ("umtl", "unet"):
+        path = write_run(tmp_path, system, 0)
+    with (path / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 3, "split": "skipped", "loss": NaN}\n')
+    plots.draw_all(groups.group_runs(record.find_runs([tmp_path])), tmp_path / "out")
+    assert (tmp_path / "out" / "learning_curves_32_100_10.png").exists()
 
 
 def test_control_characters_do_no_harm():

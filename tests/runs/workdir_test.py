@@ -117,6 +117,18 @@ def test_a_damaged_config_is_named(run, content):
         workdir.check(run, CONFIG, DATA.contents)
 
 
+def test_a_config_that_is_nested_deep_is_another_or_damaged(run):
+    for depth in range(900, 1000):  # what can be read may be too deep to compare
+        (run / "config.json").write_text('{"a":' * depth + "1" + "}" * depth)
+        with pytest.raises(UsageError, match="--workdir"):
+            workdir.check(run, CONFIG, DATA.contents)
+
+
+def test_a_config_that_cannot_be_read_is_named(tmp_path):
+    with pytest.raises(UsageError, match=r"holds no run \(config\.json cannot be read: File name"):
+        workdir.read_config(tmp_path / ("a" * 300))
+
+
 @pytest.mark.parametrize(
     "content", [b"", b"3", b'{"run": 3}', b'{"run": {"last": [10]}}', b"[" * 100_000, b"\xff"]
 )
