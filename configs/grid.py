@@ -46,6 +46,7 @@ def cells(c: ConfigDict) -> dict[str, ConfigDict]:
         cell = c.copy_and_resolve_references().unlock()
         del cell.grid
         module.use_system(cell, system)
+        # A network without these switches segments alone.
         classifies = cell.model.get("use_classifier", False)
         segments = cell.model.get("use_decoder", True)
         cell.seed = seed

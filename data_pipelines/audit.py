@@ -202,7 +202,8 @@ def _of_a_set(name: str, builder: SetBuilder, facts: Sequence[Facts]) -> Iterato
         shared = groups[0] & groups[1]
         if shared:
             members = [s for s in sources if s.group in shared and s.split in (first, second)]
-            members.sort(key=lambda source: source.group)
+            order = {group: i for i, group in enumerate(dict.fromkeys(s.group for s in members))}
+            members.sort(key=lambda source: order[source.group])
             detail = f"{len(shared)} patients have images in both, such as {members[0].group}"
             kind = f"same patient in {first} and {second}"
             yield Finding(name, kind, WARNING, [source.id for source in members], detail)

@@ -184,7 +184,10 @@ class SetBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):
                     f"{source.group!r}), since files are named after it; rename it"
                 )
             by_id.setdefault(source.id, source)
-        return [by_id[key] for key in sorted(by_id) if key not in self.exclude]
+        kept = [by_id[key] for key in sorted(by_id) if key not in self.exclude]
+        if not kept:
+            raise DataError(f"every example in {self.source_dir} is excluded (config.exclude)")
+        return kept
 
     def _write_records(self, root: Path) -> list[tuple[Any, ...]]:
         """Has TFDS write the examples; gives the rows of their table."""
@@ -223,7 +226,7 @@ class SetBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):
             text = "%s: found %d examples; the complete set has %d"
             _logger.warning(text, self.source_dir, count, self.complete)
         others = Path(self.data_dir).parents[1].glob(f"*/{self.VERSION}/{_ORIGIN}")
-        older = [path for path in others if path.read_bytes() == self._origin()]
+        older = [path for path in others if _read(path) == self._origin()]
         if older:
             _logger.warning(
                 "the files in %s have changed since %s was prepared; preparing again "
@@ -283,6 +286,14 @@ def _row(example: Mapping[str, Any], source: str = "") -> tuple[Any, ...]:
         *(" ".join(map(str, np.ravel(numbers).tolist())) for numbers in lists),
         source,
     )
+
+
+def _read(path: Path) -> bytes:
+    """A note, or nothing: another's may be gone by now, or not for us to read."""
+    try:
+        return path.read_bytes()
+    except OSError:
+        return b""
 
 
 @contextlib.contextmanager

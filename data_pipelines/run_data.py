@@ -85,6 +85,7 @@ def open_run(
       DataError: data missing or damaged, a budget that cannot be met, a test set that would overlap
         with training.
     """
+    contents = data_pipelines.contents(config)  # first, so that what changes meanwhile is noticed
     options = data_pipelines.preparation(config) | {"cache_bytes": int(config["cache_gib"] * 2**30)}
     seed, split_seed = config["seed"], config["split_seed"]
 
@@ -121,7 +122,7 @@ def open_run(
         validation=validation,
         tests=[_test(name, parts_of(name), part) for name, part in test_data.items()],
         label_spec=dataclasses.replace(specs[Task.CLS], mask_names=specs[Task.SEG].mask_names),
-        contents=data_pipelines.contents(config),
+        contents=contents,
     )
 
 

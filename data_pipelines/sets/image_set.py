@@ -16,6 +16,8 @@ from data_pipelines.resize import ResizeSpec
 # image, mask, millimetres from one row and from one column to the next: see `ImageSetBuilder.read`
 DecodedImage = tuple[np.ndarray, np.ndarray | None, tuple[float, float]]
 
+Sides = tuple[str, str]  # folders of the masks of either lung
+
 
 class ImageSetBuilder(SetBuilder):
     """Stores images as uint8 [size, size, channels] with their masks. A subclass says where its
@@ -82,10 +84,10 @@ class ImageSetBuilder(SetBuilder):
 
 
 def find_lungs(
-    builder: ImageSetBuilder, files: Iterable[Path], name: str, *, due: str, left: str, right: str
+    builder: ImageSetBuilder, files: Iterable[Path], name: str, due: tuple[str, str], sides: Sides
 ) -> list[tuple[str, Path, tuple[Path, ...]]]:
     """Films whose names match a pattern, with the masks of their lungs: one of both in masks/, or
-    one of each in the folders `left` and `right`. Where there are no films, those `due` are named.
+    one of each in the folders of the two `sides`. `due` names films and folders, for errors.
     """
     films: dict[str, Path] = {}
     masks: dict[str, dict[str, Path]] = collections.defaultdict(dict)
@@ -93,23 +95,23 @@ def find_lungs(
         folder = path.parent
         if not re.fullmatch(name, path.stem):
             continue
-        if folder.name in ("masks", left, right):
+        if folder.name in ("masks", *sides):
             masks[path.stem].setdefault(folder.name, path)
         elif path.suffix.lower() in (".img", ".png") and folder.parent.name != "masks":
             films.setdefault(path.stem, path)
     if not films:
-        raise builder.missing(f"no images {due}")
+        raise builder.missing(f"no images {due[0]}")
     if not masks:
-        raise builder.missing(f"no masks in masks/ or in {left}/ and {right}/")
-    return [(stem, path, lung_masks(masks[stem], left, right)) for stem, path in films.items()]
+        raise builder.missing(f"no masks in masks/ or in {due[1]}")
+    return [(stem, path, lung_masks(masks[stem], sides)) for stem, path in films.items()]
 
 
-def lung_masks(files: dict[str, Path], left: str, right: str) -> tuple[Path, ...]:
-    """One image's masks: `files` maps a folder's name ("masks", `left`, `right`) to its file."""
+def lung_masks(files: dict[str, Path], sides: Sides) -> tuple[Path, ...]:
+    """One image's masks: `files` maps a folder's name ("masks", or one of `sides`) to its file."""
     if "masks" in files:
         return (files["masks"],)
     if len(files) == 1:
         ((side, path),) = files.items()
-        other = right if side == left else left
+        (other,) = set(sides) - {side}
         raise DataError(f"{path} has no counterpart in {other!r}; fetch the masks of both lungs")
     return tuple(files[side] for side in sorted(files))

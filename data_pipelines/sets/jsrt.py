@@ -29,8 +29,8 @@ class Jsrt(ImageSetBuilder):
     )
 
     def find(self, roots: Roots) -> list[Source]:
-        sides = dict(left="left lung", right="right lung")
-        films = find_lungs(self, files_below(roots), _NAME, due="JPC*.IMG or JPC*.png", **sides)
+        due = "JPC*.IMG or JPC*.png", "masks/left lung/ and masks/right lung/"
+        films = find_lungs(self, files_below(roots), _NAME, due, ("left lung", "right lung"))
         split = lambda name: "train" if int(name[-1]) % 2 else "test"
         return [Source(name, name, split(name), path, masks) for name, path, masks in films]
 

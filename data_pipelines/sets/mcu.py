@@ -24,8 +24,8 @@ class Mcu(ImageSetBuilder):
 
     def find(self, roots: Roots) -> list[Source]:
         files = (path for path in files_below(roots) if path.suffix.lower() == ".png")
-        sides = dict(left="leftMask", right="rightMask")
-        films = find_lungs(self, files, _NAME, due="MCUCXR_*.png", **sides)
+        due = "MCUCXR_*.png", "ManualMask/leftMask/ and rightMask/"
+        films = find_lungs(self, files, _NAME, due, ("leftMask", "rightMask"))
         patient = lambda name: name.split("_")[1]
         return [Source(name, patient(name), "", path, masks) for name, path, masks in films]
 

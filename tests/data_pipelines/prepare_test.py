@@ -59,9 +59,9 @@ def source(tmp_path):
     return folder
 
 
-def build(source, size=16, cls=Flat):
+def build(source, size=16, cls=Flat, **options):
     prepared = str(source.parent / "new" / "prepared")
-    return cls(source_dir=source, size=size, prepared_dir=prepared)
+    return cls(source_dir=source, size=size, prepared_dir=prepared, **options)
 
 
 def prepared_files(source):
@@ -136,6 +136,24 @@ def test_changed_files_are_prepared_again(source, change, caplog):
     assert (
         values == {"content": [100, 50], "added": [100, 200, values[-1]], "removed": [100]}[change]
     )
+
+
+def test_an_older_preparation_that_cannot_be_read_does_no_harm(source):
+    builder = build(source)
+    builder.prepare()
+    note = builder.index_path.with_name("origin.txt")
+    note.unlink()
+    note.mkdir()  # reading it fails, as that of another user's may
+    (source / "b1.png").unlink()
+    again = build(source)
+    again.prepare()
+    assert len(again.as_data_source(SPLIT)) == 1
+
+
+def test_a_set_of_which_everything_is_excluded_is_refused(source):
+    everything = ["a1", "b1"]
+    with pytest.raises(DataError, match=f"every example in {source} is excluded .config.exclude"):
+        build(source, exclude=everything).prepare()
 
 
 def test_other_preparations_are_not_older_ones(source, caplog):
@@ -288,8 +306,8 @@ def test_prints_nothing(source, capfd):
 
 def test_one_lung_without_the_other(tmp_path):
     left, both = tmp_path / "L" / "x.png", tmp_path / "masks" / "x.png"
-    assert lung_masks({}, "L", "R") == ()
-    assert lung_masks({"masks": both}, "L", "R") == (both,)
-    assert lung_masks({"R": both, "L": left}, "L", "R") == (left, both)
+    assert lung_masks({}, ("L", "R")) == ()
+    assert lung_masks({"masks": both}, ("L", "R")) == (both,)
+    assert lung_masks({"R": both, "L": left}, ("L", "R")) == (left, both)
     with pytest.raises(DataError, match=r"x\.png has no counterpart in 'R'; fetch the masks"):
-        lung_masks({"L": left}, "L", "R")
+        lung_masks({"L": left}, ("L", "R"))

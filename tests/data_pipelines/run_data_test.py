@@ -55,6 +55,14 @@ def test_a_set_that_no_stream_needs_is_not_opened():
     assert opened == ["folder:seg"]
 
 
+def test_own_files_are_digested_before_they_are_read():
+    order = []
+    note = lambda config: order.append("contents") or {}
+    with mock.patch("data_pipelines.contents", note):
+        run_data(load=lambda name: order.append(name) or SETS[name])
+    assert order == ["contents", "folder:seg", "folder:cls"]
+
+
 @pytest.mark.parametrize(("budget", "count"), [(5, 5), ("5", 5), (10, 10), ("all", 10)])
 def test_masks_up_to_the_budget(budget, count):
     data = run_data(seg_labels=budget)
