@@ -135,10 +135,10 @@ def _training(run: FinishedRun) -> dict[str, Any]:
 
     def curve(split: str, name: str, label: str = "", color: str = "C0") -> Curve:
         """A metric over the steps, of many steps the means of some together."""
-        history = plots.history([run], split, name)
-        parts = min(POINTS, len(history[0]))
-        means = ([p.mean() for p in np.array_split(numbers, parts)] for numbers in history)
-        return Curve(label or name, *map(np.array, means), color)
+        steps, values = plots.history([run], split, name)
+        parts = min(POINTS, len(steps))
+        means = lambda numbers: np.array([part.mean() for part in np.array_split(numbers, parts)])
+        return Curve(label or name, means(steps), means(values), color)
 
     drawn = []
     scores = [n for n in names["validation"] if n == "score" or n.endswith(("/dice", "/auroc"))]
