@@ -178,7 +178,9 @@ def described(docstring: str) -> str:
     """The paragraphs, then arguments, attributes, result and errors, as Markdown."""
     headings = "|".join(SECTIONS)
     pieces = re.split(rf"^({headings}):\n", docstring, flags=re.MULTILINE)
-    blocks = [paragraph(text) for text in pieces[0].split("\n\n") if text.strip()]
+    texts = [text for text in pieces[0].split("\n\n") if text.strip()]
+    equations = re.compile(r"L_\w+ = ")  # whose lines say where each begins
+    blocks = [f"```\n{t.rstrip()}\n```" if equations.match(t) else paragraph(t) for t in texts]
     for heading, body in zip(pieces[1::2], pieces[2::2], strict=True):
         blocks.append(f"{heading}:\n\n" + "\n".join(items(heading, body)))
     return "\n\n".join(blocks)

@@ -166,6 +166,9 @@ def test_api_page_lists_arguments_and_errors(make_api):
         What is not a number
         is left out.
 
+        L_a = 1
+        L_b = 2
+
         Args:
           a, b: numbers,
             of one shape.
@@ -183,6 +186,8 @@ def test_api_page_lists_arguments_and_errors(make_api):
             "Adds.",
             "",
             "What is not a number is left out.",
+            "",
+            *("```", "L_a = 1", "L_b = 2", "```"),
             "",
             "Args:",
             "",
