@@ -89,8 +89,8 @@ class Run:
           Preempted: by a signal; all was saved.
         """
         sharded = self.programs.sharded_step
-        state = sharded.put_state(self.programs.initial_state(self.spec.seed))
-        check_belongs(self.data, self.programs, state.eval_variables)
+        initial = functools.partial(self.programs.initial_state, self.spec.seed)
+        check_belongs(self.data, self.programs, initial().eval_variables)
         if self.spec.prediction.windows is not None:  # patches may be of any size
             self.programs.check_memory(next(self.data.batches(0, 1)))
         if parallel.is_first():  # nothing is written before all is sound
@@ -101,7 +101,7 @@ class Run:
                 self.observer.trained_on(self.programs.views(batch, keys))
         train(
             self.path,
-            state,
+            lambda: sharded.put_state(initial()),
             sharded,
             self.data,
             steps=self.spec.training.steps,

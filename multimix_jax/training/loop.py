@@ -124,7 +124,7 @@ class _Log:
 
 def train(
     workdir: pathlib.Path,
-    state: TrainState,
+    initial: Callable[[], TrainState],
     sharded: parallel.ShardedStep,
     data: TrainingData,
     *,
@@ -135,8 +135,9 @@ def train(
 ) -> None:
     """Trains to `steps`; goes on from the last checkpoint in `workdir` as if never interrupted.
 
-    `state` is that before the first step, placed by `sharded.put_state`; `validate` gives a score
-    and metrics of variables; `guard` is asked after each step.
+    `initial` makes the state before the first step, placed by `sharded.put_state`, so that nobody
+    else holds it; `validate` gives a score and metrics of variables; `guard` is asked after each
+    step.
 
     Raises:
       Preempted: by SIGTERM or SIGINT; the state was saved.
@@ -146,6 +147,7 @@ def train(
     progress = Progress(data=data.digest)
     with contextlib.ExitStack() as stack:
         checkpoints = stack.enter_context(Checkpoints(workdir))
+        state = initial()
         restored = checkpoints.restore(Checkpoint.LAST, state)
         if restored is not None:
             state, meta = restored
@@ -177,8 +179,10 @@ def train(
                 continue
             log.fetch()  # a checkpoint stands for all metrics before it
             if evaluate:
-                variables = parallel.local_copy(state.eval_variables)
-                score, validation = validate(variables, step, writer)
+                # The copy is kept by no name: it is as large as the weights.
+                score, validation = validate(
+                    parallel.local_copy(state.eval_variables), step, writer
+                )
                 score = parallel.broadcast_from_process_0(score)
                 writer.scalars(step, "validation", validation)
                 best = progress.best_score is None or score > progress.best_score
