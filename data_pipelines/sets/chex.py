@@ -30,10 +30,10 @@ class Chex(ImageSetBuilder):
             if split not in ("train", "val", "test") or label not in ("NORMAL", "PNEUMONIA"):
                 continue
             if path.suffix.lower() in (".jpeg", ".jpg", ".png"):
-                found = _PATIENT.match(path.stem)
-                patient = f"{label}/{found.group() if found else path.stem}"
-                name, number = f"{split}/{label}/{path.stem}", int(label == "PNEUMONIA")
-                sources.append(Source(name, patient, split, image=path, label=number))
+                number = _PATIENT.match(path.stem)
+                patient = f"{label}/{number.group() if number else path.stem}"
+                name, sick = f"{split}/{label}/{path.stem}", int(label == "PNEUMONIA")
+                sources.append(Source(name, patient, split, image=path, label=sick))
         if not sources:
             raise self.missing("no images in {train,val,test}/{NORMAL,PNEUMONIA}")
         return sources

@@ -205,12 +205,12 @@ class DtmlObjective(Objective):
         that is not filling (all of it without), and, labelled, `mask` of 0/1 of its shape.
         """
         views = self._views(batch, keys)
-        seen = {stream: view["image"] for stream, view in views.items()}
+        by_stream = {stream: view["image"] for stream, view in views.items()}
         masks = views[LABELED]["mask"].astype(jnp.float32)
         labeled = slice(len(masks))
         network = self.network
-        dropout = {name: dropout_keys(keys, name, seen) for name in network.members}
-        images = jnp.concatenate(list(seen.values()))
+        dropout = {name: dropout_keys(keys, name, by_stream) for name in network.members}
+        images = jnp.concatenate(list(by_stream.values()))
         outputs, stats = network.apply(params, state.batch_stats, images, dropout, train=True)
 
         logits = outputs["seg"]
@@ -231,7 +231,7 @@ class DtmlObjective(Objective):
             disagreement = self._disagreement(inside, jax.nn.sigmoid(logits), len(masks))
             terms["mutual"] = self.mutual_weight * monitors["ramp_up"] * disagreement
         if self.uses_average:
-            taught, new = self._teach(state, seen[UNLABELED], keys)
+            taught, new = self._teach(state, by_stream[UNLABELED], keys)
             if new:  # with batch norm only, as `init` has it
                 stats[_TEACHER] = new
             error = jnp.square(jax.nn.sigmoid(logits[len(masks) :]) - taught).mean()

@@ -120,9 +120,9 @@ def compare(groups: Sequence[Group], against: str | None = None) -> list[dict[st
                 continue
             described = {"adds": adds, **more.described, "to": to}
             described |= {"seeds": list(pairs), "checkpoint": checkpoint, "data_set": data_set}
-            found = {name: _difference(pairs, name) for name in (*DICE, "accuracy")}
-            found["auroc"] = _auroc_difference(pairs)
-            rows += [{**described, "metric": name, **one} for name, one in found.items() if one]
+            differing = {name: _difference(pairs, name) for name in (*DICE, "accuracy")}
+            differing["auroc"] = _auroc_difference(pairs)
+            rows += [{**described, "metric": name, **one} for name, one in differing.items() if one]
     for checkpoint in (Checkpoint.BEST, Checkpoint.LAST):
         family = [r for r in rows if r["checkpoint"] == checkpoint and r["p"] is not None]
         for row, p in zip(family, holm([row["p"] for row in family])):

@@ -90,7 +90,7 @@ class Run:
         """
         sharded = self.programs.sharded_step
         initial = functools.partial(self.programs.initial_state, self.spec.seed)
-        check_belongs(self.data, self.programs, initial().eval_variables)
+        check_belongs(self.data, self.programs, jax.eval_shape(initial).eval_variables)
         if self.spec.prediction.windows is not None:  # patches may be of any size
             self.programs.check_memory(next(self.data.batches(0, 1)))
         if parallel.is_first():  # nothing is written before all is sound

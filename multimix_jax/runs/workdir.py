@@ -146,8 +146,8 @@ def claim(path: pathlib.Path, config: Mapping[str, Any], data: RunData) -> None:
     """Makes a checked `path` the folder of the run: writes its config and what the data said."""
     path.mkdir(parents=True, exist_ok=True)
     labels = dataclasses.asdict(data.label_spec)
-    said = {IDS: data.ids, LABELS: labels, CONTENTS: dict(data.contents)}
-    for name, values in said.items():
+    files = {IDS: data.ids, LABELS: labels, CONTENTS: dict(data.contents)}
+    for name, values in files.items():
         if not (path / name).exists():
             atomic.write_json(path / name, values)
     atomic.write_json(path / CONFIG, config)
