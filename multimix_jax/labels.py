@@ -4,6 +4,8 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any, Self
 
+VOID = 255  # in a mask as it is stored: neither inside nor outside, in no loss and in no metric
+
 
 @dataclasses.dataclass(frozen=True)
 class LabelSpec:
@@ -12,6 +14,9 @@ class LabelSpec:
     class_names: tuple[str, ...] = ()  # in the order of the labels
     multi_label: bool = False  # an image has any number of the classes; else just one (multi-class)
     mask_names: tuple[str, ...] = ()  # of the masks' channels; () where there is one
+    void: bool = False  # whether masks may hold VOID
+    # Pairs of names, of masks or of independent classes, that change places in a mirror image.
+    mirrored: tuple[tuple[str, str], ...] = ()
 
     @property
     def mask_channels(self) -> int:
@@ -21,6 +26,13 @@ class LabelSpec:
     def from_json(cls, values: Mapping[str, Any]) -> Self:
         """From JSON values, in which tuples are lists; KeyError or TypeError of others."""
         names = {key: tuple(values[key]) for key in ("class_names", "mask_names")}
-        if not all(isinstance(name, str) for group in names.values() for name in group):
+        pairs = [tuple(pair) for pair in values["mirrored"]]
+        texts = [name for group in (*names.values(), *pairs) for name in group]
+        if not all(isinstance(name, str) for name in texts):
             raise TypeError("the names of classes and masks are not text")
-        return cls(multi_label=bool(values["multi_label"]), **names)
+        return cls(
+            **names,
+            multi_label=bool(values["multi_label"]),
+            void=bool(values["void"]),
+            mirrored=tuple((one, other) for one, other in pairs),
+        )

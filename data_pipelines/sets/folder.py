@@ -3,26 +3,16 @@
 import dataclasses
 import hashlib
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from data_pipelines.errors import DataError, shown
-from data_pipelines.files import IMAGE_SUFFIXES, dicom, images, table
-from data_pipelines.files.paths import files_below, files_by_name, is_stray
+from data_pipelines.errors import DataError
+from data_pipelines.files import IMAGE_SUFFIXES, dicom
+from data_pipelines.files.paths import files_below, files_by_name
 from data_pipelines.prepare import Roots, Source
+from data_pipelines.sets import folder_masks, folder_table
 from data_pipelines.sets.image_set import ImageSetBuilder
-from multimix_jax.labels import LabelSpec
-from multimix_jax.names import Split
-
-Cells = Mapping[str, str]  # of a row, by the names of their columns
-_CLASSES = "classes.txt"  # beside the table
-_COLUMNS = ("image", "label", "patient", "split")
-_DUE = (
-    "its first line must be image,label, or image and a name for each of several independent "
-    "classes (and may go on with patient,split)"
-)
-_MOST_CLASSES = 62  # of a multi-label set, which are kept as the bits of a number
 
 
 class Folder(ImageSetBuilder):
@@ -67,12 +57,12 @@ class Folder(ImageSetBuilder):
         default = lambda name: None if self.images_named else home / name
         self.masks = Path(masks) if masks else default("masks")
         self.labels = Path(labels) if labels else default("labels.csv")
-        label_spec, self.rows = _read_label_table(self.labels)
+        label_spec, self.rows = folder_table.read(self.labels)
         self.masks_prefix = ""
         mask_names: tuple[str, ...] = ()
         if self.masks is not None and self.masks.is_dir():
-            self.masks_prefix = _masks_prefix(self.masks, self.images)
-            mask_names = _mask_names(self.masks, self.images)
+            self.masks_prefix = folder_masks.prefix(self.masks, self.images)
+            mask_names = folder_masks.names(self.masks, self.images)
         self.label_spec = dataclasses.replace(label_spec, mask_names=mask_names)
         super().__init__(source_dir=home, name=re.sub(r"\W", "_", name), **options)
 
@@ -89,7 +79,7 @@ class Folder(ImageSetBuilder):
         return DataError(f"{what}; set --config.folder.images to the folder that has them")
 
     def _tables(self) -> list[Path]:
-        tables = [self.labels, self.labels.with_name(_CLASSES)] if self.labels else []
+        tables = [self.labels, self.labels.with_name(folder_table.CLASSES)] if self.labels else []
         return [path for path in tables if path.is_file()]
 
     def contents(self) -> dict[str, str]:
@@ -118,11 +108,11 @@ class Folder(ImageSetBuilder):
             sources.append(Source(name, patient, split, path, tuple(masks.get(name, ())), label))
         return sources
 
-    def _match_rows(self, files: Mapping[str, Path]) -> dict[str, tuple[Cells, int]]:
+    def _match_rows(self, files: Mapping[str, Path]) -> dict[str, tuple[folder_table.Cells, int]]:
         """The cells and the label of each image that the table names, with or without suffix."""
         names = {path.relative_to(self.images).as_posix(): name for name, path in files.items()}
         names |= {name: name for name in files}
-        row_of: dict[str, tuple[Cells, int]] = {}
+        row_of: dict[str, tuple[folder_table.Cells, int]] = {}
         for line, cells, label in self.rows:
             image = cells["image"]
             if image not in names:
@@ -162,102 +152,3 @@ def _list_files(root: Path) -> bytes:
     """Paths and sizes."""
     lines = (f"{p.relative_to(root)}\0{p.stat().st_size}\n" for p in files_below([root]))
     return "".join(lines).encode(errors="surrogateescape")
-
-
-def _masks_prefix(masks: Path, images: Path) -> str:
-    """How names below `images` begin that are masks: 'masks/', or '' where these lie elsewhere."""
-    inner, outer = masks.resolve(), images.resolve()
-    if outer.is_relative_to(inner):
-        raise DataError(
-            f"the images ({images}) lie in the folder of the masks ({masks}), and would be taken "
-            "for masks; move one of them, and set --config.folder.images or --config.folder.masks"
-        )
-    return f"{inner.relative_to(outer).as_posix()}/" if inner.is_relative_to(outer) else ""
-
-
-def _mask_names(masks: Path, image_folder: Path) -> tuple[str, ...]:
-    """The folders of masks that are no folders of images; () where masks are of one class."""
-    below = [path for path in sorted(masks.iterdir()) if path.is_dir() and not is_stray(path.name)]
-    names = tuple(path.name for path in below if not (image_folder / path.name).is_dir())
-    if not names:
-        return ()
-    if len(names) < len(below):
-        raise DataError(
-            f"{masks} has folders that images has ({below[0].name}, ...) and others "
-            f"({', '.join(names)}); put all masks into a folder for each class, "
-            "masks/CLASS/..., or name the folders like those of the images"
-        )
-    is_image = lambda path: path.name.lower().endswith(IMAGE_SUFFIXES)
-    empty = [str(folder) for folder in below if not any(map(is_image, files_below([folder])))]
-    if empty:
-        raise DataError(
-            f"{', '.join(empty)}: a folder in {masks} is a class of masks, but there are no masks "
-            f"({', '.join(images.SUFFIXES)}) in it; add some, or remove it"
-        )
-    stray = next((path for path in files_below([masks]) if path.parent == masks), None)
-    if stray is not None:
-        raise DataError(
-            f"{stray} lies beside the folders of the classes ({', '.join(names)}); move it into one"
-        )
-    return names
-
-
-def _read_label_table(path: Path | None) -> tuple[LabelSpec, list[tuple[str, Cells, int]]]:
-    """The classes of a table; and of each row where it stands, for messages, its cells, and its
-    label as in `Source`. Of no file it is empty.
-
-    Raises DataError for a split, a class, a cell or columns that it cannot have.
-    """
-    if path is None or not path.exists():
-        return LabelSpec(), []
-    rows = []
-    for number, cells in table.read_rows(path, ("image",), _DUE):
-        line = f"{path}, line {number},"
-        if cells.get("split", "") not in ("", *Split):
-            raise DataError(f"{line} has the split {cells['split']!r}; use train, val or test")
-        rows.append((line, cells))
-    columns = list(rows[0][1]) if rows else ["label"]
-    if "label" in columns:
-        names = _class_names(path, rows)
-        labels = [names.index(cells["label"]) if cells["label"] else -1 for _, cells in rows]
-    else:
-        names = tuple(name for name in columns if name not in _COLUMNS)
-        if not 0 < len(names) <= _MOST_CLASSES or "" in names:
-            raise DataError(
-                f"{path} has the columns {shown(', '.join(columns))}; {_DUE}, 1 to {_MOST_CLASSES} "
-                "of them"
-            )
-        labels = [_bits(line, {name: cells[name] for name in names}) for line, cells in rows]
-    spec = LabelSpec(names, multi_label="label" not in columns)
-    return spec, [(*row, label) for row, label in zip(rows, labels, strict=True)]
-
-
-def _bits(line: str, cells: Cells) -> int:
-    """Bit k is set where the k-th cell says 1; -1 where none says anything."""
-    if not any(cells.values()):
-        return -1
-    label = 0
-    for index, (name, cell) in enumerate(cells.items()):
-        if cell not in ("0", "1", "0.0", "1.0"):
-            raise DataError(
-                f"{line} has {shown(cell)!r} in the column {shown(name)!r}, but independent "
-                "classes need 0 or 1 in each, or nothing in any; for one class an image use the "
-                "columns image,label"
-            )
-        label |= int(float(cell)) << index
-    return label
-
-
-def _class_names(labels: Path, rows: Sequence[tuple[str, Cells]]) -> tuple[str, ...]:
-    """The names in classes.txt, one a line; without it, the labels of the table, sorted."""
-    classes = labels.with_name(_CLASSES)
-    if not classes.exists():
-        return tuple(sorted({cells["label"] for _, cells in rows} - {""}))
-    names = tuple(table.read_lines(classes))
-    for line, cells in rows:
-        if cells["label"] and cells["label"] not in names:
-            raise DataError(
-                f"{line} has the label {cells['label']!r}, but {classes} names "
-                f"{', '.join(names)}; correct the row or add the class"
-            )
-    return names
