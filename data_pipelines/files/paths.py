@@ -1,6 +1,7 @@
 """Names and folders of files."""
 
 import os
+import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path, PurePosixPath
 
@@ -16,19 +17,26 @@ def files_below(roots: Iterable[Path]) -> Iterator[Path]:
 
 
 def files_by_name(folder: Path, suffixes: Sequence[str]) -> dict[str, Path]:
-    """The files below `folder` with one of the suffixes, by their relative paths without it; a
-    DataError where two differ in their suffix alone.
+    """The files below `folder` with one of the suffixes, by their relative paths without it, in
+    `one_form`; a DataError where two differ in their suffix, or in the form, alone.
     """
     files: dict[str, Path] = {}
     for path in files_below([folder]):
         suffix = next((s for s in suffixes if path.name.lower().endswith(s)), None)
         if suffix is None:
             continue
-        name = path.relative_to(folder).as_posix()[: -len(suffix)]
+        name = one_form(path.relative_to(folder).as_posix()[: -len(suffix)])
         if name in files:
             raise DataError(f"{files[name]} and {path} have the same name; rename one of them")
         files[name] = path
     return files
+
+
+def one_form(name: str) -> str:
+    """A name in Unicode's composed form (NFC): macOS and archives made there take an accent for a
+    character of its own, so that a name that looks the same is written otherwise.
+    """
+    return unicodedata.normalize("NFC", name)
 
 
 def is_stray(name: str) -> bool:

@@ -7,6 +7,7 @@ from collections.abc import Collection
 from pathlib import Path
 
 from data_pipelines.errors import DataError, shown
+from data_pipelines.files.paths import one_form
 
 _CONTROL = re.compile(r"[\0-\x08\x0e-\x1b\x7f]")  # all but white space
 _LARGEST = 2**28  # bytes; the table of 112,120 radiographs has 9 million
@@ -49,4 +50,4 @@ def _text(path: Path, remedy: str) -> str:
         raise DataError(f"{path} cannot be read ({error}); {remedy}") from error
     if _CONTROL.search(text):
         raise DataError(f"{path} holds characters that no text has; {remedy}")
-    return text
+    return one_form(text)

@@ -59,11 +59,11 @@ class Folder(ImageSetBuilder):
         self.labels = Path(labels) if labels else default("labels.csv")
         label_spec, self.rows = folder_table.read(self.labels)
         self.masks_prefix = ""
-        mask_names: tuple[str, ...] = ()
+        self.mask_folders: dict[str, Path] = {}
         if self.masks is not None and self.masks.is_dir():
             self.masks_prefix = folder_masks.prefix(self.masks, self.images)
-            mask_names = folder_masks.names(self.masks, self.images)
-        self.label_spec = dataclasses.replace(label_spec, mask_names=mask_names)
+            self.mask_folders = folder_masks.folders(self.masks, self.images)
+        self.label_spec = dataclasses.replace(label_spec, mask_names=tuple(self.mask_folders))
         super().__init__(source_dir=home, name=re.sub(r"\W", "_", name), **options)
 
     def fingerprint(self) -> str:
@@ -110,8 +110,7 @@ class Folder(ImageSetBuilder):
 
     def _match_rows(self, files: Mapping[str, Path]) -> dict[str, tuple[folder_table.Cells, int]]:
         """The cells and the label of each image that the table names, with or without suffix."""
-        names = {path.relative_to(self.images).as_posix(): name for name, path in files.items()}
-        names |= {name: name for name in files}
+        names = {name + path.suffix: name for name, path in files.items()} | dict(zip(files, files))
         row_of: dict[str, tuple[folder_table.Cells, int]] = {}
         for line, cells, label in self.rows:
             image = cells["image"]
@@ -130,7 +129,7 @@ class Folder(ImageSetBuilder):
         masks: dict[str, list[Path]] = {}
         if self.masks is None:
             return masks
-        for root in [self.masks / name for name in self.label_spec.mask_names] or [self.masks]:
+        for root in self.mask_folders.values() or [self.masks]:
             for name, path in files_by_name(root, IMAGE_SUFFIXES).items():
                 if path.suffix.lower() in dicom.SUFFIXES:
                     raise DataError(f"{path}: a mask cannot be DICOM; export it as PNG")
@@ -143,9 +142,8 @@ class Folder(ImageSetBuilder):
         return masks
 
     def channel_of(self, mask: Path) -> int:
-        if not self.label_spec.mask_names or self.masks is None:
-            return 0
-        return self.label_spec.mask_names.index(mask.relative_to(self.masks).parts[0])
+        around = (n for n, root in enumerate(self.mask_folders.values()) if root in mask.parents)
+        return next(around, 0)
 
 
 def _list_files(root: Path) -> bytes:

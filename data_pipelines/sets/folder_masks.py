@@ -4,7 +4,8 @@ from pathlib import Path
 
 from data_pipelines.errors import DataError
 from data_pipelines.files import IMAGE_SUFFIXES, images
-from data_pipelines.files.paths import files_below, is_stray
+from data_pipelines.files.paths import files_below, is_stray, one_form
+from data_pipelines.sets.folder_table import split_of
 
 
 def prefix(masks: Path, images: Path) -> str:
@@ -15,15 +16,29 @@ def prefix(masks: Path, images: Path) -> str:
             f"the images ({images}) lie in the folder of the masks ({masks}), and would be taken "
             "for masks; move one of them, and set --config.folder.images or --config.folder.masks"
         )
-    return f"{inner.relative_to(outer).as_posix()}/" if inner.is_relative_to(outer) else ""
+    return (
+        one_form(f"{inner.relative_to(outer).as_posix()}/") if inner.is_relative_to(outer) else ""
+    )
 
 
-def names(masks: Path, image_folder: Path) -> tuple[str, ...]:
-    """The folders of masks that are no folders of images; () where masks are of one class."""
-    below = [path for path in sorted(masks.iterdir()) if path.is_dir() and not is_stray(path.name)]
-    found = tuple(path.name for path in below if not (image_folder / path.name).is_dir())
+def folders(masks: Path, image_folder: Path) -> dict[str, Path]:
+    """The folders of masks that are no folders of images, by name; {} where masks are of one class.
+
+    Raises DataError where they cannot be the classes of masks.
+    """
+    is_folder = lambda path: path.is_dir() and not is_stray(path.name)
+    below = sorted(filter(is_folder, masks.iterdir()), key=lambda path: one_form(path.name))
+    of_images = {one_form(path.name) for path in filter(is_folder, image_folder.glob("*"))}
+    found = {one_form(path.name): path for path in below if one_form(path.name) not in of_images}
     if not found:
-        return ()
+        return {}
+    parts = list(filter(split_of, found))
+    if parts:
+        raise DataError(
+            f"{masks} has the folders {', '.join(parts)}, which are called after parts of a data "
+            f"set and are no classes of masks; put the images into such folders too "
+            f"({image_folder / parts[0]}, ...), or move the masks into {masks} itself"
+        )
     if len(found) < len(below):
         raise DataError(
             f"{masks} has folders that images has ({below[0].name}, ...) and others "

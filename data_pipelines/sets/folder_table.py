@@ -15,6 +15,16 @@ _DUE = (
     "its first line must be image,label, or image and a name for each of several independent "
     "classes (and may go on with patient,split)"
 )
+_SPLITS = {
+    "train": Split.TRAIN,
+    "training": Split.TRAIN,
+    "val": Split.VAL,
+    "valid": Split.VAL,
+    "validation": Split.VAL,
+    "dev": Split.VAL,
+    "test": Split.TEST,
+    "testing": Split.TEST,
+}
 _MOST_CLASSES = 62  # of a multi-label set, which are kept as the bits of a number
 
 
@@ -46,6 +56,11 @@ def read(path: Path | None) -> tuple[LabelSpec, list[tuple[str, Cells, int]]]:
         labels = [_bits(line, {name: cells[name] for name in names}) for line, cells in rows]
     spec = LabelSpec(names, multi_label="label" not in columns)
     return spec, [(*row, label) for row, label in zip(rows, labels, strict=True)]
+
+
+def split_of(word: str) -> Split | None:
+    """The part of a data set that a word of a table, or the name of a folder, means."""
+    return _SPLITS.get(word.strip().casefold())
 
 
 def _bits(line: str, cells: Cells) -> int:

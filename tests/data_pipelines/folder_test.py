@@ -1,6 +1,7 @@
 """Tests of data_pipelines.sets.folder."""
 
 import shutil
+import unicodedata
 
 import numpy as np
 import pytest
@@ -185,6 +186,44 @@ def test_mask_without_image(load_set, folder):
         DataError, match=r"other\.png is a mask without an image; add \S*images/other"
     ):
         load_set("folder")
+
+
+@pytest.mark.parametrize("names", [("test", "train"), ("Training", "lung")])
+def test_folders_of_masks_that_are_called_after_splits_are_no_classes(load_set, folder, names):
+    for n, name in enumerate(names):
+        write_image(folder / "masks" / name / f"i{n}.png", box(24, 20, slice(9), slice(9)))
+    with pytest.raises(DataError, match=rf"masks has the folders {names[0]}.* no classes of masks"):
+        load_set("folder")
+
+
+def test_a_name_in_either_form_of_unicode_is_one_name(load_set, folder):
+    """An accent may be a character of its own (NFD), as macOS has it, or not (NFC)."""
+    nfc, nfd = (unicodedata.normalize(form, "zoë") for form in ("NFC", "NFD"))
+    write_image(folder / "images" / nfd / f"{nfd}.png")
+    write_image(folder / "images" / f"{nfc}2.png")
+    (folder / "masks" / "i2.png").unlink()
+    write_image(folder / "masks" / nfc / f"{nfc}.png", box(24, 20, slice(9), slice(9)))
+    rows = [(f"{nfc}/{nfd}.png", f"{nfd}"), (f"{nfd}2", nfc)]
+    write_labels(folder, *rows)
+    examples = load_set("folder")
+    assert examples.ids[-2:] == [f"{nfc}/{nfc}", f"{nfc}2"]
+    assert examples.label_spec == LabelSpec((nfc,))
+    assert examples.has_mask.tolist() == [False] * 7 + [True, False]
+    assert len(load_set("folder", exclude={"folder": {f"{nfc}/{nfc}"}})) == 8
+    write_image(folder / "images" / f"{nfd}2.png")
+    with pytest.raises(DataError, match=r"2\.png and \S*2\.png have the same name; rename"):
+        load_set("folder")
+
+
+def test_classes_of_masks_in_either_form_of_unicode(load_set, folder):
+    (folder / "masks" / "i2.png").rename(folder / "images" / "i8.png")
+    nfc, nfd = (unicodedata.normalize(form, "Fußödem") for form in ("NFC", "NFD"))
+    write_image(folder / "masks" / nfd / "i2.png", box(24, 20, slice(12), slice(20)))
+    write_image(folder / "masks" / "a" / "i3.png", box(24, 20, slice(12), slice(20)))
+    examples = load_set("folder")
+    assert examples.label_spec.mask_names == (nfc, "a")
+    masks = examples.fetch(np.array([2, 3]))["mask"].any(axis=(1, 2))
+    np.testing.assert_array_equal(masks, np.eye(2))
 
 
 def test_two_images_of_one_name(load_set, folder):
