@@ -399,7 +399,7 @@ def _restore(folder: Path) -> Read:
     import jax
 
     from multimix_jax.names import Checkpoint
-    from multimix_jax.training.checkpoint import Checkpoints
+    from multimix_jax.training.checkpoint import restore_variables
     from tests.training.checkpoint_test import META, state
 
     sound = [jax.tree.map(np.asarray, tree) for tree in vars(state(3)).values()]
@@ -409,8 +409,7 @@ def _restore(folder: Path) -> Read:
         with zipfile.ZipFile(path) as file:
             file.extractall(run)
         try:
-            with Checkpoints(run) as checkpoints:
-                restored = checkpoints.restore_variables(Checkpoint.LAST)
+            restored = restore_variables(run, Checkpoint.LAST)
             gc.collect()
             if restored is not None:  # whatever was changed, it is as it was saved, or refused
                 step, variables, meta = restored

@@ -32,7 +32,7 @@ from multimix_jax.runs.programs import Programs
 from multimix_jax.runs.record import write_csv
 from multimix_jax.runs.spec import RunSpec
 from multimix_jax.training import parallel
-from multimix_jax.training.checkpoint import Checkpoints, newest_step
+from multimix_jax.training.checkpoint import newest_step, restore_variables
 from multimix_jax.training.loop import check_data, train
 from multimix_jax.training.metric_writer import MetricWriter
 from multimix_jax.training.preemption import PreemptionGuard
@@ -129,23 +129,22 @@ class Run:
                 {"checkpoint": which, "data_set": eval_set.name, **row} for row in images
             ]
 
-        with Checkpoints(self.path) as checkpoints:
-            like = self.programs.initial_state(self.spec.seed).eval_variables
-            # The test sets may be others than when it was trained.
-            check_belongs(self.data, self.programs, like)
-            for names, step, variables, meta in _restored(checkpoints, like):
-                if meta["data"]:  # not of converted weights
-                    check_data(meta["data"], self.data.digest)
-                calibrated = self._calibration(variables)
-                chosen = {} if calibrated is None else dataclasses.asdict(calibrated)
-                results["run"] |= {which: {"step": step, **chosen} for which in names}
-                for eval_set in self.data.tests:
-                    tested, summary = self._evaluated(variables, eval_set, names, calibrated)
-                    if summary:
-                        self.observer.tested(tested)
-                    for which in names:
-                        note(which, eval_set, summary, tested.rows)
-                        _write_volumes(self.path / "predictions" / which, tested)
+        like = self.programs.initial_state(self.spec.seed).eval_variables
+        # The test sets may be others than when it was trained.
+        check_belongs(self.data, self.programs, like)
+        for names, step, variables, meta in _restored(self.path, like):
+            if meta["data"]:  # not of converted weights
+                check_data(meta["data"], self.data.digest)
+            calibrated = self._calibration(variables)
+            chosen = {} if calibrated is None else dataclasses.asdict(calibrated)
+            results["run"] |= {which: {"step": step, **chosen} for which in names}
+            for eval_set in self.data.tests:
+                tested, summary = self._evaluated(variables, eval_set, names, calibrated)
+                if summary:
+                    self.observer.tested(tested)
+                for which in names:
+                    note(which, eval_set, summary, tested.rows)
+                    _write_volumes(self.path / "predictions" / which, tested)
         if not results["run"]:
             raise UsageError(
                 f"{self.path} holds no checkpoint to evaluate; train first (--mode=train), with "
@@ -228,12 +227,12 @@ class Run:
 
 
 def _restored(
-    checkpoints: Checkpoints, like: PyTree
+    path: pathlib.Path, like: PyTree
 ) -> Iterator[tuple[list[Checkpoint], int, PyTree, dict[str, Any]]]:
     """Names, step, variables and meta of the best and the last checkpoint, together where they hold
     the same weights; converted weights are not the best of any."""
-    best = checkpoints.restore_variables(Checkpoint.BEST, like)
-    last = checkpoints.restore_variables(Checkpoint.LAST, like)
+    best = restore_variables(path, Checkpoint.BEST, like)
+    last = restore_variables(path, Checkpoint.LAST, like)
     if best is not None and last is not None and best[0] == last[0]:
         if jax.tree.all(jax.tree.map(np.array_equal, best[1], last[1])):
             yield [Checkpoint.BEST, Checkpoint.LAST], *last

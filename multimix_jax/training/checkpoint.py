@@ -24,6 +24,7 @@ from multimix_jax.training import parallel
 PyTree = Any
 _KEPT = {Checkpoint.LAST: 2, Checkpoint.BEST: 1}
 _STATE, _META, _CHECKSUMS = "state", "meta.json", "checksums.json"
+_TRIES = 10  # to read a checkpoint of a run that replaces them meanwhile
 _logger = logging.getLogger(__name__)
 
 
@@ -90,43 +91,14 @@ class Checkpoints(contextlib.AbstractContextManager):
     def restore(self, which: str, like: TrainState) -> tuple[TrainState, dict[str, Any]] | None:
         """State, placed like `like`, and `meta` of the newest sound checkpoint, or None.
 
-        Damaged ones are named in a warning and moved to `checkpoints/damaged`. Of several processes
-        all restore together.
+        Damaged ones are named in a warning and moved to `checkpoints/damaged`, so that they can be
+        saved again. Of several processes all restore together.
 
         Raises:
           UsageError: there are checkpoints, but none that can be read, or of another model.
         """
-        restored = self._restore(which, lambda _: like, together=True)
-        return restored and restored[1:]
-
-    def restore_variables(
-        self, which: str, like: PyTree | None = None, *, average: bool = True
-    ) -> tuple[int, PyTree, dict[str, Any]] | None:
-        """As `restore`: step, variables to evaluate with, whatever optimiser they had, and `meta`.
-
-        `like` is `TrainState.eval_variables` of the model; None takes what is there. With `average`
-        they are the moving average of the weights, where one was kept. Waits for no other process.
-        """
-
-        def choose(saved: Mapping[str, PyTree]) -> dict[str, PyTree]:
-            averaged = average and saved["ema_params"] is not None
-            names = ("ema_params" if averaged else "params", "batch_stats")
-            current = saved if like is None else {**like, "ema_params": like["params"]}
-            return {name: current[name] for name in names}
-
-        restored = self._restore(which, choose, together=False)
-        if restored is None:
-            return None
-        step, state, meta = restored
-        return step, {name.removeprefix("ema_"): part for name, part in state.items()}, meta
-
-    def _restore(
-        self, which: str, choose: Callable[[Mapping[str, PyTree]], PyTree], *, together: bool
-    ) -> tuple[int, PyTree, dict[str, Any]] | None:
-        """Step, state and meta of the newest sound checkpoint; `choose` as for `_read_state`."""
         concurrent.futures.wait(self._writing.values())
-        meet = parallel.wait_for_all if together else lambda: None
-        meet()  # once the first process has written what it was still writing
+        parallel.wait_for_all()  # once the first process has written what it was still writing
         damaged: dict[pathlib.Path, str] = {}
         for step in _steps(self._root / which):
             path = self._root / which / str(step)
@@ -134,36 +106,77 @@ class Checkpoints(contextlib.AbstractContextManager):
             if fault:
                 damaged[path] = fault
                 continue
-            meet()  # once all processes know what is damaged
-            for other, reason in damaged.items():  # put aside, so that it can be saved again
+            parallel.wait_for_all()  # once all processes know what is damaged
+            for other, reason in damaged.items():
                 aside = self._root / "damaged" / f"{which}_{other.name}"
                 _logger.warning(
                     f"checkpoint {other} is damaged ({reason}): moved to {aside}, an older one is "
                     "used"
                 )
-                if not together or parallel.is_first():
+                if parallel.is_first():
                     aside.parent.mkdir(exist_ok=True)
                     shutil.rmtree(aside, ignore_errors=True)
                     other.rename(aside)
-            meta = json.loads((path / _META).read_text(encoding="utf-8"))
-            return step, _read_state(path, choose), meta
+            return _read_state(path, lambda _: like), _read_meta(path)
         if damaged:
             raise _none_usable(damaged)
         return None
 
 
+def restore_variables(
+    workdir: pathlib.Path, which: str, like: PyTree | None = None, *, average: bool = True
+) -> tuple[int, PyTree, dict[str, Any]] | None:
+    """Step, variables to evaluate with, whatever optimiser they had, and `meta` of the newest sound
+    checkpoint of a run, or None; nothing is written, so that the run may train meanwhile.
+
+    `like` is `TrainState.eval_variables` of the model; None takes what is there. With `average`
+    they are the moving average of the weights, where one was kept. Waits for no other process.
+
+    Raises:
+      UsageError: there are checkpoints, but none that can be read, or of another model.
+    """
+
+    def choose(saved: Mapping[str, PyTree]) -> dict[str, PyTree]:
+        averaged = average and saved["ema_params"] is not None
+        names = ("ema_params" if averaged else "params", "batch_stats")
+        current = saved if like is None else {**like, "ema_params": like["params"]}
+        return {name: current[name] for name in names}
+
+    folder = workdir.absolute() / "checkpoints" / which
+    for _ in range(_TRIES):
+        faults: dict[pathlib.Path, str] = {}
+        for step in _steps(folder):
+            path = folder / str(step)
+            try:
+                faults[path] = _find_fault(path)
+                if not faults[path]:
+                    state, meta = _read_state(path, choose), _read_meta(path)
+                    named = {name.removeprefix("ema_"): part for name, part in state.items()}
+                    return step, named, meta
+            except Exception:  # of many kinds, where files go while they are read
+                if path.exists():
+                    raise
+            if not path.exists():  # a newer one has replaced it
+                break
+            _logger.warning(f"checkpoint {path} is damaged ({faults[path]}): it is not used")
+        else:
+            if faults:
+                raise _none_usable(faults)
+            return None
+    raise UsageError(f"{folder} changes faster than it can be read; try again when training ends")
+
+
 def read_variables(
     workdir: pathlib.Path, which: str, like: PyTree | None = None, *, average: bool = True
 ) -> tuple[int, PyTree]:
-    """Step and variables of a run's checkpoint; see `Checkpoints.restore_variables`.
+    """Step and variables of a run's checkpoint; see `restore_variables`.
 
     Raises:
       UsageError: the folder holds no such checkpoint, or none that can be read.
     """
     if not (workdir / "checkpoints").is_dir():
         raise UsageError(f"{workdir} holds no checkpoints; name the folder of a run")
-    with Checkpoints(workdir) as checkpoints:
-        restored = checkpoints.restore_variables(which, like, average=average)
+    restored = restore_variables(workdir, which, like, average=average)
     if restored is None:
         other = Checkpoint.LAST if which == Checkpoint.BEST else Checkpoint.BEST
         raise UsageError(f"{workdir} holds no '{which}' checkpoint; ask for the '{other}' one")
@@ -213,6 +226,10 @@ def _read_state(path: pathlib.Path, choose: Callable[[Mapping[str, PyTree]], PyT
             partial_restore=True,
         )
         return orbax.restore(path / _STATE, args=arguments)
+
+
+def _read_meta(path: pathlib.Path) -> dict[str, Any]:
+    return dict(json.loads((path / _META).read_text(encoding="utf-8")))
 
 
 def _shapes(tree: PyTree) -> dict[str, str]:

@@ -95,9 +95,13 @@ def read_rows(out):
 def test_a_folder(folder, tmp_path, capsys):
     broken = folder / "images" / "broken.png"
     broken.write_bytes((folder / "images" / "one.png").read_bytes()[:60])
-    out = tmp_path / "out"
+    unfinished = folder / "a" / "checkpoints" / "best" / ".9.tmp" / "state"
+    unfinished.mkdir(parents=True)  # as of a run that trains meanwhile
+    of_run = lambda: [(path, path.stat().st_mtime_ns) for path in (folder / "a").rglob("*")]
+    out, before = tmp_path / "out", of_run()
     assert command(folder / "a", folder / "images", "--out", out) == 0
     broken.unlink()
+    assert of_run() == before
     said = capsys.readouterr()
     assert "3 of 4 images" in said.out and "the best weights of a" in said.out
     assert f"not read: {broken}" in said.err

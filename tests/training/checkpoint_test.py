@@ -19,6 +19,7 @@ import pytest
 from multimix_jax.errors import UsageError
 from multimix_jax.names import Checkpoint
 from multimix_jax.state import TrainState
+from multimix_jax.training import checkpoint
 from multimix_jax.training.checkpoint import Checkpoints, newest_step, read_variables
 
 META = {"best_score": 0.1, "best_step": None, "data": "ab", "nested": {"seconds": 1.5}}
@@ -258,6 +259,53 @@ def test_the_only_checkpoint_damaged_is_named_and_left(tmp_path, damage):
     assert folder.is_dir()
 
 
+def _everything(folder):
+    """Each file and folder below one with its content, and when it was last changed."""
+    return {
+        path: (path.stat().st_mtime_ns, path.read_bytes() if path.is_file() else b"")
+        for path in (folder, *folder.rglob("*"))
+    }
+
+
+def test_a_reader_leaves_everything_as_it_is(tmp_path, caplog):
+    with Checkpoints(tmp_path) as checkpoints:
+        for step in (3, 5):
+            checkpoints.save(Checkpoint.LAST, state(step), META)
+        checkpoints.save(Checkpoint.BEST, state(3), META)
+    last, best = (tmp_path / "checkpoints" / which for which in (Checkpoint.LAST, Checkpoint.BEST))
+    for name in (".8.tmp/state", ".9.tmp/state.orbax-checkpoint-tmp"):
+        (last / name).mkdir(parents=True)
+    _truncate(last / "5")
+    _truncate(best / "3")
+    before = _everything(tmp_path)
+    step, variables = read_variables(tmp_path, Checkpoint.LAST)
+    assert step == 3
+    jax.tree.map(np.testing.assert_array_equal, variables["params"], state(3).ema_params)
+    assert f"checkpoint {last / '5'} is damaged (" in caplog.text
+    with pytest.raises(UsageError, match=rf"checkpoint {best / '3'} cannot be read \("):
+        read_variables(tmp_path, Checkpoint.BEST)
+    assert _everything(tmp_path) == before
+
+
+@pytest.mark.parametrize("moment", ["_find_fault", "_read_state"])
+def test_a_reader_takes_the_newer_one_where_training_replaces_it(tmp_path, monkeypatch, moment):
+    with Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(Checkpoint.BEST, state(3), META)
+    original = getattr(checkpoint, moment)
+
+    def replaced(*args):
+        monkeypatch.undo()
+        with Checkpoints(tmp_path) as checkpoints:
+            checkpoints.save(Checkpoint.BEST, state(5), META)
+        return original(*args)
+
+    monkeypatch.setattr(checkpoint, moment, replaced)
+    step, variables = read_variables(tmp_path, Checkpoint.BEST)
+    assert step == 5
+    jax.tree.map(np.testing.assert_array_equal, variables["params"], state(5).ema_params)
+    assert steps(tmp_path, Checkpoint.BEST) == [5]
+
+
 def test_every_flipped_bit_is_noticed(tmp_path):
     """Wherever it lies: the state is as it was saved, or not used."""
     with Checkpoints(tmp_path) as checkpoints:
@@ -356,3 +404,5 @@ def test_a_full_disk(small_disk, caplog):
     with Checkpoints(small_disk) as checkpoints:
         assert_same(checkpoints.restore(Checkpoint.LAST, like)[0], large(4, keep_average=False))
     gc.collect()
+    subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True)
+    assert read_variables(small_disk, Checkpoint.LAST)[0] == 4  # which needs no right to write
