@@ -58,7 +58,7 @@ class Examples:
         label_spec: what their labels mean.
         groups, splits: str [N], patients and official splits ('' for none).
         labels: int64 [N], an index into the class names; of a multi-label set [N, K] of 0 and 1;
-            -1 = unknown.
+            -1 = unknown, which some classes of an image may be and others not.
         has_mask: bool [N].
         extents: int32 [N, dims], sides of each example; those of images are all the same.
         spacing: float32 [N, dims], millimetres per pixel (row, column, ...), 0 = unknown.
@@ -87,8 +87,10 @@ class Examples:
         numbers = lambda key, dtype: np.array([row[key].split() for row in rows]).astype(dtype)
         labels = np.array([int(row["label"]) for row in rows], np.int64)
         if builder.label_spec.multi_label:
-            bits = labels[:, None] >> np.arange(len(builder.label_spec.class_names)) & 1
-            labels = np.where(labels[:, None] >= 0, bits, -1)
+            unknown = np.array([int(row["unknown"]) for row in rows], np.int64)
+            places = np.arange(len(builder.label_spec.class_names))
+            bits = lambda numbers: numbers[:, None] >> places & 1
+            labels = np.where((labels[:, None] < 0) | (bits(unknown) == 1), -1, bits(labels))
         extents = numbers("shape", np.int32)
         of_volumes = extents.shape[1] == 3
         return cls(
@@ -110,10 +112,10 @@ class Examples:
         return len(self.ids)
 
     def known(self, task: Task) -> np.ndarray:
-        """bool [N], whether the mask, or the label, is known."""
+        """bool [N], whether the mask, or the label (of any class, if independent), is known."""
         if task == Task.SEG:
             return self.has_mask
-        return (self.labels if self.labels.ndim == 1 else self.labels[:, 0]) >= 0
+        return np.atleast_2d(self.labels.T).max(axis=0) >= 0
 
     def take(self, indices: np.ndarray) -> Self:
         """Some of the examples, in that order."""

@@ -25,7 +25,10 @@ from multimix_jax import atomic
 from multimix_jax.labels import LabelSpec
 
 SPLIT = "examples"  # the one TFDS split; its name for all splits, "all", is reserved
-COLUMNS = ("id", "group", "split", "label", "has_mask", "shape", "spacing_mm", "affine", "source")
+COLUMNS = (
+    *("id", "group", "split", "label", "unknown", "has_mask"),
+    *("shape", "spacing_mm", "affine", "source"),
+)
 _ORIGIN = "origin.txt"  # how, and from where, a set was prepared
 _SHARD_BYTES = 2**27  # TFDS holds one shard in memory while it writes it
 _logger = logging.getLogger(__name__)
@@ -42,6 +45,7 @@ class Source:
     image: Path | None = None
     masks: tuple[Path, ...] = ()
     label: int = -1  # a class; of a multi-label set bit k is set for class k; -1 for unknown
+    unknown: int = 0  # of a multi-label set bit k is set where class k is not known
 
 
 class _Info(tfds.core.DatasetInfo):
@@ -62,7 +66,7 @@ class SetBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):
     sorts all of them in memory.
     """
 
-    VERSION = tfds.core.Version("1.1.0")
+    VERSION = tfds.core.Version("1.2.0")
     variant: str  # how examples are prepared, for the name of the prepared set
     label_spec: LabelSpec = LabelSpec()
     channels: int = 1  # of the images
@@ -216,7 +220,7 @@ class SetBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):
         pairs = show_progress(zip(sources, examples, strict=True), title, len(sources))
         with contextlib.closing(examples), pairs:
             for source, pixels in pairs:
-                example = {key: getattr(source, key) for key in COLUMNS[:4]} | pixels
+                example = {key: getattr(source, key) for key in COLUMNS[:5]} | pixels
                 rows.append(_row(example, str(source.image or "")))
                 yield source.id, example
 
@@ -266,6 +270,7 @@ def _features(builder: SetBuilder) -> dict[str, Any]:
         "split": tfds.features.Text(),
         "has_mask": np.bool_,
         "label": np.int64,
+        "unknown": np.int64,
         "image": pixels(builder.pixel_type, builder.channels),
         "mask": pixels(np.uint8, builder.label_spec.mask_channels),
         "spacing": tfds.features.Tensor(shape=(len(sides),), dtype=np.float32),
@@ -282,6 +287,7 @@ def _row(example: Mapping[str, Any], source: str = "") -> tuple[Any, ...]:
     return (
         *(name.decode() if isinstance(name, bytes) else name for name in names),
         example["label"],
+        example["unknown"],
         int(example["has_mask"]),
         *(" ".join(map(str, np.ravel(numbers).tolist())) for numbers in lists),
         source,

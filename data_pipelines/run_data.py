@@ -47,7 +47,10 @@ class RunData(TrainingStreams):
             labels = pool.labels
             if not self.label_spec.multi_label:
                 labels = np.eye(len(self.label_spec.class_names))[labels]
-            answer[Head.CLASSES] = labels.mean(axis=0)
+            known = labels >= 0
+            answer[Head.CLASSES] = labels.sum(axis=0, where=known) / np.maximum(
+                known.sum(axis=0), 1
+            )
         return answer
 
     @property
