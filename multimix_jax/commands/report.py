@@ -6,7 +6,12 @@
 prints finished runs, or those of a grid, as Markdown; runs that differ in their seed alone are
 taken together. --out=DIR writes results.md, .csv and .json (a list of rows), LaTeX tables of the
 published shape, comparisons.json and figures. Systems that differ in one part are compared, or,
-with --against=SYSTEM, that one with every other, and all of a budget are drawn together.
+with --against=SYSTEM, that one with every other, and all of a budget are drawn together. What is
+not compared is listed, with the reason.
+
+    multimix-report short=runs/a long=runs/b
+
+gives runs labels, and compares them whatever they differ in, on the test images that both have.
 
     multimix-report runs/a --html
 
@@ -20,7 +25,7 @@ from multimix_jax import atomic
 from multimix_jax.commands.ends import ends_quietly, make_parser
 from multimix_jax.errors import UsageError
 from multimix_jax.names import Checkpoint
-from multimix_jax.reporting import compare, groups, page, plots, tables
+from multimix_jax.reporting import compare, groups, page, pairs, plots, tables
 from multimix_jax.runs import record, workdir
 
 LEGEND = """Mean over seeds, ± standard deviation over seeds where there are several, [95 %
@@ -36,9 +41,9 @@ def write_pages(runs: Sequence[record.FinishedRun], out: str | None) -> None:
     elif out.endswith(".html"):
         paths = [pathlib.Path(out)] * len(runs)
     else:
-        paths = [pathlib.Path(out) / f"{run.path.resolve().name}.html" for run in runs]
+        paths = [pathlib.Path(out) / f"{run.label or run.path.resolve().name}.html" for run in runs]
     if len(set(paths)) < len(paths):
-        raise UsageError(f"--out={out}: several runs would be one file; use a folder for each run")
+        raise UsageError(f"--out={out}: several runs would be one file; give each a label")
     for run, path in zip(runs, paths):
         path.parent.mkdir(parents=True, exist_ok=True)
         page.write(run, path)
@@ -49,7 +54,9 @@ def write_pages(runs: Sequence[record.FinishedRun], out: str | None) -> None:
 def main() -> None:
     """Command line, see the top of the file."""
     parser = make_parser("multimix-report", __doc__)
-    parser.add_argument("runs", nargs="+", metavar="RUN", help="folder of a run, or of a grid")
+    parser.add_argument(
+        "runs", nargs="+", metavar="[LABEL=]RUN", help="folder of a run, or of a grid"
+    )
     parser.add_argument("--out", metavar="DIR", help="write all tables and figures there")
     parser.add_argument("--json", metavar="FILE", help="also write the rows as a JSON list")
     parser.add_argument("--against", metavar="SYSTEM", help="compare this one with every other")
@@ -62,7 +69,7 @@ def main() -> None:
     grouped = groups.group_runs(runs)
     rows, compared = compare.summarize(grouped), compare.compare(grouped, arguments.against)
     written = [tables.overview(rows), tables.by_data_set(rows), tables.comparisons(compared)]
-    text = "\n".join([LEGEND, *written])
+    text = "\n".join([LEGEND, *written, pairs.in_words(grouped, arguments.against)]).rstrip() + "\n"
     print(text)
     if arguments.json:
         atomic.write_json(pathlib.Path(arguments.json), rows)

@@ -1,16 +1,15 @@
 """Systems compared: means over seeds, and one system against another."""
 
 import functools
-import itertools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from multimix_jax.errors import UsageError
 from multimix_jax.evaluation import calibration, classification, intervals
 from multimix_jax.names import BASELINE, Checkpoint, Task
-from multimix_jax.reporting.groups import Group, alike, check_same_images, comparable, same_length
+from multimix_jax.reporting.groups import Group
+from multimix_jax.reporting.pairs import Pairs, choose, paired_images
 from multimix_jax.runs.record import FinishedRun, Images
 
 RESAMPLES = 10_000
@@ -95,33 +94,29 @@ def _resampled(
 
 
 def compare(groups: Sequence[Group], against: str | None = None) -> list[dict[str, Any]]:
-    """What each part adds: systems of one budget, one of which has one part more.
-
-    Or, `against` a system: what it has over every other one of its budget, size and steps, and
-    over itself with more labels.
+    """What each part adds, or what one system has over another: the pairs of `pairs.choose`.
 
     A row has the part that it `adds`, or ''; the `system` which has it, and `to`, which has not (of
-    the same system, the other budget); over the `seeds` that both have, the `difference` of means,
-    `by_seed`, and its `ci95` by drawing images anew, the same for both; `p` by a paired permutation
-    test over images (Fisher's, two-sided, on each image's mean over seeds), None for one seed alone
-    and for auroc, which no image has by itself; and `p_holm`, corrected for all rows of this
-    checkpoint. All tell of other test images, not of other seeds.
+    the same system, the other budget); over the `seeds` that are paired, the `difference` of means
+    over the `n` images that both were tested on, `by_seed`, and its `ci95` by drawing images anew,
+    the same for both; `p` by a paired permutation test over images (Fisher's, two-sided, on each
+    image's mean over seeds), None for one seed alone and for auroc, which no image has by itself;
+    and `p_holm`, corrected for all rows of this checkpoint. All tell of other test images, not of
+    other seeds.
 
     Raises:
-      UsageError: two systems to compare were tested on different images, or there is no system of
-        that name.
+      UsageError: there is no system of that name.
     """
     rows: list[dict[str, Any]] = []
-    chosen = _by_part(groups) if against is None else _against(groups, against)
-    for more, less, adds, to in chosen:
-        for checkpoint, data_set in more.tests:
-            pairs = _pairs(more, less, checkpoint, data_set)
-            if checkpoint == BASELINE or not pairs:
+    for pair in choose(groups, against):
+        for checkpoint, data_set in pair.one.tests:
+            paired, _ = paired_images(pair, checkpoint, data_set)
+            if checkpoint == BASELINE or not paired:
                 continue
-            described = {"adds": adds, **more.described, "to": to}
-            described |= {"seeds": list(pairs), "checkpoint": checkpoint, "data_set": data_set}
-            differing = {name: _difference(pairs, name) for name in (*DICE, "accuracy")}
-            differing["auroc"] = _auroc_difference(pairs)
+            described = {"adds": pair.adds, **pair.one.described, "to": pair.to}
+            described |= {"seeds": list(paired), "checkpoint": checkpoint, "data_set": data_set}
+            differing = {name: _difference(paired, name) for name in (*DICE, "accuracy")}
+            differing["auroc"] = _auroc_difference(paired)
             rows += [{**described, "metric": name, **one} for name, one in differing.items() if one]
     for checkpoint in (Checkpoint.BEST, Checkpoint.LAST):
         family = [r for r in rows if r["checkpoint"] == checkpoint and r["p"] is not None]
@@ -130,45 +125,7 @@ def compare(groups: Sequence[Group], against: str | None = None) -> list[dict[st
     return rows
 
 
-def _by_part(groups: Sequence[Group]) -> Iterator[tuple[Group, Group, str, str]]:
-    """Pairs of which the first has one part more, the part, and the name of the second."""
-    for more, less in itertools.permutations(groups, 2):
-        ours, theirs = more.runs[0].components, less.runs[0].components
-        if theirs < ours and len(ours - theirs) == 1 and comparable(more, less):
-            yield more, less, min(ours - theirs), less.system
-
-
-def _against(groups: Sequence[Group], system: str) -> Iterator[tuple[Group, Group, str, str]]:
-    """Pairs of which the first is of a system, as from `_by_part`."""
-    names = sorted({group.system for group in groups})
-    if system not in names:
-        raise UsageError(f"--against={system} is none of the systems: {', '.join(names)}")
-    ours = [group for group in groups if group.system == system]
-    for one, other in itertools.product(ours, groups):
-        if other.system != system and alike(one, other):
-            yield one, other, "", other.system
-    for one, more in itertools.combinations(ours, 2):
-        if same_length(one, more):
-            masks, labels = (more.described[name] for name in ("seg_labels", "cls_labels"))
-            yield one, more, "", f"{labels or '–'}/{masks or '–'}"
-
-
-def _pairs(
-    one: Group, other: Group, checkpoint: str, data_set: str
-) -> dict[int, tuple[Images, Images]]:
-    """Figures of the same images by both systems, by seed, for the seeds that both have."""
-    ours, theirs = (
-        {run.config["seed"]: (run, images) for run, images in group.tested(checkpoint, data_set)}
-        for group in (one, other)
-    )
-    pairs = {}
-    for seed in sorted(set(ours) & set(theirs)):
-        check_same_images(data_set, *ours[seed], *theirs[seed])
-        pairs[seed] = ours[seed][1], theirs[seed][1]
-    return pairs
-
-
-def _difference(pairs: Mapping[int, tuple[Images, Images]], metric: str) -> dict[str, Any] | None:
+def _difference(pairs: Pairs, metric: str) -> dict[str, Any] | None:
     """Of what each image has by itself; None where a system has nothing of it."""
     differences = {}
     for seed, both in pairs.items():
@@ -201,7 +158,7 @@ def _difference(pairs: Mapping[int, tuple[Images, Images]], metric: str) -> dict
     return _figures(mean.mean(), intervals.mean_resamples(mean), by_seed, len(mean), p)
 
 
-def _auroc_difference(pairs: Mapping[int, tuple[Images, Images]]) -> dict[str, Any] | None:
+def _auroc_difference(pairs: Pairs) -> dict[str, Any] | None:
     """None where a system says nothing of classes, or there is only one."""
     by_seed, samples = {}, []
     for seed, both in pairs.items():
@@ -219,7 +176,7 @@ def _auroc_difference(pairs: Mapping[int, tuple[Images, Images]]) -> dict[str, A
 def _figures(
     mean: np.floating,
     samples: np.ndarray,
-    by_seed: Mapping[int, float],
+    by_seed: Mapping[int | str, float],
     n: int,
     p: float | None = None,
 ) -> dict[str, Any]:

@@ -173,16 +173,16 @@ def comparisons(rows: Sequence[Row]) -> str:
                 [
                     *(row["adds"], row["system"], row["to"], str(row["size"]), str(row["steps"])),
                     _budget(row["cls_labels"], row["seg_labels"]),
-                    *(row["data_set"], row["metric"]),
+                    *(row["data_set"], row["metric"], str(row["n"])),
                     f"{row['difference']:+.4f} [{low:+.4f}, {high:+.4f}]",
                     ", ".join(f"{value:+.4f}" for value in row["by_seed"].values()),
                     *("" if row[name] is None else f"{row[name]:.4f}" for name in ("p", "p_holm")),
                 ]
             )
         columns = ["adds", "system", "to", "size", "steps", "labels/masks", "data set", "metric"]
-        columns += ["difference", "by seed", "p", "p (Holm)"]
+        columns += ["n", "difference", "by seed", "p", "p (Holm)"]
         title = "What each part adds"
-        if not here[0]["adds"]:  # systems that differ in more than a part
+        if not any(row["adds"] for row in here):  # systems that differ in more than a part
             title, columns, lines = "Differences", columns[1:], [line[1:] for line in lines]
         tables.append(markdown(columns, lines, f"{title}, {checkpoint} checkpoint"))
     return _joined(tables)

@@ -81,6 +81,12 @@ class FinishedRun:
     labels: LabelSpec
     results: Mapping[str, Any]
     images: Mapping[tuple[str, str], Images]  # by (checkpoint, data set)
+    label: str = ""  # what it is called in a report; '' where nothing was said
+
+    @property
+    def system(self) -> str:
+        """Its label, or the system that it trained."""
+        return self.label or self.config["system"]
 
     @property
     def budget(self) -> tuple[str | None, str | None]:
@@ -171,24 +177,31 @@ def by_head(summary: Mapping[str, Any]) -> dict[Head, dict[str, Any]]:
 
 
 def find_runs(paths: Sequence[str | pathlib.Path]) -> list[FinishedRun]:
-    """The runs in some folders; a folder of runs, a grid's, stands for the finished ones."""
+    """The runs in some folders; a folder of runs, a grid's, stands for the finished ones.
+
+    'LABEL=FOLDER' gives those of a folder a label.
+    """
     runs = []
-    for path in map(pathlib.Path, paths):
+    for text in map(str, paths):
+        label, sign, folder = text.partition("=")
+        if not sign or pathlib.Path(text).exists():
+            label, folder = "", text
+        path = pathlib.Path(folder)
         below = sorted(file.parent for file in path.glob(f"*/{workdir.CONFIG}"))
         if (path / workdir.CONFIG).exists() or not below:
-            runs.append(read_run(path))
+            runs.append(read_run(path, label))
             continue
-        for folder in below:
+        for path in below:
             try:
-                runs.append(read_run(folder))
+                runs.append(read_run(path, label))
             except Unfinished:
-                print(f"{folder} is not finished: left out", file=sys.stderr)
+                print(f"{path} is not finished: left out", file=sys.stderr)
     if not runs:
         raise UsageError(f"{', '.join(map(str, paths))}: no run is finished yet")
     return runs
 
 
-def read_run(path: pathlib.Path) -> FinishedRun:
+def read_run(path: pathlib.Path, label: str = "") -> FinishedRun:
     """What a finished run left behind; UsageError where it is damaged, Unfinished where there are
     no results of the last step."""
     file = path / workdir.RESULTS
@@ -201,7 +214,8 @@ def read_run(path: pathlib.Path) -> FinishedRun:
         images = _read_images(path / workdir.PER_IMAGE)
     with workdir.reading(file):
         results = json.loads(file.read_text(encoding="utf-8"))
-        run = FinishedRun(path, workdir.read_config(path), spec, labels, results, images)
+        config = workdir.read_config(path)
+        run = FinishedRun(path, config, spec, labels, results, images, label)
         _ = run.components, *map(run.calibration, Checkpoint)  # which fail where they are damaged
         if results["run"][Checkpoint.LAST]["step"] != spec.training.steps:
             raise Unfinished(f"{path} is not trained to its end; finish it with launch.py first")

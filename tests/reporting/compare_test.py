@@ -9,7 +9,7 @@ from scipy import stats
 from sklearn.metrics import roc_auc_score
 
 from multimix_jax.errors import UsageError
-from multimix_jax.reporting import compare, groups, tables
+from multimix_jax.reporting import compare, groups, pairs, tables
 from multimix_jax.runs import record
 from tests.finished_runs import CHESTS, LABELS, LUNGS, STEPS, write_run
 
@@ -151,12 +151,84 @@ def test_other_settings_are_not_compared(tmp_path):
     assert compare.compare(groups_of(tmp_path)) == []
 
 
-def test_other_test_images_are_not_compared(tmp_path):
-    write_run(tmp_path, "umtl_s", 0)
-    file = write_run(tmp_path, "umtl", 0) / "per_image.csv"
-    file.write_text(file.read_text().replace(",l3,", ",other,"))
-    with pytest.raises(UsageError, match=r"umtl(_s)?_0 was tested on other images of jsrt"):
-        compare.compare(groups_of(tmp_path))
+def rename(path, id_, other):
+    file = path / "per_image.csv"
+    file.write_text(file.read_text().replace(f",{id_},", f",{other},"))
+
+
+def test_images_that_both_were_tested_on_are_compared(tmp_path):
+    ours, theirs = write_run(tmp_path, "umtl_s", 0), write_run(tmp_path, "umtl", 0, draw=3)
+    rename(theirs, "l3", "other")
+    grouped = groups_of(tmp_path)
+    row = only(compare.compare(grouped), metric="dice", checkpoint="last")
+    a, b = (np.delete(column(path, "last", "jsrt", "dice"), 3) for path in (ours, theirs))
+    assert row["difference"] == pytest.approx((a - b).mean())
+    assert row["n"] == LUNGS - 1
+    assert "jsrt: 29 test images in common, of 30 and 30." in pairs.in_words(grouped)
+
+
+def labelled(**paths):
+    return groups.group_runs(record.find_runs([f"{k}={path}" for k, path in paths.items()]))
+
+
+def test_runs_with_labels_are_compared_whatever_they_differ_in(tmp_path):
+    short = write_run(tmp_path, "multimix", 0, dice=0.95)
+    long = write_run(tmp_path, "multimix", 1, learning_rate=0.5, steps=2 * STEPS)
+    grouped = labelled(short=short, long=long)
+    rows = compare.compare(grouped)
+    row = only(rows, metric="dice", checkpoint="last")
+    assert (row["system"], row["to"], row["n"], row["p"]) == ("short", "long", LUNGS, None)
+    a, b = (column(path, "last", "jsrt", "dice") for path in (short, long))
+    assert row["difference"] == pytest.approx((a - b).mean())
+    assert row["by_seed"] == {"0/1": row["difference"]}
+    assert {row["metric"] for row in rows} == {"dice", "accuracy", "auroc"}
+    differing = "differ in learning_rate (0.001 and 0.5), steps (40 and 80), seed (0 and 1)."
+    assert differing in pairs.in_words(grouped)
+    assert "not compared" not in pairs.in_words(grouped)
+    assert {row["system"] for row in compare.compare(grouped, "long")} == {"long"}
+
+
+def test_images_of_one_name_with_other_classes_are_not_compared(tmp_path):
+    paths = [write_run(tmp_path, "multimix", seed) for seed in (0, 1)]
+    rename(paths[1], "c0", "first")
+    rename(paths[1], "c1", "c0")  # of the other class
+    grouped = labelled(a=paths[0], b=paths[1])
+    assert {row["metric"] for row in compare.compare(grouped)} == {"dice"}
+    text = pairs.in_words(grouped)
+    assert "chex: the classes, since the same images have other labels." in text
+    rename(paths[1], "l", "m")
+    file = paths[1] / "per_image.csv"
+    file.write_text(file.read_text().replace(",l", ",m").replace(",c", ",d"))
+    grouped = labelled(a=paths[0], b=paths[1])
+    assert compare.compare(grouped) == []
+    assert "no test image of jsrt in common." in pairs.in_words(grouped)
+
+
+def test_what_is_not_compared_is_said(tmp_path):
+    write_run(tmp_path, "umtl", 0)
+    write_run(tmp_path, "multimix", 0)
+    (tmp_path / "more").mkdir()
+    write_run(tmp_path / "more", "multimix", 0, steps=2 * STEPS)
+    write_run(tmp_path / "more", "umtl_s", 1)
+    grouped = groups.group_runs(record.find_runs([tmp_path, tmp_path / "more"]))
+    assert compare.compare(grouped) == []
+    said = [line for line in pairs.in_words(grouped).splitlines() if line.startswith("* ")]
+    assert said == [
+        "* umtl_s (32, 40 steps, 100/10) and umtl (32, 40 steps, 100/10): they have no seed in "
+        "common (1 and 0).",
+        "* multimix (32, 40 steps, 100/10) and multimix (32, 80 steps, 100/10): differ in steps "
+        "(40 and 80).",
+        "* 4 pairs of systems differ in more than one part.",
+        f"* {pairs.AGAINST}; {pairs.LABELS}.",
+    ]
+
+
+def test_a_label_stands_for_one_system(tmp_path):
+    paths = [write_run(tmp_path, method, 0) for method in ("umtl", "umtl_s")]
+    with pytest.raises(UsageError, match=r"are both a, but differ in .*give each a label: multi"):
+        labelled(a=tmp_path)
+    with pytest.raises(UsageError, match="the label 'umtl' is also the name of a system"):
+        groups.group_runs(record.find_runs([paths[0], f"umtl={paths[1]}"]))
 
 
 def blank(path, id_, names):
@@ -271,7 +343,7 @@ def test_other_test_images_are_refused(tmp_path):
     write_run(tmp_path, "umtl", 0)
     file = write_run(tmp_path, "umtl", 1) / "per_image.csv"
     file.write_text(file.read_text().replace(",l3,", ",other,"))
-    with pytest.raises(UsageError, match=r"umtl_1 was tested on other images of jsrt"):
+    with pytest.raises(UsageError, match=r"umtl_1 was tested on other images .* give each a label"):
         compare.summarize(groups_of(tmp_path))
 
 
