@@ -73,7 +73,7 @@ def main(argv: list[str]) -> None:
     machine.set_xla_flags()
     address = (_COORDINATOR.value, _PROCESSES.value, _PROCESS.value)
     session = parallel.distributed_session(*address, of_cluster=_DISTRIBUTED.value)
-    errors = functools.partial(ends_quietly, ERRORS, _WORKDIR.value)
+    errors = functools.partial(ends_quietly, ERRORS)
     with errors(), session, errors():  # of joining the others, and of all that is done with them
         status = launch(_CONFIG.value, _WORKDIR.value, _MODE.value, _CELL.value)
     if status:

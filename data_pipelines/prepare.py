@@ -154,7 +154,7 @@ class SetBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):
         if self.index_path.exists():
             return
         root = Path(self.data_dir_root)
-        with _no_leftovers(self.index_path.parent):
+        with atomic.writing("--config.prepared_dir", root), _no_leftovers(self.index_path.parent):
             root.mkdir(parents=True, exist_ok=True)
             with _locked(root):
                 root.mkdir(parents=True, exist_ok=True)  # another that failed has removed it

@@ -45,9 +45,9 @@ class Folder(ImageSetBuilder):
         """
         for key, path in (("images", images), ("masks", masks)):
             if path and not Path(path).is_dir():
-                raise DataError(f"--config.folder.{key}={path} is no folder; correct the path")
+                raise DataError(f"--config.folder.{key}={path} is not a folder; correct the path")
         if labels and not Path(labels).is_file():
-            raise DataError(f"--config.folder.labels={labels} is no file; correct the path")
+            raise DataError(f"--config.folder.labels={labels} is not a file; correct the path")
         home = Path(source_dir)
         name = "folder" if home.name == "folder" else f"folder_{home.name}"
         self.images_named = images != ""

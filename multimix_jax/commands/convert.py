@@ -90,9 +90,11 @@ def main() -> None:
     arguments = parser.parse_args()
     source, target = arguments.source, arguments.target
     if source.is_dir():
-        to_torch_file(source, Checkpoint.LAST if arguments.last else Checkpoint.BEST, target)
+        with atomic.writing("target", target.parent):
+            to_torch_file(source, Checkpoint.LAST if arguments.last else Checkpoint.BEST, target)
     else:
-        to_checkpoint(source, target)
+        with atomic.writing("target", target):
+            to_checkpoint(source, target)
     print(f"{target} is written")
 
 

@@ -2,7 +2,6 @@
 
 import argparse
 import contextlib
-import errno
 import os
 import signal
 import sys
@@ -29,12 +28,10 @@ def add_which(parser: argparse.ArgumentParser) -> None:
 
 
 @contextlib.contextmanager
-def ends_quietly(
-    errors: tuple[type[Exception], ...] = (UsageError,), workdir: str | None = None
-) -> Iterator[None]:
+def ends_quietly(errors: tuple[type[Exception], ...] = (UsageError,)) -> Iterator[None]:
     """Has a command end without a traceback: with one line and status 1 of `errors`, which a user
-    can mend, and where the disk of `workdir` is full; where its output goes into `head`, as others
-    do, with status 141."""
+    can mend, and of a file that the system keeps it from; where its output goes into `head`, as
+    others do, with status 141."""
     try:
         try:
             yield
@@ -46,9 +43,7 @@ def ends_quietly(
     except errors as error:
         sys.exit(f"error: {error}")
     except OSError as error:
-        if workdir is None or error.errno != errno.ENOSPC:
+        if error.filename is None:
             raise
-        sys.exit(
-            f"error: the disk of --workdir={workdir} is full ({error}); make room, and the same "
-            "command goes on from the last checkpoint"
-        )
+        path = os.fsdecode(error.filename)
+        sys.exit(f"error: {path}: {error.strerror}; correct the path, or who may read and write it")

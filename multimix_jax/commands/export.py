@@ -9,6 +9,7 @@ the resizing, or the padding, itself, and gives mask and class probabilities and
 
 import pathlib
 
+from multimix_jax import atomic
 from multimix_jax.commands.ends import add_which, ends_quietly, make_parser
 from multimix_jax.runs.export import FORMATS, export_run
 
@@ -27,5 +28,6 @@ def main() -> None:
         help="for JAX, ONNX Runtime or TensorFlow (default: %(default)s)",
     )
     arguments = parser.parse_args()
-    export_run(arguments.checkpoint, arguments.out, arguments.which, arguments.format)
+    with atomic.writing("out", arguments.out):
+        export_run(arguments.checkpoint, arguments.out, arguments.which, arguments.format)
     print(f"{arguments.out} is written")

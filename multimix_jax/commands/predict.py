@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
+from multimix_jax import atomic
 from multimix_jax.commands.ends import add_which, ends_quietly, make_parser
 from multimix_jax.errors import UsageError
 from multimix_jax.inference import saliency
@@ -185,7 +186,9 @@ def main(image_files: ImageFiles) -> None:
     arguments = parser.parse_args()
     machine.set_xla_flags()
     machine.keep_compiled()
-    sys.exit(run(arguments, image_files))
+    with atomic.writing("--out", arguments.out):
+        status = run(arguments, image_files)
+    sys.exit(status)
 
 
 def _share(text: str) -> float:

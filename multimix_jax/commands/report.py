@@ -18,6 +18,8 @@ gives runs labels, and compares them whatever they differ in, on the test images
 writes each run as a page to look through, RUN/report.html, or DIR/NAME.html with --out=DIR.
 """
 
+import argparse
+import contextlib
 import pathlib
 from collections.abc import Sequence
 
@@ -50,7 +52,7 @@ def write_pages(runs: Sequence[record.FinishedRun], out: str | None) -> None:
         print(path)
 
 
-@ends_quietly((UsageError, OSError))
+@ends_quietly()
 def main() -> None:
     """Command line, see the top of the file."""
     parser = make_parser("multimix-report", __doc__)
@@ -62,6 +64,17 @@ def main() -> None:
     parser.add_argument("--against", metavar="SYSTEM", help="compare this one with every other")
     parser.add_argument("--html", action="store_true", help="write a page of each run instead")
     arguments = parser.parse_args()
+    with contextlib.ExitStack() as stack:
+        for flag, name in (("--out", arguments.out), ("--json", arguments.json)):
+            if name:
+                is_file = flag == "--json" or (arguments.html and name.endswith(".html"))
+                folder = pathlib.Path(name).parent if is_file else name
+                stack.enter_context(atomic.writing(flag, folder))
+        report(arguments)
+
+
+def report(arguments: argparse.Namespace) -> None:
+    """Does what the command asks for."""
     runs = record.find_runs(arguments.runs)
     if arguments.html:
         write_pages(runs, arguments.out)

@@ -10,6 +10,7 @@ from typing import Any
 import jax
 from tqdm import tqdm
 
+from multimix_jax import atomic
 from multimix_jax.errors import UsageError
 from multimix_jax.names import Stream
 from multimix_jax.objectives import make_objective
@@ -115,12 +116,13 @@ def run_one(
     if train and results:
         print(f"{folder} is finished; its results:\n{tables.of_run(results)}")
         return
-    run = make_run(config, spec, folder, parts.open_data)
-    if train:
-        run.train(guard)
-    if parallel.is_first():
-        print(tables.of_run(run.evaluate()))
-    parallel.wait_for_all()
+    with atomic.writing("--workdir", folder):
+        run = make_run(config, spec, folder, parts.open_data)
+        if train:
+            run.train(guard)
+        if parallel.is_first():
+            print(tables.of_run(run.evaluate()))
+        parallel.wait_for_all()
 
 
 def make_run(

@@ -85,7 +85,7 @@ def export_run(source: pathlib.Path, target: pathlib.Path, which: Checkpoint, fo
     """
     workdir.check_new(target)
     if not target.parent.is_dir():
-        raise UsageError(f"{target.parent} is no folder; name a new folder in one that exists")
+        raise UsageError(f"{target.parent} is not a folder; name a new folder in one that exists")
     # ONNX Runtime has no convolutions of bfloat16 on CPU.
     model = read_model(source, which, dtype="float32" if form == "onnx" else None)
     program = Program(model)

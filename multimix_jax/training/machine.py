@@ -1,9 +1,13 @@
 """What is set up once for the machine at hand: flags of XLA, compiled programs, memory."""
 
 import os
+import sys
 from typing import Any
 
 import jax
+
+from multimix_jax import atomic
+from multimix_jax.errors import UsageError
 
 _YNNPACK_FLAG = "xla_cpu_experimental_ynn_fusion_type"  # what XLA takes from YNNPACK
 
@@ -15,10 +19,18 @@ def memory_bytes() -> int:
 
 
 def keep_compiled() -> None:
-    """Keeps compiled programs in the user's cache folder, so that a second start is quick."""
+    """Keeps compiled programs in the user's cache folder, so that a second start is quick; one line
+    on stderr where that cannot be written to."""
     if jax.config.jax_compilation_cache_dir is None:  # type: ignore[attr-defined]
         cache = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
-        jax.config.update("jax_compilation_cache_dir", os.path.join(cache, "multimix_jax", "xla"))
+        folder = os.path.join(cache, "multimix_jax", "xla")
+        try:
+            with atomic.writing("XDG_CACHE_HOME", folder):
+                os.makedirs(folder, exist_ok=True)
+        except UsageError as error:
+            print(f"compiled programs are not kept: {error}", file=sys.stderr)
+        else:
+            jax.config.update("jax_compilation_cache_dir", folder)
 
 
 def set_xla_flags() -> None:

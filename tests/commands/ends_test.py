@@ -51,6 +51,32 @@ def test_where_nobody_reads_the_output(name, tmp_path):
     assert done.returncode in (141, -13)  # of which a shell makes 141
 
 
+def test_a_file_that_the_system_keeps_from_a_command_is_named(tmp_path):
+    with pytest.raises(SystemExit, match=r"^error: \S+absent: No such file.*; correct") as stop:
+        with ends_quietly():
+            (tmp_path / "absent").read_text()
+    assert "\n" not in stop.value.code
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments", "flag"),
+    [
+        ("convert", ["{}", "{}/x"], "target"),
+        ("export", ["{}", "{}/x"], "out"),
+        ("report", ["{}", "--out={}"], "--out"),
+        ("report", ["{}", "--json={}/x"], "--json"),
+    ],
+)
+def test_where_nothing_can_be_written_a_command_says_so_at_once(name, arguments, flag, tmp_path):
+    file = tmp_path / "file"
+    file.touch()
+    argv = ["command", *(argument.format(file) for argument in arguments)]
+    module = importlib.import_module(f"multimix_jax.commands.{name}")
+    expected = rf"^error: {flag}={file}(/x)? cannot be written \(Not a directory: {file}\)"
+    with mock.patch.object(sys, "argv", argv), pytest.raises(SystemExit, match=expected):
+        module.main()
+
+
 def test_other_ends_are_left_alone(capsys):
     with pytest.raises(ValueError), ends_quietly():
         raise ValueError

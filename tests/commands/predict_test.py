@@ -218,6 +218,7 @@ def test_names(tmp_path):
     [
         (("a", "absent.png", "--out", "x"), "absent.png does not exist"),
         (("a", "a/checkpoints", "--out", "x"), "no images here (.png"),
+        (("a", "images", "--out", "images/one.png/x"), "cannot be written (Not a directory"),
         (("a", "images", "--out", "a"), "a exists already; name a new folder"),
         (("absent", "images", "--out", "x"), "absent holds no run"),
         (("a", "images", "--out", "x", "--which", "last"), "ask for the 'best' one"),

@@ -575,6 +575,16 @@ def copy_unfinished(whole, workdir):
     return workdir
 
 
+def test_folders_that_cannot_be_written_are_named_with_their_flag(config, tmp_path):
+    (tmp_path / "file").touch()
+    below = tmp_path / "file" / "below"
+    assert f"--workdir={below} cannot be written (Not a directory" in refusal(config, below)
+    other = config.copy_and_resolve_references().unlock()
+    other.prepared_dir = str(below)
+    message = refusal(other, tmp_path / "run")
+    assert f"--config.prepared_dir={below} cannot be written (Not a directory" in message
+
+
 def test_changed_data_are_not_trained_on(whole, config, tmp_path):
     workdir = copy_unfinished(whole, tmp_path / "run")
     before = contents(workdir)

@@ -225,7 +225,7 @@ def test_the_fullest_method_that_the_data_allow():
 @pytest.mark.parametrize(
     ("fields", "words"),
     [
-        ({"folder.masks": "absent"}, "--config.folder.masks=absent is no folder"),
+        ({"folder.masks": "absent"}, "--config.folder.masks=absent is not a folder"),
         ({"model.num_classes": 2}, "the model has 2 classes, but the images have 3"),
         ({"model.mask_channels": 1}, r"predicts 1 masks, but folder has 2 \(fruit, stalk\)"),
         ({"model.in_channels": 1, "seg_data": "folder", "size": 40}, "size=40"),

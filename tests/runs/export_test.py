@@ -219,7 +219,7 @@ def test_whole_or_not_at_all(run, tmp_path):
     [
         (("absent", "out"), r"absent holds no run \(config.json cannot be read: No such"),
         (("run", "run"), "run exists already; name a new folder"),
-        (("run", "no/out"), "no is no folder; name a new folder in one that exists"),
+        (("run", "no/out"), "no is not a folder; name a new folder in one that exists"),
         (("run", "out", "--which=last"), "holds no 'last' checkpoint; ask for the 'best' one"),
         (("damaged", "out"), "config.json is damaged"),
         (("lacking", "out"), "config.system is missing"),

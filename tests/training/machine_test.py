@@ -37,6 +37,17 @@ def test_the_user_decides():
     assert flags_after(flags, "0.10.2") == flags
 
 
+def test_without_a_home_nothing_is_kept(tmp_path, monkeypatch, capsys):
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    with mock.patch.object(machine.jax, "config", mock.Mock(jax_compilation_cache_dir=None)) as kept:
+        machine.keep_compiled()
+    kept.update.assert_not_called()
+    said = capsys.readouterr().err
+    assert said.startswith(f"compiled programs are not kept: XDG_CACHE_HOME={tmp_path}/file/")
+    assert said.count("\n") == 1
+
+
 def test_this_jaxlib_takes_it():
     code = (
         "from multimix_jax.training import machine; machine.set_xla_flags(); import jax; "
