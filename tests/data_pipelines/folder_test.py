@@ -93,7 +93,7 @@ def test_folders_anywhere(load_set, folder, tmp_path):
     assert examples.name == "folder_pictures_images"
     assert (examples.label_spec.class_names, examples.has_mask.sum()) == (("well",), 1)
     assert not load_set("folder", data_dir="", folder={"images": str(images)}).has_mask.any()
-    with pytest.raises(DataError, match=r"--config\.folder\.labels=absent\.csv is no file"):
+    with pytest.raises(DataError, match=r"--config\.folder\.labels=absent\.csv is not a file"):
         load_set("folder", data_dir="", folder=where | {"labels": "absent.csv"})
 
 

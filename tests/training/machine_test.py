@@ -40,9 +40,10 @@ def test_the_user_decides():
 def test_without_a_home_nothing_is_kept(tmp_path, monkeypatch, capsys):
     (tmp_path / "file").touch()
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
-    with mock.patch.object(machine.jax, "config", mock.Mock(jax_compilation_cache_dir=None)) as kept:
+    config = mock.Mock(jax_compilation_cache_dir=None)
+    with mock.patch.object(machine.jax, "config", config):
         machine.keep_compiled()
-    kept.update.assert_not_called()
+    config.update.assert_not_called()
     said = capsys.readouterr().err
     assert said.startswith(f"compiled programs are not kept: XDG_CACHE_HOME={tmp_path}/file/")
     assert said.count("\n") == 1
