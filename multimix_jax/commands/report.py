@@ -27,7 +27,7 @@ from multimix_jax import atomic
 from multimix_jax.commands.ends import ends_quietly, make_parser
 from multimix_jax.errors import UsageError
 from multimix_jax.names import Checkpoint
-from multimix_jax.reporting import compare, groups, page, pairs, plots, tables
+from multimix_jax.reporting import compare, groups, page, pairs, pictures, plots, tables
 from multimix_jax.runs import record, workdir
 
 LEGEND = """Mean over seeds, ± standard deviation over seeds where there are several, [95 %
@@ -43,7 +43,8 @@ def write_pages(runs: Sequence[record.FinishedRun], out: str | None) -> None:
     elif out.endswith(".html"):
         paths = [pathlib.Path(out)] * len(runs)
     else:
-        paths = [pathlib.Path(out) / f"{run.label or run.path.resolve().name}.html" for run in runs]
+        names = [pictures.file_name(run.label) or run.path.resolve().name for run in runs]
+        paths = [pathlib.Path(out) / f"{name}.html" for name in names]
     if len(set(paths)) < len(paths):
         raise UsageError(f"--out={out}: several runs would be one file; give each a label")
     for run, path in zip(runs, paths):

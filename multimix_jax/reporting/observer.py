@@ -59,7 +59,8 @@ class PictureObserver:
         by_id = {row["id"]: row for row in evaluated.rows}
         captions = [pictures.with_slice(caption(by_id[one.id]), one.slice) for one in shown]
         titles, rows = pictures.table(shown)
-        first, *others = (self._path / "figures" / f"{which}_{name}.png" for which in checkpoints)
+        figure = f"{pictures.file_name(name)}.png"
+        first, *others = (self._path / "figures" / f"{which}_{figure}" for which in checkpoints)
         pictures.grid(rows, first, columns=titles, rows=captions)
         for path in others:
             shutil.copyfile(first, path)
@@ -212,7 +213,7 @@ def model_card(spec: RunSpec, results: Mapping[str, Any], data: RunData) -> str:
     card = pathlib.Path(__file__).with_name("model_card.md").read_text(encoding="utf-8")
     return card.format(
         front=f'library_name: "multimix_jax"\ntags: {json.dumps(tags)}',
-        system=spec.system,
+        system=tables.escaped(spec.system),
         labels=labels,
         seed=spec.seed,
         components=", ".join(run["components"]),
@@ -236,12 +237,17 @@ def _card_results(results: Mapping[str, Any]) -> str:
 
 def _card_calibration(run: Mapping[str, Any], class_names: Sequence[str]) -> Iterator[str]:
     if class_names:
-        yield f"Classes, in the order of their probabilities: {', '.join(class_names)}."
+        names = map(tables.escaped, class_names)
+        yield f"Classes, in the order of their probabilities: {', '.join(names)}."
     for which in Checkpoint:
         chosen = run.get(which, {})
         if "temperature" in chosen:
             threshold = chosen["threshold"]
-            at = "" if threshold is None else f", threshold {threshold:.3f} on {class_names[1]}"
+            at = (
+                ""
+                if threshold is None
+                else f", threshold {threshold:.3f} on {tables.escaped(class_names[1])}"
+            )
             yield (
                 f"Of the {which} weights, on validation: temperature "
                 f"{chosen['temperature']:.3f}{at}."

@@ -9,6 +9,7 @@ import numpy as np
 
 from multimix_jax.errors import UsageError
 from multimix_jax.names import BASELINE
+from multimix_jax.reporting import tables
 from multimix_jax.reporting.groups import (
     Group,
     alike,
@@ -179,7 +180,7 @@ def in_words(groups: Sequence[Group], against: str | None = None) -> str:
         "What differs": differing and [*differing, "scores are measured at the size of each run"],
         "What is not compared": left_out,
     }
-    listed = lambda lines: "".join(f"* {line}.\n" for line in lines)
+    listed = lambda lines: "".join(f"* {tables.escaped(line)}.\n" for line in lines)
     return "\n".join(f"### {title}\n\n{listed(of)}" for title, of in sections.items() if of)
 
 

@@ -1,6 +1,7 @@
 """Pictures of images, of what is true and of what is predicted of them."""
 
 import pathlib
+import re
 from collections.abc import Iterable, Sequence
 
 import matplotlib
@@ -13,6 +14,7 @@ from multimix_jax.runs.picture_files import Picture, stack
 
 TRUTH_COLOR = (64, 220, 96)
 PREDICTION_COLOR = (255, 96, 32)
+LONGEST = 60  # characters of a line of text in a figure
 CELL = 1.9  # inches a side of a cell of a grid
 SHARE = 0.96  # of a cell's side that a picture's longer one fills
 
@@ -71,10 +73,22 @@ def with_slice(text: str, place: int, separator: str = "\n") -> str:
 
 
 def plain(text: str) -> str:
-    """A text that matplotlib takes as it is: dollars would begin a formula, and SVG files may hold
-    no control characters."""
-    shown = (c if c.isprintable() or c == "\n" else "\N{REPLACEMENT CHARACTER}" for c in text)
-    return "".join(shown).replace("$", r"\$")
+    """A text that matplotlib takes as it is: dollars would begin a formula, SVG files may hold no
+    control characters, and beside a line of any length there would be no room for a figure."""
+    shown = "".join(
+        c if c.isprintable() or c == "\n" else "\N{REPLACEMENT CHARACTER}" for c in text
+    )
+    half = LONGEST // 2
+    lines = [
+        line if len(line) <= LONGEST else f"{line[:half]}…{line[1 - half :]}"
+        for line in shown.split("\n")
+    ]
+    return "\n".join(lines).replace("$", r"\$")
+
+
+def file_name(text: str) -> str:
+    """A text as a part of the name of a file: letters, digits and -+. stay as they are."""
+    return re.sub(r"[^\w.+-]+", "_", text)
 
 
 def mosaic(pictures: Sequence[Sequence[np.ndarray]]) -> np.ndarray:

@@ -122,9 +122,11 @@ def draw_all(
             with_masks = _data_sets(members, checkpoint, "dice")
             for data_set in with_masks:
                 key = checkpoint, data_set
-                _boundaries(members, key, folder / f"boundaries_{data_set}_{name}")
+                of = pictures.file_name(data_set)
+                _boundaries(members, key, folder / f"boundaries_{of}_{name}")
                 for group in members:
-                    _heads(group, key, folder / f"two_tasks_{data_set}_{group.system}_{name}")
+                    system = pictures.file_name(group.system)
+                    _heads(group, key, folder / f"two_tasks_{of}_{system}_{name}")
             _dice(members, checkpoint, with_masks, folder / f"dice_{name}")
             _of_classes(members, checkpoint, folder, name)
 

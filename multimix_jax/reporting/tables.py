@@ -52,14 +52,26 @@ _NOTES = (
 )
 # How the names of columns of `published.csv` begin that are of these sets.
 _PUBLISHED_SETS = {"jsrt": "", "chex": "", "mcu": "external ", "nihx": "external "}
+# What LaTeX would take for commands.
+_LATEX = str.maketrans(
+    {c: rf"\{c}" for c in "&%$#_{}"}
+    | {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
+    | {"<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}", "\n": " "}
+)
 _SYSTEM = ("system", "size", "steps", "cls_labels", "seg_labels")  # what a line stands for
 _SYSTEM_TITLES = ("system", "size", "steps", "labels/masks", "seeds")
 
 
 def markdown(columns: Sequence[str], rows: Sequence[Sequence[str]], title: str = "") -> str:
     """Cells of text under the titles of their columns; with the `title` as a heading, if any."""
-    heading = f"### {title}\n\n" if title else ""
-    return heading + tabulate.tabulate(rows, columns, "github", disable_numparse=True)
+    heading = f"### {escaped(title)}\n\n" if title else ""
+    cells, titles = [list(map(escaped, row)) for row in rows], list(map(escaped, columns))
+    return heading + tabulate.tabulate(cells, titles, "github", disable_numparse=True)
+
+
+def escaped(text: str) -> str:
+    """A text that Markdown takes as it is, also in the cell of a table, on one line."""
+    return " ".join(text.split()).replace("|", r"\|").replace("<", "&lt;")
 
 
 def estimate(entry: Mapping[str, Any] | None) -> tuple[str, str] | None:
@@ -104,6 +116,7 @@ def of_run(results: Results) -> str:
         ]
         # Titles are a row like others, since `tabulate` would leave more space beside headers.
         lines = [[title, "data set", "n", *shown], *cells]
+        lines = [[" ".join(cell.split()) for cell in line] for line in lines]
         text += tabulate.tabulate(lines, tablefmt="plain", disable_numparse=True) + "\n\n"
     return text[:-1]
 
@@ -205,7 +218,7 @@ def latex(rows: Sequence[Row], checkpoint: str) -> str:
     several = len({(row["size"], row["steps"]) for row in here}) > 1
     lines = []
     for (system, size, steps, labels, masks), cells in _by_system(here).items():
-        name = system.replace("_", r"\_") + (f" ({size}, {steps} steps)" if several else "")
+        name = system.translate(_LATEX) + (f" ({size}, {steps} steps)" if several else "")
         line = [name, _budget(labels, masks).replace("–", "--")]
         for in_domain, metric, _ in columns:
             key = sets[in_domain, metric], metric

@@ -4,6 +4,7 @@ import dataclasses
 
 import numpy as np
 import pytest
+from matplotlib import cbook
 from PIL import Image
 
 from multimix_jax.evaluation.evaluate import Predictions
@@ -235,3 +236,20 @@ def test_dollars_are_no_formula(tmp_path):
     gray = np.full((16, 16, 1), 128, np.uint8)
     titles = {"columns": [r"$\frac$"], "rows": ["$x"]}
     pictures.grid([[gray]], tmp_path / "x.png", **titles, corners=[[r"$\y$"]])
+
+
+@pytest.mark.parametrize("text", ["a$", "$a$ b", r"a\$b$", "_x", "a\nb", ""])
+def test_a_text_is_drawn_as_it_is(text):
+    shown = pictures.plain(text)
+    assert not cbook.is_math_text(shown)
+    assert shown.replace(r"\$", "$") == text
+
+
+def test_a_long_name_is_shortened_in_the_middle():
+    shown = pictures.plain("b" * 200 + "\n" + "a" * 200 + "7")
+    assert [len(line) for line in shown.split("\n")] == [60, 60]
+    assert shown.endswith("a7") and "a…a" in shown
+
+
+def test_names_of_files_lead_nowhere_else():
+    assert pictures.file_name("../a b/$c:ü_1.5") == ".._a_b_c_ü_1.5"

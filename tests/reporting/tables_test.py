@@ -1,5 +1,6 @@
 """Tests of multimix_jax.reporting.tables."""
 
+import dataclasses
 import pathlib
 import re
 
@@ -125,6 +126,24 @@ def test_latex_of_external_test_sets_alone(tmp_path):
     rows = compare.summarize(groups.group_runs(record.find_runs([tmp_path])))
     assert r"\multicolumn{2}{c}{cross-domain}" in tables.latex(rows, "last")
     assert "in-domain" not in tables.latex(rows, "last")
+
+
+EVIL = "a|$b$_#%&{}<i>\\~^\n"
+
+
+def test_names_are_no_markup(tmp_path):
+    text = tables.markdown(["x|y", "<b>"], [[EVIL, "z"]], "<i>\n#")
+    assert "### &lt;i> #\n" in text and "| x\\|y " in text and "| &lt;b> " in text
+    assert text.splitlines()[-1].startswith("| a\\|$b$_#%&{}&lt;i>\\~^ | z")
+    write_run(tmp_path, "umtl", 0)
+    run = dataclasses.replace(record.read_run(tmp_path / "umtl_0"), label=EVIL)
+    rows = compare.summarize(groups.group_runs([run]))
+    name = (
+        r"a\textbar{}\$b\$\_\#\%\&\{\}\textless{}i\textgreater{}\textbackslash{}\textasciitilde{}"
+        r"\textasciicircum{}"
+    )
+    assert f"\n {name} " in tables.latex(rows, "last")
+    assert "f1_a b " in tables.of_run({"best": {"s": {"accuracy": entry(1), "f1_a\nb": entry(1)}}})
 
 
 def test_lengths_of_training_are_kept_apart(tmp_path):
