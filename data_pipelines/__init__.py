@@ -13,6 +13,7 @@ os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
 from data_pipelines.arguments import preparation
 from data_pipelines.errors import DataError
 from data_pipelines.examples import Examples
+from data_pipelines.findings import collected
 from data_pipelines.prepare import SetBuilder
 
 _OF_IMAGES = ("chex", "jsrt", "mcu", "nihx", "folder")
@@ -60,7 +61,10 @@ def make_builder(
 
 def _make(kind: str, **options: Any) -> SetBuilder:
     """Module and class are called after the kind: sets/folder3d.py has Folder3D."""
-    return pkgutil.resolve_name(f"data_pipelines.sets.{kind}:{kind.title()}")(**options)
+    with collected() as problems:
+        builder = pkgutil.resolve_name(f"data_pipelines.sets.{kind}:{kind.title()}")(**options)
+    builder.problems = problems
+    return builder
 
 
 def contents(config: Mapping[str, Any]) -> dict[str, str]:

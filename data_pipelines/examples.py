@@ -2,11 +2,12 @@
 
 import csv
 import dataclasses
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Self
 
 import numpy as np
 
+from data_pipelines.findings import Finding
 from data_pipelines.prepare import SPLIT, SetBuilder
 from multimix_jax.labels import LabelSpec
 from multimix_jax.names import Task
@@ -64,6 +65,7 @@ class Examples:
         spacing: float32 [N, dims], millimetres per pixel (row, column, ...), 0 = unknown.
         affines: float64 [N, 4, 4] from voxels to millimetres, zeros where unknown; None of images.
         pixels: of the whole set, of which these lie at `places`, int64 [N].
+        findings: of the audit, about the whole set; None where they are not known.
     """
 
     name: str
@@ -78,6 +80,7 @@ class Examples:
     affines: np.ndarray | None
     pixels: Pixels
     places: np.ndarray
+    findings: Sequence[Finding] | None = None
 
     @classmethod
     def open(cls, builder: SetBuilder, *, cache_bytes: int) -> Self:
@@ -106,6 +109,7 @@ class Examples:
             affines=numbers("affine", np.float64).reshape(-1, 4, 4) if of_volumes else None,
             pixels=Pixels(builder, extents.max(axis=0).tolist(), cache_bytes),
             places=np.arange(len(rows)),
+            findings=builder.findings(),
         )
 
     def __len__(self) -> int:

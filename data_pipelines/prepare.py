@@ -2,13 +2,11 @@
 
 import contextlib
 import csv
-import dataclasses
-import fcntl
+import functools
 import hashlib
 import io
 import itertools
 import logging
-import os
 import tempfile
 from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -18,8 +16,12 @@ import numpy as np
 import tensorflow_datasets as tfds
 from absl import logging as absl_logging
 
+from data_pipelines import checks, findings
 from data_pipelines.errors import DataError
 from data_pipelines.files import archive, paths
+from data_pipelines.findings import Finding, Problem, collected
+from data_pipelines.folders import locked, no_leftovers
+from data_pipelines.source import Roots, Source
 from data_pipelines.threads import in_threads, show_progress
 from multimix_jax import atomic
 from multimix_jax.labels import LabelSpec
@@ -29,23 +31,10 @@ COLUMNS = (
     *("id", "group", "split", "label", "unknown", "has_mask"),
     *("shape", "spacing_mm", "affine", "source"),
 )
+_FINDINGS = "findings.json"  # of the audit
 _ORIGIN = "origin.txt"  # how, and from where, a set was prepared
 _SHARD_BYTES = 2**27  # TFDS holds one shard in memory while it writes it
 _logger = logging.getLogger(__name__)
-Roots = Sequence[Path]  # where files of a set lie: the source folder, then extracted archives
-
-
-@dataclasses.dataclass(frozen=True)
-class Source:
-    """One example before anything is decoded: who it is and where its files lie."""
-
-    id: str
-    group: str
-    split: str = ""
-    image: Path | None = None
-    masks: tuple[Path, ...] = ()
-    label: int = -1  # a class; of a multi-label set bit k is set for class k; -1 for unknown
-    unknown: int = 0  # of a multi-label set bit k is set where class k is not known
 
 
 class _Info(tfds.core.DatasetInfo):
@@ -75,6 +64,7 @@ class SetBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):
     pixel_type: type[np.generic]  # of `image` as it is stored
     sides: tuple[int | None, ...]  # of examples as they are stored, None where they differ
     example_bytes: int  # of one record, about
+    problems: Sequence[Problem] = ()  # noted when it was made, such as of its table
 
     def __init_subclass__(cls, **kwargs: Any):
         super().__init_subclass__(skip_registration=True, **kwargs)  # type: ignore[call-arg]
@@ -145,6 +135,10 @@ class SetBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):
         """The table of examples; written last, so where it is, the set is prepared."""
         return Path(self.data_dir) / "examples.csv"
 
+    def findings(self) -> list[Finding] | None:
+        """What the audit finds about this set, without the others: known once it is prepared."""
+        return findings.read(self.index_path.with_name(_FINDINGS))
+
     def prepare(self) -> None:
         """Prepares the set unless it is there already. On failure nothing is left behind.
 
@@ -154,9 +148,9 @@ class SetBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):
         if self.index_path.exists():
             return
         root = Path(self.data_dir_root)
-        with atomic.writing("--config.prepared_dir", root), _no_leftovers(self.index_path.parent):
+        with atomic.writing("--config.prepared_dir", root), no_leftovers(self.index_path.parent):
             root.mkdir(parents=True, exist_ok=True)
-            with _locked(root):
+            with locked(root):
                 root.mkdir(parents=True, exist_ok=True)  # another that failed has removed it
                 if self.index_path.exists():  # another process was first
                     self.info.read_from_directory(self.data_dir)
@@ -164,6 +158,12 @@ class SetBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):
                     self._write_index(map(_row, self.as_data_source(SPLIT)))
                 else:
                     self._write_index(self._write_records(root))
+
+    def listed(self, scratch: Path) -> tuple[list[Source], list[Problem]]:
+        """`sources`, and what was noted of the set as a whole, even before."""
+        with collected() as problems:
+            sources = self.sources(scratch)
+        return sources, [*self.problems, *problems]
 
     def sources(self, scratch: Path) -> list[Source]:
         """See `find`, in the order of the ids; where that fails, with the archives extracted into
@@ -194,13 +194,14 @@ class SetBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):
         return kept
 
     def _write_records(self, root: Path) -> list[tuple[Any, ...]]:
-        """Has TFDS write the examples; gives the rows of their table."""
+        """Has TFDS write the examples, and stores what was found; gives the rows of their table."""
         rows: list[tuple[Any, ...]] = []
+        facts: list[checks.Facts] = []
         with tempfile.TemporaryDirectory(dir=root, prefix=".scratch") as scratch:
-            sources = self.sources(Path(scratch))
+            sources, problems = self.listed(Path(scratch))
             self._warn(len(sources))
             _logger.info("preparing %s (%s): %d examples", self.name, self.variant, len(sources))
-            with contextlib.closing(self._examples(sources, rows)) as examples, _quiet():
+            with contextlib.closing(_read_all(self, sources, rows, facts)) as examples, _quiet():
                 # TFDS writes one shard after the other, so they can share the running iterator.
                 per_shard = max(1, _SHARD_BYTES // self.example_bytes)
                 shard = lambda: itertools.islice(examples, per_shard)
@@ -209,20 +210,9 @@ class SetBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):
                     download_dir=scratch,
                     download_config=tfds.download.DownloadConfig(try_download_gcs=False),
                 )
+        of_set = checks.of_set(self.name, self.label_spec, self.complete, facts, problems)
+        findings.write(self.index_path.with_name(_FINDINGS), of_set + checks.duplicates(facts))
         return rows
-
-    def _examples(
-        self, sources: list[Source], rows: list[tuple[Any, ...]]
-    ) -> Generator[tuple[str, dict[str, Any]]]:
-        """Yields (key, features) in the order of `sources` and notes each in `rows`."""
-        title = f"Preparing {self.name} ({self.variant})"
-        examples = in_threads(self.example, sources)
-        pairs = show_progress(zip(sources, examples, strict=True), title, len(sources))
-        with contextlib.closing(examples), pairs:
-            for source, pixels in pairs:
-                example = {key: getattr(source, key) for key in COLUMNS[:5]} | pixels
-                rows.append(_row(example, str(source.image or "")))
-                yield source.id, example
 
     def _warn(self, count: int) -> None:
         """Says so where the set is not complete, or was prepared earlier from other files."""
@@ -256,6 +246,27 @@ class SetBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):
     def _shard_iterators_per_split(self, dl_manager: Any) -> dict[str, list[Callable]]:
         del dl_manager  # nothing is downloaded
         return {SPLIT: self._shards}
+
+
+def _read_all(
+    builder: SetBuilder,
+    sources: list[Source],
+    rows: list[tuple[Any, ...]],
+    facts: list[checks.Facts],
+) -> Generator[tuple[str, dict[str, Any]]]:
+    """Yields (key, features) in the order of `sources` and notes each in `rows`, `facts`."""
+    title = f"Preparing {builder.name} ({builder.variant})"
+    look = functools.partial(checks.examine, builder.name, builder.label_spec, builder.example)
+    examined = in_threads(look, sources)
+    shown = show_progress(examined, title, len(sources))
+    with contextlib.closing(examined), shown:
+        for one, pixels in shown:
+            facts.append(one)
+            if one.error is not None:
+                raise checks.refusal(facts, examined, len(sources))
+            example = {key: getattr(one.source, key) for key in COLUMNS[:5]} | pixels
+            rows.append(_row(example, str(one.source.image or "")))
+            yield one.source.id, example
 
 
 def _features(builder: SetBuilder) -> dict[str, Any]:
@@ -312,28 +323,3 @@ def _quiet() -> Iterator[None]:
             yield
     finally:
         absl_logging.set_verbosity(verbosity)
-
-
-@contextlib.contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    """One process at a time, where the file system knows locks; a killed one holds none."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        with contextlib.suppress(OSError):
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(descriptor)
-
-
-@contextlib.contextmanager
-def _no_leftovers(path: Path) -> Iterator[None]:
-    """On failure removes the empty parents of `path` that were made inside."""
-    made = [parent for parent in path.parents if not parent.exists()]
-    try:
-        yield
-    except BaseException:
-        for parent in made:
-            with contextlib.suppress(OSError):
-                parent.rmdir()
-        raise

@@ -2,18 +2,22 @@
 
 import dataclasses
 import functools
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 import data_pipelines
-from data_pipelines import splits
+from data_pipelines import findings, splits
 from data_pipelines.errors import DataError
 from data_pipelines.examples import Examples
+from data_pipelines.findings import Finding
 from data_pipelines.streams import TrainingStreams
 from multimix_jax.labels import LabelSpec
 from multimix_jax.names import Head, Split, Stream, Task
+
+_logger = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -92,9 +96,12 @@ def open_run(
     options = data_pipelines.preparation(config) | {"cache_bytes": int(config["cache_gib"] * 2**30)}
     seed, split_seed = config["seed"], config["split_seed"]
 
+    found: dict[str, Sequence[Finding] | None] = {}
+
     @functools.cache
     def parts_of(name: str) -> dict[str, Examples]:
         examples = one_first(functools.partial(data_pipelines.load, name, **options))
+        found[name] = examples.findings
         return _divide(dataclasses.replace(examples, name=name), split_seed)
 
     pools: dict[Stream, Examples] = {}
@@ -116,6 +123,9 @@ def open_run(
             pools[Stream.of(task, labeled=False)] = unlabeled
         validation.append(_validation(task, parts[Split.VAL]))
         specs[task] = labeled.label_spec
+    tests = [_test(name, parts_of(name), part) for name, part in test_data.items()]
+    if process[0] == 0:
+        _logger.info("%s", findings.summary(found))
     return RunData(
         pools=pools,
         batch_size=config["batch_size"],
@@ -123,7 +133,7 @@ def open_run(
         class_multiple=config["class_multiple"],
         process=process,
         validation=validation,
-        tests=[_test(name, parts_of(name), part) for name, part in test_data.items()],
+        tests=tests,
         label_spec=dataclasses.replace(specs[Task.CLS], mask_names=specs[Task.SEG].mask_names),
         contents=contents,
     )

@@ -133,8 +133,8 @@ def _check_example(example: dict[str, Any], dims: int) -> None:
 def _own_images(folder: Path) -> Read:
     """As picture and mask, by preparation and by the audit, which says nothing of persons."""
     from data_pipelines import audit
-    from data_pipelines.prepare import Source
     from data_pipelines.sets.folder import Folder
+    from data_pipelines.source import Source
     from tests.official_formats import IDENTIFYING
 
     builder = Folder(source_dir=folder / "own", size=16, prepared_dir=str(folder / "prepared"))
@@ -181,8 +181,8 @@ def _raw_films(folder: Path) -> list[bytes]:
 
 
 def _jsrt(folder: Path) -> Read:
-    from data_pipelines.prepare import Source
     from data_pipelines.sets import jsrt
+    from data_pipelines.source import Source
 
     jsrt._SIDE = 32  # official films have 8 MiB
     builder = jsrt.Jsrt(source_dir=folder / "own", size=16, prepared_dir=str(folder / "prepared"))
@@ -204,8 +204,8 @@ def _h5s(folder: Path) -> list[bytes]:
 
 
 def _la(folder: Path) -> Read:
-    from data_pipelines.prepare import Source
     from data_pipelines.sets.la import La
+    from data_pipelines.source import Source
 
     builder = La(source_dir=folder / "own", prepared_dir=str(folder / "prepared"))
     return lambda path: _check_example(builder.example(Source("a", "a", image=path)), 3)
@@ -228,8 +228,8 @@ def _niftis(suffix: str) -> Callable[[Path], list[bytes]]:
 
 
 def _own_volumes(folder: Path) -> Read:
-    from data_pipelines.prepare import Source
     from data_pipelines.sets.folder3d import Folder3D
+    from data_pipelines.source import Source
 
     builder = Folder3D(source_dir=folder / "own", prepared_dir=str(folder / "prepared"))
     return lambda path: _check_example(

@@ -11,6 +11,7 @@ import numpy as np
 from PIL import Image
 
 from data_pipelines.errors import MOST_PACKED, DataError, refuse_claim, refuse_damaged
+from data_pipelines.findings import NOTE, WARNING, note
 
 # The others that Pillow knows may run programs (EPS) or are never radiographs.
 FORMATS = ("PNG", "JPEG", "GIF", "BMP", "TIFF")
@@ -20,6 +21,8 @@ LARGEST = 2**26  # pixels; the largest films of the official sets have 20 millio
 _LEAST, _MOST = 1e-30, float(np.finfo(np.float32).max)
 _HARMLESS = 2**24  # pixels; some ways to pack so many need next to nothing
 _LARGEST_FILE = 2**30  # bytes; the largest image allowed has fewer
+WRONG_TYPE = "wrong type behind the extension"
+_MODES = {"P": "palette", "PA": "palette", "CMYK": "CMYK", "RGB": "colour", "RGBA": "colour"}
 _lock = threading.Lock()
 _FILTERS: list[tuple[Any, ...]] = [
     ("error", None, Image.DecompressionBombWarning, None, 0),
@@ -64,6 +67,7 @@ def read_values(path: Path, channels: int = 1) -> np.ndarray:
         raise DataError(f"{path} has {size} bytes, too many for an image; export it smaller")
     refusing = refuse_damaged(path, "read as an image", "copy or download the file again")
     with refusing, opened(path.read_bytes()) as image:
+        _note_form(path, image)
         width, height = image.size
         needed = width * height / 8 / MOST_PACKED if width * height > _HARMLESS else 0
         refuse_claim(path, (height, width), "pixels", most=LARGEST, needed=needed)
@@ -72,6 +76,19 @@ def read_values(path: Path, channels: int = 1) -> np.ndarray:
         if image.mode in ("P", "PA"):  # to convert it directly warns where the palette has alpha
             image = image.convert("RGBA")
         return np.asarray(image.convert("L" if channels == 1 else "RGB"))
+
+
+def _note_form(path: Path, image: Image.Image) -> None:
+    """For the audit: how the pixels of an image are stored, where that is not the usual way."""
+    mode, due = image.mode, Image.registered_extensions().get(path.suffix.lower())
+    if image.format != due:
+        note(WRONG_TYPE, WARNING, f"{path} is a {image.format} file")
+    if mode in _MODES:
+        note(_MODES[mode], NOTE, f"{path} has mode {mode}")
+    if "transparency" in image.info or mode in ("LA", "PA", "RGBA"):
+        note("transparency", NOTE, f"{path} has an alpha channel, which is not read")
+    if mode.startswith(("I", "F")):
+        note("more than 8 bits", NOTE, f"{path} has mode {mode}: stretched to 0..255")
 
 
 def read(path: Path, channels: int = 1) -> np.ndarray:
@@ -104,9 +121,25 @@ def read_mask(path: Path) -> np.ndarray:
     and of {0, 255}, with hard or soft edges, read alike. Raises DataError as `read_values` does.
     """
     values = read_values(path)
+    _note_values(path, values)
     highest = values.max()
     full_scale = 1 if highest <= 1 else 255 if highest <= 255 else 65535
     return values > full_scale / 2
+
+
+def _note_values(path: Path, values: np.ndarray) -> None:
+    """For the audit: which values a mask has."""
+    if values.dtype == np.uint8:
+        counts = np.bincount(values.ravel(), minlength=256)
+        present = np.flatnonzero(counts)
+        counts = counts[present]
+    else:
+        present, counts = np.unique(values, return_counts=True)
+    if len(present) <= 2:
+        note("mask values", NOTE, " and ".join(f"{value:g}" for value in present))
+    else:
+        between = 1 - counts[[0, -1]].sum() / counts.sum()
+        note("soft mask", NOTE, f"{path}: {between:.1%} of its pixels lie between two values")
 
 
 def resize_image(image: np.ndarray, height: int, width: int) -> np.ndarray:

@@ -3,8 +3,8 @@
 import re
 
 from data_pipelines.files.paths import files_below
-from data_pipelines.prepare import Roots, Source
 from data_pipelines.sets.image_set import ImageSetBuilder
+from data_pipelines.source import Roots, Source
 from multimix_jax.labels import LabelSpec
 
 # person12_virus_46, IM-0115-0001, NORMAL2-IM-0381-0001, BACTERIA-1008087-0001

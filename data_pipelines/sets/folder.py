@@ -10,9 +10,9 @@ from typing import Any
 from data_pipelines.errors import DataError
 from data_pipelines.files import IMAGE_SUFFIXES, dicom
 from data_pipelines.files.paths import files_below, files_by_name
-from data_pipelines.prepare import Roots, Source
 from data_pipelines.sets import folder_masks, folder_table
 from data_pipelines.sets.image_set import ImageSetBuilder
+from data_pipelines.source import Roots, Source
 
 
 class Folder(ImageSetBuilder):

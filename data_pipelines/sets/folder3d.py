@@ -9,8 +9,8 @@ import numpy as np
 from data_pipelines.errors import DataError
 from data_pipelines.files import volume
 from data_pipelines.files.paths import files_by_name
-from data_pipelines.prepare import Roots, Source
 from data_pipelines.sets.volume_set import DecodedVolume, VolumeSetBuilder, standardize
+from data_pipelines.source import Roots, Source
 
 
 class Folder3D(VolumeSetBuilder):

@@ -10,8 +10,9 @@ import numpy as np
 
 from data_pipelines.errors import DataError
 from data_pipelines.files import images, read_image
-from data_pipelines.prepare import SetBuilder, Source
+from data_pipelines.prepare import SetBuilder
 from data_pipelines.resize import ResizeSpec
+from data_pipelines.source import Source
 
 # image, mask, millimetres from one row and from one column to the next: see `ImageSetBuilder.read`
 DecodedImage = tuple[np.ndarray, np.ndarray | None, tuple[float, float]]

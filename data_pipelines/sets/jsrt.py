@@ -5,8 +5,8 @@ import numpy as np
 from data_pipelines.errors import DataError
 from data_pipelines.files.images import stretch
 from data_pipelines.files.paths import files_below
-from data_pipelines.prepare import Roots, Source
 from data_pipelines.sets.image_set import DecodedImage, ImageSetBuilder, find_lungs
+from data_pipelines.source import Roots, Source
 
 _NAME = r"JPC[LN]N\d{3}"
 _SIDE = 2048  # pixels of an official image; its SCR masks have half as many

@@ -10,8 +10,8 @@ import numpy as np
 from data_pipelines.errors import MOST_PACKED, DataError, refuse_claim, refuse_damaged
 from data_pipelines.files import table
 from data_pipelines.files.volume import LARGEST
-from data_pipelines.prepare import Roots, Source
 from data_pipelines.sets.volume_set import DecodedVolume, VolumeSetBuilder
+from data_pipelines.source import Roots, Source
 
 _FOLDER = "2018LA_Seg_Training Set"
 _FILE = "mri_norm2.h5"

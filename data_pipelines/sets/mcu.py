@@ -1,8 +1,8 @@
 """The Montgomery County radiographs with lung masks (Jaeger et al. 2014)."""
 
 from data_pipelines.files.paths import files_below
-from data_pipelines.prepare import Roots, Source
 from data_pipelines.sets.image_set import DecodedImage, ImageSetBuilder, find_lungs
+from data_pipelines.source import Roots, Source
 
 _NAME = r"MCUCXR_\d{4}_[01]"
 _OFFICIAL_SHAPES = ((4020, 4892), (4892, 4020))

@@ -5,8 +5,8 @@ from pathlib import Path
 from data_pipelines.errors import DataError
 from data_pipelines.files import table
 from data_pipelines.files.paths import files_below
-from data_pipelines.prepare import Roots, Source
 from data_pipelines.sets.image_set import ImageSetBuilder
+from data_pipelines.source import Roots, Source
 from multimix_jax.labels import LabelSpec
 
 _COLUMNS = ("Image Index", "Finding Labels", "Patient ID")

@@ -4,9 +4,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from data_pipelines.prepare import Roots, Source
 from data_pipelines.sets.chest_drawing import draw
 from data_pipelines.sets.image_set import DecodedImage, ImageSetBuilder
+from data_pipelines.source import Roots, Source
 from multimix_jax.labels import LabelSpec
 from multimix_jax.names import Split, Task
 

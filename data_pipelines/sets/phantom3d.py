@@ -3,8 +3,8 @@
 import numpy as np
 from scipy import ndimage
 
-from data_pipelines.prepare import Roots, Source
 from data_pipelines.sets.volume_set import DecodedVolume, VolumeSetBuilder, standardize
+from data_pipelines.source import Roots, Source
 
 COUNTS = {"train": 40, "val": 6, "test": 12}
 SIDES = (48, 48, 32)

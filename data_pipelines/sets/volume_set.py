@@ -5,7 +5,8 @@ from typing import Any
 import numpy as np
 
 from data_pipelines.errors import DataError
-from data_pipelines.prepare import SetBuilder, Source
+from data_pipelines.prepare import SetBuilder
+from data_pipelines.source import Source
 
 _LEAST_SIDE = 8  # voxels; SSIM needs 7
 

@@ -292,7 +292,7 @@ def test_the_audit_knows_dicom_behind_other_suffixes(tmp_path):
     builder = make_builder("folder:own", data_dir=tmp_path, prepared_dir="", size=16)
     described = {(f.kind, f.detail) for f in audit.audit({"folder:own": builder})}
     kind = "wrong type behind the extension"
-    detail = f"{folder}/images/a.png is a DICOM file; {folder}/images/b.dcm is a PNG file"
+    detail = f"{folder}/images/a.png is a DICOM file; {folder}/images/b.dcm is no DICOM file"
     assert (kind, detail) in described
 
 

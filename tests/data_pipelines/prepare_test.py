@@ -1,6 +1,8 @@
 """Tests of data_pipelines.prepare."""
 
 import csv
+import dataclasses
+import json
 import logging
 import os
 import shutil
@@ -13,11 +15,13 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 
+from data_pipelines.audit import audit
 from data_pipelines.errors import DataError
 from data_pipelines.examples import Examples
 from data_pipelines.files.paths import files_below
-from data_pipelines.prepare import SPLIT, Source
+from data_pipelines.prepare import SPLIT
 from data_pipelines.sets.image_set import ImageSetBuilder, lung_masks
+from data_pipelines.source import Source
 from tests.official_formats import box, write_image
 
 
@@ -95,6 +99,25 @@ def test_writes_an_index_and_rebuilds_it(source):
     with builder.index_path.open() as file:
         rebuilt = list(csv.DictReader(file))
     assert rebuilt == [row | {"source": ""} for row in rows]
+
+
+def test_what_the_audit_finds_is_stored_beside_the_table(source):
+    """And is what it finds when it reads everything anew."""
+    write_image(source / "c1.png", np.full((32, 64), 100, np.uint8))
+    builder = build(source)
+    assert builder.findings() is None
+    builder.prepare()
+    found = build(source).findings()
+    counts = {finding.kind: len(finding.ids) for finding in found if finding.severity == "warning"}
+    assert counts == {"constant image": 3, "same image": 2}
+    assert json.loads(json.dumps(list(map(dataclasses.asdict, audit({"flat": builder}))))) == [
+        dataclasses.asdict(finding)
+        | {
+            "data_set": "flat",
+            "exclude": finding.exclude and [["flat", id_] for _, id_ in finding.exclude],
+        }
+        for finding in found
+    ]
 
 
 def test_of_two_at_once_one_prepares(source, monkeypatch):
@@ -219,6 +242,16 @@ def test_nothing_is_left_of_a_failure(source):
     with pytest.raises(DataError, match=r"^\S*b1\.png is empty \(0 bytes\); copy or download"):
         build(source).prepare()
     assert not (source.parent / "new").exists()
+
+
+def test_a_failure_counts_what_else_cannot_be_read_and_names_the_audit(source):
+    for name in ("a0", "b1", "c1"):
+        (source / f"{name}.png").write_bytes(b"")
+    remedy = (
+        r"multimix-audit --config=\.\.\. --exclude_list=exclude\.csv .*--config\.exclude="
+    )
+    with pytest.raises(DataError, match=rf"a0\.png is empty .* 3 of 4 examples .*{remedy}"):
+        build(source).prepare()
 
 
 def test_nothing_is_left_of_an_interrupt(source):

@@ -1,6 +1,7 @@
 """Tests of data_pipelines.run_data."""
 
 import dataclasses
+import logging
 from unittest import mock
 
 import numpy as np
@@ -8,6 +9,7 @@ import pytest
 
 from configs import common
 from data_pipelines.errors import DataError
+from data_pipelines.findings import Finding
 from data_pipelines.run_data import open_run
 from multimix_jax.labels import LabelSpec
 from tests.small_runs import listed
@@ -26,11 +28,13 @@ SETS = {
 }
 
 
-def run_data(stream_names=STREAMS, load=SETS.__getitem__, test_data=TEST_DATA, **fields):
+def run_data(
+    stream_names=STREAMS, load=SETS.__getitem__, test_data=TEST_DATA, process=(0, 1), **fields
+):
     config = common.get_config().to_dict()
     config |= dict(seg_data="folder:seg", cls_data="folder:cls", seg_labels=5, cls_labels=4)
     with mock.patch("data_pipelines.load", lambda name, **options: load(name)):
-        return open_run(config | fields, stream_names, test_data=test_data)
+        return open_run(config | fields, stream_names, test_data=test_data, process=process)
 
 
 def pool(data, name):
@@ -53,6 +57,23 @@ def test_a_set_that_no_stream_needs_is_not_opened():
     opened = []
     run_data(("seg/labeled",), load=lambda name: opened.append(name) or SETS[name])
     assert opened == ["folder:seg"]
+
+
+def test_a_training_says_how_many_warnings_the_audit_has(caplog):
+    one = Finding("seg", "same image", "warning", ["1", "2"], "")
+    found = [one, dataclasses.replace(one, ids=["1", "3"]), Finding("seg", "n", "note", (), "")]
+    patients = dataclasses.replace(one, kind="patient in two splits", ids=())
+    sets = {
+        "folder:seg": dataclasses.replace(SETS["folder:seg"], findings=[*found, patients]),
+        "folder:cls": dataclasses.replace(SETS["folder:cls"], findings=[]),
+    }
+    with caplog.at_level(logging.INFO):
+        run_data(load=sets.__getitem__)
+        run_data(load=sets.__getitem__, process=(1, 2))
+    assert [record.getMessage() for record in caplog.records] == [
+        "audit: folder:seg: 2 warnings (same image: 3, patient in two splits); "
+        "multimix-audit --config=... lists them"
+    ]
 
 
 def test_own_files_are_digested_before_they_are_read():

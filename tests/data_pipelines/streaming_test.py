@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from data_pipelines.examples import Examples
-from data_pipelines.prepare import Source
 from data_pipelines.sets.image_set import ImageSetBuilder
+from data_pipelines.source import Source
 from data_pipelines.streams import TrainingStreams
 from multimix_jax.names import Stream
 from tests import process
