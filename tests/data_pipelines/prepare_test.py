@@ -247,9 +247,7 @@ def test_nothing_is_left_of_a_failure(source):
 def test_a_failure_counts_what_else_cannot_be_read_and_names_the_audit(source):
     for name in ("a0", "b1", "c1"):
         (source / f"{name}.png").write_bytes(b"")
-    remedy = (
-        r"multimix-audit --config=\.\.\. --exclude_list=exclude\.csv .*--config\.exclude="
-    )
+    remedy = r"multimix-audit --config=\.\.\. --exclude_list=exclude\.csv .*--config\.exclude="
     with pytest.raises(DataError, match=rf"a0\.png is empty .* 3 of 4 examples .*{remedy}"):
         build(source).prepare()
 
