@@ -16,7 +16,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 from absl import logging as absl_logging
 
-from data_pipelines import checks, findings
+from data_pipelines import checks, exclude, findings
 from data_pipelines.errors import DataError
 from data_pipelines.files import archive, paths
 from data_pipelines.findings import Finding, Problem, collected
@@ -188,7 +188,9 @@ class SetBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):
                     f"{source.group!r}), since files are named after it; rename it"
                 )
             by_id.setdefault(source.id, source)
-        kept = [by_id[key] for key in sorted(by_id) if key not in self.exclude]
+        images = {key: source.image for key, source in by_id.items()}
+        excluded = exclude.choose(images, self.exclude, self.name)
+        kept = [by_id[key] for key in sorted(by_id) if key not in excluded]
         if not kept:
             raise DataError(f"every example in {self.source_dir} is excluded (config.exclude)")
         return kept
@@ -199,7 +201,7 @@ class SetBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):
         facts: list[checks.Facts] = []
         with tempfile.TemporaryDirectory(dir=root, prefix=".scratch") as scratch:
             sources, problems = self.listed(Path(scratch))
-            self._warn(len(sources))
+            self._warn(len(sources), problems)
             _logger.info("preparing %s (%s): %d examples", self.name, self.variant, len(sources))
             with contextlib.closing(_read_all(self, sources, rows, facts)) as examples, _quiet():
                 # TFDS writes one shard after the other, so they can share the running iterator.
@@ -214,8 +216,13 @@ class SetBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):
         findings.write(self.index_path.with_name(_FINDINGS), of_set + checks.duplicates(facts))
         return rows
 
-    def _warn(self, count: int) -> None:
-        """Says so where the set is not complete, or was prepared earlier from other files."""
+    def _warn(self, count: int, problems: Iterable[Problem]) -> None:
+        """Says what was noted of the set as a whole, and where it is not complete, or was prepared
+        earlier from other files.
+        """
+        for _, severity, detail in problems:
+            if severity == findings.WARNING:
+                _logger.warning("%s", detail)
         if self.complete not in (0, count):
             text = "%s: found %d examples; the complete set has %d"
             _logger.warning(text, self.source_dir, count, self.complete)

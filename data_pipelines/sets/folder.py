@@ -2,6 +2,7 @@
 
 import dataclasses
 import hashlib
+import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -57,13 +58,13 @@ class Folder(ImageSetBuilder):
         default = lambda name: None if self.images_named else home / name
         self.masks = Path(masks) if masks else default("masks")
         self.labels = Path(labels) if labels else default("labels.csv")
-        label_spec, self.rows = folder_table.read(self.labels)
+        self.table = folder_table.read(self.labels)
         self.masks_prefix = ""
         self.mask_folders: dict[str, Path] = {}
         if self.masks is not None and self.masks.is_dir():
             self.masks_prefix = folder_masks.prefix(self.masks, self.images)
             self.mask_folders = folder_masks.folders(self.masks, self.images)
-        self.label_spec = dataclasses.replace(label_spec, mask_names=tuple(self.mask_folders))
+        self.label_spec = dataclasses.replace(self.table.spec, mask_names=tuple(self.mask_folders))
         super().__init__(source_dir=home, name=re.sub(r"\W", "_", name), **options)
 
     def fingerprint(self) -> str:
@@ -84,14 +85,18 @@ class Folder(ImageSetBuilder):
 
     def contents(self) -> dict[str, str]:
         """Digests that tell images, masks and labels from others, wherever they lie: of the names
-        and sizes of the files, and of all that the tables say; '' of what there is none."""
+        and sizes of the files that are used, and of what the table says; '' of what there is none.
+        """
+        sources = sorted(self.find([self.source_dir]), key=lambda source: source.id)
+        size = lambda path: path and path.stat().st_size
         contents = {
-            "images": _list_files(self.images),
-            "masks": _list_files(self.masks) if self.masks else b"",
-            "labels": b"".join(path.read_bytes() for path in self._tables()),
+            "images": [(s.id, size(s.image)) for s in sources],
+            "masks": [(s.id, self.channel_of(m), size(m)) for s in sources for m in s.masks],
+            "labels": [one for s in sources if (one := _stated(s))[1:] != (-1, 0, s.id, "")],
         }
-        digest = lambda content: hashlib.sha256(content).hexdigest()[:12]
-        return {key: digest(content) if content else "" for key, content in contents.items()}
+        words = {"masks": self.label_spec.mask_names, "labels": self.table.spec.class_names}
+        digest = lambda *values: hashlib.sha256(json.dumps(values).encode()).hexdigest()[:12]
+        return {k: digest(v, words.get(k)) if v else "" for k, v in contents.items()}
 
     def find(self, roots: Roots) -> list[Source]:
         files = files_by_name(self.images, IMAGE_SUFFIXES)
@@ -103,25 +108,33 @@ class Folder(ImageSetBuilder):
         row_of = self._match_rows(files)
         sources = []
         for name, path in files.items():
-            cells, label = row_of.get(name, ({}, -1))
-            patient, split = cells.get("patient") or name, cells.get("split", "")
-            sources.append(Source(name, patient, split, path, tuple(masks.get(name, ())), label))
+            row = row_of.get(name, folder_table.Row())
+            sources.append(
+                Source(
+                    name,
+                    group=row.patient or name,
+                    split=row.split or folder_table.split_of(name.partition("/")[0]) or "",
+                    image=path,
+                    masks=tuple(masks.get(name, ())),
+                    label=row.label,
+                    unknown=row.unknown,
+                )
+            )
         return sources
 
-    def _match_rows(self, files: Mapping[str, Path]) -> dict[str, tuple[folder_table.Cells, int]]:
-        """The cells and the label of each image that the table names, with or without suffix."""
+    def _match_rows(self, files: Mapping[str, Path]) -> dict[str, folder_table.Row]:
+        """The row of each image that the table names, with or without suffix."""
         names = {name + path.suffix: name for name, path in files.items()} | dict(zip(files, files))
-        row_of: dict[str, tuple[folder_table.Cells, int]] = {}
-        for line, cells, label in self.rows:
-            image = cells["image"]
-            if image not in names:
+        row_of: dict[str, folder_table.Row] = {}
+        for row in self.table.rows:
+            if row.image not in names:
                 raise DataError(
-                    f"{line} names the image {image!r}, which is not in {self.images}; "
+                    f"{row.line} names the image {row.image!r}, which is not in {self.images}; "
                     "add the image or remove the row"
                 )
-            if names[image] in row_of:
-                raise DataError(f"{line} is a second row for {image!r}; remove one of them")
-            row_of[names[image]] = cells, label
+            if names[row.image] in row_of:
+                raise DataError(f"{row.line} is a second row for {row.image!r}; remove one of them")
+            row_of[names[row.image]] = row
         return row_of
 
     def _find_masks(self, files: Mapping[str, Path]) -> dict[str, list[Path]]:
@@ -146,7 +159,5 @@ class Folder(ImageSetBuilder):
         return next(around, 0)
 
 
-def _list_files(root: Path) -> bytes:
-    """Paths and sizes."""
-    lines = (f"{p.relative_to(root)}\0{p.stat().st_size}\n" for p in files_below([root]))
-    return "".join(lines).encode(errors="surrogateescape")
+def _stated(source: Source) -> tuple[str, int, int, str, str]:
+    return source.id, source.label, source.unknown, source.group, source.split

@@ -39,7 +39,8 @@ class Nihx(ImageSetBuilder):
             elif path.name.startswith("Data_Entry_2017") and path.suffix == ".csv":
                 tables.append(path)
             elif path.name in _LISTS:
-                splits |= dict.fromkeys(table.read_lines(path), _LISTS[path.name])
+                names = (Path(line).stem for line in table.read_lines(path))
+                splits |= dict.fromkeys(names, _LISTS[path.name])
         if not images:
             raise self.missing("no images *.png")
         if not tables:
@@ -47,22 +48,23 @@ class Nihx(ImageSetBuilder):
         rows: dict[str, tuple[str, str]] = {}
         due = f"the official table, with {', '.join(_COLUMNS)}, is needed"
         for _, cells in table.read_rows(tables[0], _COLUMNS, due):
-            name, findings, patient = (cells[column] for column in _COLUMNS)
+            name, findings, patient = (table.stated(cells[column]) for column in _COLUMNS)
             if not findings or not patient:
                 raise DataError(
                     f"{tables[0]}: the row of {name} has no Finding Labels or no Patient ID; use "
                     "the official table"
                 )
-            rows[name] = findings, patient
+            if rows.setdefault(Path(name).stem, (findings, patient)) != (findings, patient):
+                raise DataError(f"{tables[0]} has two rows of {name}; use the official table")
         sources = []
-        for name, path in images.items():
-            if name not in rows:
+        for path in images.values():
+            if path.stem not in rows:
                 raise DataError(
                     f"{path} has no row in {tables[0]}; add its row (columns "
                     f"{', '.join(_COLUMNS)}) or remove the image"
                 )
-            findings, patient = rows[name]
+            findings, patient = rows[path.stem]
             label = int(findings != "No Finding")
-            split = splits.get(name, "")
+            split = splits.get(path.stem, "")
             sources.append(Source(path.stem, patient, split, image=path, label=label))
         return sources

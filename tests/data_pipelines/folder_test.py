@@ -60,11 +60,87 @@ def test_independent_classes(load_set, folder):
     assert examples.known(Task.CLS).tolist() == [True, True, False, True, *[False] * 3]
 
 
-@pytest.mark.parametrize("cell", ["", "-1", "yes"])
+def test_findings_that_are_known_in_part(load_set, folder, caplog):
+    """As CheXpert and MIMIC have them: 1.0, 0.0, -1.0 (uncertain) or nothing."""
+    rows = ["i0;1.0;-1.0;0.0", "i1;;1;nan", "i2;0;;", "i3;-1;;NA"]
+    text = "\n".join(["Image;Effusion;Lung mass;Edema", *rows])
+    (folder / "labels.csv").write_text(text)
+    examples = load_set("folder")
+    assert examples.label_spec == LabelSpec(("Effusion", "Lung mass", "Edema"), multi_label=True)
+    nothing = [-1, -1, -1]
+    assert examples.labels.tolist() == [[1, -1, 0], [-1, 1, -1], [0, -1, -1], *[nothing] * 4]
+    assert examples.known(Task.CLS).tolist() == [True] * 3 + [False] * 4
+    assert "4 labels that are -1.0, nan, -1, NA are taken as unknown" in caplog.text
+    assert "no image is known to have Edema, which cannot be learned" in caplog.text
+    assert "no image is known to be without Lung mass" in caplog.text
+
+
+@pytest.mark.parametrize("cell", ["yes", "2", "-2"])
 def test_independent_classes_that_are_not_told(load_set, folder, cell):
     write_labels(folder, ("i0", "1", cell), columns=("image", "effusion", "mass"))
     with pytest.raises(DataError, match=f"line 2, has '{cell}' in the column 'mass', but .*0 or 1"):
         load_set("folder")
+
+
+def test_headers_as_people_write_them(load_set, folder, caplog):
+    columns = ("Image", " LABEL", "Patient_ID", "Split", "Age", "")
+    rows = [("i0", "ill", "p1", "TRAIN", 3, 0), ("i1", "ill", "P1", "Validation", 4, 1)]
+    rows += [("i2", "NaN", "nan", "testing", 5, 2), ("i3", "0.0", "p2.0", "dev", 6, 3)]
+    write_labels(folder, *rows, ("i4", 0, "p2.0", "NA", 7, 4), columns=columns)
+    examples = load_set("folder")
+    assert examples.label_spec == LabelSpec(("0", "ill"))
+    assert examples.labels.tolist() == [1, 1, -1, 0, 0, -1, -1]
+    assert examples.groups.tolist()[:5] == ["p1", "p1", "i2", "p2.0", "p2.0"]
+    assert examples.splits.tolist()[:5] == ["train", "val", "test", "val", ""]
+    for words in (
+        "not used are the columns Age, one without a name; used are image, label, patient, split",
+        "1 labels that are NaN are taken as unknown",
+        "1 rows name no patient, so that each image counts as one",
+    ):
+        assert words in caplog.text
+
+
+def test_folders_of_images_that_are_called_after_splits(load_set, folder):
+    for n, name in enumerate(("Train", "valid", "test")):
+        (folder / "images" / name).mkdir()
+        (folder / "images" / f"i{n}.{('png', 'jpg', 'jpeg')[n]}").rename(
+            folder / "images" / name / "i.png"
+        )
+    shutil.rmtree(folder / "masks")
+    write_labels(folder, ("test/i", "ill", "val"), columns=("image", "label", "split"))
+    examples = load_set("folder")
+    assert examples.ids[:1] + examples.ids[-2:] == ["Train/i", "test/i", "valid/i"]
+    assert examples.splits.tolist() == ["train", "", "", "", "", "val", "val"]  # the table's first
+
+
+@pytest.mark.parametrize(
+    ("labels", "classes", "match"),
+    [
+        (("Normal", "normal"), "", r"line 3, has the label 'normal', and .*line 2, has 'Normal'"),
+        (("lung mass", "Lung_Mass"), "", "'Lung_Mass', and .* has 'lung mass'.*; spell them alike"),
+        (("a", "b"), "a\nb\na\n", r"classes\.txt names 'a' and 'a', which are one class"),
+        (("a", "b"), "a\nb\n A\n", r"classes\.txt names 'a' and 'A', which are one class"),
+        (("a", "B"), "a\nb\n", r"line 3, has the label 'B', but \S*classes\.txt names a, b"),
+    ],
+)
+def test_one_class_in_two_spellings(load_set, folder, labels, classes, match):
+    write_labels(folder, *((f"i{n}", label) for n, label in enumerate(labels)))
+    if classes:
+        (folder / "classes.txt").write_text(classes)
+    with pytest.raises(DataError, match=match):
+        load_set("folder")
+
+
+def test_a_class_may_be_called_none_where_it_is_listed(load_set, folder):
+    write_labels(folder, ("i0", "None"), ("i1", "0.0"), ("i2", ""))
+    (folder / "classes.txt").write_text("None\n0\n")
+    assert load_set("folder").labels.tolist()[:3] == [0, 1, -1]
+
+
+def test_excluded_with_or_without_a_suffix(load_set, folder, caplog):
+    listed = {"folder": {"i0.png", "i1", "i6.TIFF", "i9", "i2.png"}}
+    assert load_set("folder", exclude=listed).ids == ["i2", "i3", "i4", "i5"]
+    assert "exclude names 2 that folder lacks: i2.png, i9" in caplog.text
 
 
 def test_classes_file_gives_the_order(load_set, folder):
@@ -163,8 +239,8 @@ def test_rows_that_cannot_be(load_set, folder, rows, match):
 
 
 def test_split_that_is_none(load_set, folder):
-    write_labels(folder, ("i0", "ill", "dev"), columns=("image", "label", "split"))
-    with pytest.raises(DataError, match=r"line 2, has the split 'dev'; use train, val or test"):
+    write_labels(folder, ("i0", "ill", "held"), columns=("image", "label", "split"))
+    with pytest.raises(DataError, match=r"line 2, has the split 'held'; use train, val or test"):
         load_set("folder")
 
 
@@ -304,5 +380,24 @@ def test_contents_tell_what_lies_there_and_not_where(folder, tmp_path):
     assert changed(tmp_path) == ["masks"]
     (folder / "images" / "i5.tif").rename(folder / "images" / "i7.tif")
     assert changed(tmp_path) == ["images", "masks"]
+    assert changed(tmp_path / "moved") == ["labels"]
     shutil.rmtree(folder / "masks")
     assert at(tmp_path)["masks"] == ""
+
+
+def test_contents_are_what_is_used(folder, tmp_path):
+    """Not what a spreadsheet makes of the same table, nor what lies about."""
+    write_labels(
+        folder, ("i0", "well", ""), ("i1", "Zoë, 1", "p"), columns=("image", "label", "patient")
+    )
+    at = lambda: make_builder("folder", data_dir=tmp_path, prepared_dir="", size=16).contents()
+    before = at()
+    for place in ("images", "masks"):
+        (folder / place / "Thumbs.db").write_bytes(b"thumbnails")
+        (folder / place / "note.txt").write_text("all are well")
+    rows = ['i1.jpg;"Zoë, 1";p;7', "i0;well;;8"]
+    text = "\r\n".join(["Image;Label;Patient;Age", *rows, ";;;"])
+    (folder / "labels.csv").write_bytes(text.encode("utf-8-sig"))
+    assert at() == before
+    (folder / "labels.csv").write_text(text.replace(";p;", ";q;"))
+    assert [key for key, value in at().items() if value != before[key]] == ["labels"]

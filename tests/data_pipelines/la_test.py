@@ -132,7 +132,7 @@ DAMAGES |= {
         r"train\.list names A+, but .* does not exist; add the volume or remove",
     ),
     "list of bytes": (
-        lambda la: (la / "train.list").write_bytes(b"\xff\xfe"),
+        lambda la: (la / "train.list").write_bytes(b"\xe9"),
         r"train\.list cannot be read .*; save it as text in UTF-8",
     ),
 }

@@ -29,11 +29,18 @@ SETS = {
 
 
 def run_data(
-    stream_names=STREAMS, load=SETS.__getitem__, test_data=TEST_DATA, process=(0, 1), **fields
+    stream_names=STREAMS,
+    load=SETS.__getitem__,
+    test_data=TEST_DATA,
+    contents=lambda config: {},
+    process=(0, 1),
+    **fields,
 ):
     config = common.get_config().to_dict()
     config |= dict(seg_data="folder:seg", cls_data="folder:cls", seg_labels=5, cls_labels=4)
-    with mock.patch("data_pipelines.load", lambda name, **options: load(name)):
+    with mock.patch.multiple(
+        "data_pipelines", load=lambda name, **options: load(name), contents=contents
+    ):
         return open_run(config | fields, stream_names, test_data=test_data, process=process)
 
 
@@ -79,8 +86,7 @@ def test_a_training_says_how_many_warnings_the_audit_has(caplog):
 def test_own_files_are_digested_before_they_are_read():
     order = []
     note = lambda config: order.append("contents") or {}
-    with mock.patch("data_pipelines.contents", note):
-        run_data(load=lambda name: order.append(name) or SETS[name])
+    run_data(load=lambda name: order.append(name) or SETS[name], contents=note)
     assert order == ["contents", "folder:seg", "folder:cls"]
 
 

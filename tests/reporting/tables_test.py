@@ -143,7 +143,9 @@ def test_names_are_no_markup(tmp_path):
         r"\textasciicircum{}"
     )
     assert f"\n {name} " in tables.latex(rows, "last")
-    assert "  f1_a b\n" in tables.of_run({"best": {"s": {"accuracy": entry(1), "f1_a\nb": entry(1)}}})
+    assert "  f1_a b\n" in tables.of_run(
+        {"best": {"s": {"accuracy": entry(1), "f1_a\nb": entry(1)}}}
+    )
 
 
 def test_lengths_of_training_are_kept_apart(tmp_path):
