@@ -137,19 +137,30 @@ def gallery(shown: Iterable[Picture], side: int) -> list[Picture]:
 
 
 def instructive(rows: Sequence[Row], count: int) -> np.ndarray:
-    """Which images to show: evenly from the worst to the best, of those with a Dice if any has one.
+    """Which images to show: as many with a Dice as with a class alone and with neither, as far as
+    there are any, in this order.
 
-    What has none is ordered by the probability of its true class, or of its least likely one.
+    Each are evenly from the worst to the best: by Dice, or by the probability of the true class, of
+    independent ones of the least likely.
     """
-    scored = any("dice" in row for row in rows)
-    known = [
-        (float(row["dice"]) if scored else min(of_truth(row).values()), index)
-        for index, row in enumerate(rows)
-        if ("dice" in row if scored else of_truth(row))
-    ]
-    order = np.array([index for _, index in sorted(known)])
-    places = np.linspace(0, len(order) - 1, min(count, len(order))).round().astype(int)
-    return order[places]
+    kinds: list[list[tuple[float, int]]] = [[], [], []]
+    for index, row in enumerate(rows):
+        truths = of_truth(row).values()
+        if "dice" in row:
+            kinds[0].append((float(row["dice"]), index))
+        else:
+            kinds[1 if truths else 2].append((min(truths, default=0.0), index))
+    share = [0, 0, 0]
+    for _ in range(min(count, len(rows))):
+        # The next goes to the kind that has fewest so far, of those of which some are left.
+        share[min((n, k) for k, n in enumerate(share) if n < len(kinds[k]))[1]] += 1
+    chosen = []
+    for known, some in zip(kinds, share):
+        order = [index for _, index in sorted(known)]
+        chosen += [
+            order[place] for place in np.linspace(0, len(order) - 1, some).round().astype(int)
+        ]
+    return np.array(chosen, int)
 
 
 def caption(row: Row) -> str:
@@ -158,7 +169,7 @@ def caption(row: Row) -> str:
     if "dice" in row:
         lines.append(f"Dice {float(row['dice']):.3f}")
     least_likely = sorted(of_truth(row).items(), key=lambda item: item[1])[:3]
-    lines += [f"is {truth}: {probability:.2f}" for truth, probability in least_likely]
+    lines += [f"truth: {truth} (p = {probability:.2f})" for truth, probability in least_likely]
     return "\n".join(lines)
 
 
@@ -171,9 +182,10 @@ def of_truth(row: Row) -> dict[str, float]:
     known = {n.removeprefix(prefix): float(row[n]) for n in row if n.startswith(prefix)}
     if "label" in row:
         return dict([list(known.items())[int(row["label"])]])
+    there = {name: row[f"label_{name}"] for name in known if f"label_{name}" in row}
     return {
-        name if row[f"label_{name}"] else f"not {name}": p if row[f"label_{name}"] else 1 - p
-        for name, p in known.items()
+        name if label else f"not {name}": known[name] if label else 1 - known[name]
+        for name, label in there.items()
     }
 
 

@@ -190,7 +190,7 @@ def _gallery(run: FinishedRun) -> dict[str, Any]:
             f"{run.path / workdir.GALLERY} does not belong to {workdir.PER_IMAGE} "
             f"({type(error).__name__}: {error}); evaluate that run again with --mode=eval"
         ) from error
-    orders = {"": "test set, worst first"}
+    orders = {"": "test set, what is known, worst first"}
     for key, name in (("dice", "Dice"), ("error", "class error")):
         if any(key in card["order"] for card in cards):
             orders[f"{key} up"] = f"{name}, lowest first"
@@ -224,9 +224,12 @@ def _card(data_set: str, picture: Picture, images: Images) -> dict[str, Any]:
     if truths:
         names = images.class_names
         order["error"] = f"{1 - min(truths.values()):.6f}"
-        facts.append(("label", ", ".join(truths)))
+        facts.append(("truth", ", ".join(truths)))
         facts += [(f"probability of {n}", f"{values[f'probability_{n}']:.3f}") for n in names]
-        facts.append(("class at 0.5", "right" if images.correct[row] == 1 else "wrong"))
+        if not math.isnan(images.correct[row]):
+            facts.append(("class at 0.5", "right" if images.correct[row] == 1 else "wrong"))
+    if not truths and "dice" not in values:
+        facts.append(("truth", "unknown"))
     shown = pictures.panels(picture)
     return {
         "data_set": data_set,

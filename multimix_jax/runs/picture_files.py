@@ -57,17 +57,25 @@ def write_gallery(path: pathlib.Path, gallery: Gallery) -> None:
 
 
 def to_arrays(prefix: str, pictures: Sequence[Picture]) -> dict[str, np.ndarray]:
-    """PREFIX/id, PREFIX/slice int32 [n], PREFIX/image uint8 [n,H,W,C], and what else there is of
-    truth, mask, mask_sdf, mask_average, distance and saliency; small pictures are filled up."""
+    """PREFIX/id, PREFIX/slice int32 [n], PREFIX/known bool [n], whether there is a truth,
+    PREFIX/image uint8 [n,H,W,C], and what else there is of truth, mask, mask_sdf, mask_average,
+    distance and saliency; small pictures, and unknown truths, are filled up."""
+    known = [picture.truth is not None for picture in pictures]
     arrays: dict[str, np.ndarray] = {
         f"{prefix}/id": np.array([picture.id for picture in pictures]),
         f"{prefix}/slice": np.array([picture.slice for picture in pictures], np.int32),
+        f"{prefix}/known": np.array(known),
     }
     named = [{**picture.masks, **vars(picture)} for picture in pictures]
+    if any(known):
+        unknown = np.zeros((1, 1, named[known.index(True)]["truth"].shape[-1]), bool)
+        named = [
+            values | {"truth": unknown} if values["truth"] is None else values for values in named
+        ]
     for kind in ("image", "truth", *Head, "saliency"):
-        known = [values[kind] for values in named if values.get(kind) is not None]
-        if known:
-            arrays[f"{prefix}/{kind}"] = stack(known)
+        there = [values[kind] for values in named if values.get(kind) is not None]
+        if there:
+            arrays[f"{prefix}/{kind}"] = stack(there)
     return arrays
 
 
@@ -85,7 +93,8 @@ def from_arrays(arrays: Mapping[str, np.ndarray]) -> dict[str, list[Picture]]:
                 slice=int(kinds["slice"][n]),
                 image=kinds["image"][n],
                 masks={head: kinds[head][n] for head in masks if head in kinds},
-                **{k: kinds[k][n] for k in ("truth", "distance", "saliency") if k in kinds},
+                truth=kinds["truth"][n] if "truth" in kinds and kinds["known"][n] else None,
+                **{k: kinds[k][n] for k in ("distance", "saliency") if k in kinds},
             )
             for n in range(len(kinds["id"]))
         ]

@@ -3,6 +3,7 @@
 import dataclasses
 import html.parser
 import json
+import re
 import shutil
 import sys
 
@@ -141,6 +142,22 @@ def test_a_run_without_pictures_says_how_to_get_them(tmp_path):
     (run / "gallery.npz").unlink()
     with pytest.raises(UsageError, match="gallery.npz is missing; evaluate .* with --mode=eval"):
         write_page(run)
+
+
+def test_pictures_of_which_nothing_is_known(tmp_path):
+    """Stand beside those with a mask, and say so."""
+    run = write_run(tmp_path, "unet", 0)
+    table = (run / "per_image.csv").read_text()
+    (run / "per_image.csv").write_text(re.sub(r"(best,jsrt,l5),[\d.]+", r"\1,", table))
+    gallery = record.read_run(run).gallery
+    known, unknown = gallery.sets["jsrt"]
+    unknown = dataclasses.replace(unknown, truth=None)
+    write_gallery(run, Gallery(gallery.checkpoint, {"jsrt": [known, unknown]}))
+    elements = Elements(write_page(run).read_text(encoding="utf-8"))
+    assert elements.text.count("truth") == 1 + 1  # that of the first, and that there is none
+    assert elements.text.count("unknown") == 1
+    cards = [a for a in elements.all("li") if "data-set" in a]
+    assert ["data-dice" in a for a in cards] == [True, False]
 
 
 def test_pictures_that_are_damaged_or_of_another_run(tmp_path):

@@ -10,15 +10,14 @@ from PIL import Image
 from multimix_jax.evaluation.evaluate import Predictions
 from multimix_jax.names import Head
 from multimix_jax.reporting import observer, pictures
-from multimix_jax.runs.picture_files import Picture
+from multimix_jax.runs.picture_files import Gallery, Picture, from_arrays, write_gallery
 
 
 def test_from_the_worst_to_the_best_dice():
-    dice = [0.5, 0.9, None, 0.1, 0.7, 0.3]
-    rows = [{"id": str(n)} | ({} if d is None else {"dice": d}) for n, d in enumerate(dice)]
-    assert observer.instructive(rows, 3).tolist() == [3, 0, 1]
-    assert observer.instructive(rows, 5).tolist() == [3, 5, 0, 4, 1]
-    assert observer.instructive(rows, 9).tolist() == [3, 5, 0, 4, 1]
+    dice = [0.5, 0.9, 0.2, 0.1, 0.7, 0.3]
+    rows = [{"id": str(n), "dice": d} for n, d in enumerate(dice)]
+    assert observer.instructive(rows, 3).tolist() == [3, 5, 1]
+    assert observer.instructive(rows, 9).tolist() == [3, 2, 5, 0, 4, 1]
     assert observer.instructive(rows, 1).tolist() == [3]
 
 
@@ -28,14 +27,41 @@ def test_without_masks_by_the_probability_of_the_true_class():
         for label, p in ((1, 0.4), (1, 0.9), (0, 0.9))
     ]
     assert observer.instructive(rows, 2).tolist() == [2, 1]
-    assert observer.instructive([{"id": "unknown"}, *rows], 3).tolist() == [3, 1, 2]
+    assert observer.instructive([{"id": "unknown"}, *rows], 4).tolist() == [3, 1, 2, 0]
+
+
+def test_images_without_a_mask_are_shown_too():
+    """As many as with one, as far as there are any: with a class, and with nothing."""
+    classes = {"label": 0, "probability_well": 0.5, "probability_ill": 0.5}
+    rows = [{"id": "m", "dice": 0.9, **classes}] * 8 + [{"id": "c", **classes}] * 8
+    rows += [{"id": "n"}] * 2
+    shown = lambda count: "".join(rows[n]["id"] for n in observer.instructive(rows, count))
+    assert [shown(count) for count in (1, 2, 4, 9)] == ["m", "mc", "mmcn", "mmmmcccnn"]
+    assert len({*observer.instructive(rows, 18).tolist()}) == len(rows)
+    assert observer.instructive([], 4).tolist() == []
+
+
+def test_of_independent_classes_those_that_are_known_count():
+    row = {"probability_a": 0.2, "probability_b": 0.7, "probability_c": 0.9, "label_a": 1.0}
+    assert observer.of_truth(row | {"label_b": 0.0}) == {"a": 0.2, "not b": pytest.approx(0.3)}
+    assert observer.of_truth({"probability_a": 0.2}) == {}
+
+
+def test_pictures_with_and_without_a_truth_are_kept_apart(tmp_path):
+    image, mask = np.full((8, 8, 1), 50, np.uint8), filled(1, 1, 4, 4)
+    shown = [Picture("a", -1, image), Picture("b", -1, image, mask), Picture("c", -1, image)]
+    write_gallery(tmp_path, Gallery("best", {"s": observer.gallery(shown, 4), "t": shown[:1]}))
+    with np.load(tmp_path / "gallery.npz") as arrays:
+        read = from_arrays(arrays)
+    assert [one.truth is None for one in read["s"] + read["t"]] == [True, False, True, True]
+    assert read["s"][1].truth.shape == (4, 4, 1) and read["s"][1].truth.any()
 
 
 def test_caption():
     row = {"id": "test/i1", "dice": 0.87654, "hd": 3.0}
     assert observer.caption(row) == "i1\nDice 0.877"
     row |= {"label": 1, "probability_well": 0.75, "probability_ill": 0.25}
-    assert observer.caption(row) == "i1\nDice 0.877\nis ill: 0.25"
+    assert observer.caption(row) == "i1\nDice 0.877\ntruth: ill (p = 0.25)"
     assert observer.caption({"id": "i1"}) == "i1"
 
 
