@@ -59,6 +59,7 @@ setup(
         "flatbuffers>=25.9",  # jax.export needs it, and does not say so
         "flax>=0.12.0",
         "h5py>=3.12",
+        "imagecodecs>=2026.3.6",
         "importlib_resources>=6.4",  # tensorflow-datasets needs it, and does not say so
         "jax>=0.8.0",
         "jinja2>=3.1",

@@ -20,6 +20,7 @@ LARGEST = 2**26  # pixels; the largest films of the official sets have 20 millio
 # Values closer together than this, or further apart, are past what float32 can stretch.
 _LEAST, _MOST = 1e-30, float(np.finfo(np.float32).max)
 _HARMLESS = 2**24  # pixels; some ways to pack so many need next to nothing
+_ENOUGH = 2**18  # values that tell how the others lie
 _LARGEST_FILE = 2**30  # bytes; the largest image allowed has fewer
 WRONG_TYPE = "wrong type behind the extension"
 _MODES = {"P": "palette", "PA": "palette", "CMYK": "CMYK", "RGB": "colour", "RGBA": "colour"}
@@ -103,15 +104,24 @@ def read(path: Path, channels: int = 1) -> np.ndarray:
     return values.astype(np.float32) if values.dtype == np.uint8 else stretch(values, path)
 
 
-def stretch(values: np.ndarray, path: Path) -> np.ndarray:
-    """Maps [min, max] of `values` [H, W] to 0..255, float32; an image of one value becomes 0."""
+def stretch(values: np.ndarray, path: Path, counted: np.ndarray | None = None) -> np.ndarray:
+    """Maps [min, max] of `values`, of those `counted` alone, to 0..255, float32; an image of one
+    value becomes 0. Where few pixels, such as hot ones, make that range more than twice as wide as
+    for the others, it is the range of the others (all but a thousandth at either end).
+    """
     stretched = values.astype(np.float32)
-    low, high = stretched.min(), stretched.max()
+    counting = stretched if counted is None else stretched[counted]
+    low, high = counting.min(), counting.max()
     if not float(high) - float(low) <= _MOST:  # so for NaN, too
         raise DataError(f"{path} holds values that are not finite; export the image again")
+    few = counting.ravel()[:: counting.size // _ENOUGH + 1]
+    least, most = np.percentile(few, (0.1, 99.9)).astype(np.float32)
+    narrow = 0 < most - least < (high - low) / 2
+    if narrow:
+        low, high = least, most
     stretched -= low
     stretched *= 255 / (high - low) if high - low > _LEAST else 0
-    return stretched
+    return np.clip(stretched, 0, 255) if narrow or counted is not None else stretched
 
 
 def read_mask(path: Path) -> np.ndarray:

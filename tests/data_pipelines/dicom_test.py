@@ -3,16 +3,17 @@
 import io
 import logging
 
+import imagecodecs
 import numpy as np
 import pydicom
 import pytest
 from PIL import Image
-from pydicom import encaps, uid
+from pydicom import encaps, filereader, pixels, uid
 from pydicom.sequence import Sequence
 
 from data_pipelines import audit, make_builder
 from data_pipelines.errors import DataError
-from data_pipelines.files import dicom, images
+from data_pipelines.files import dicom, images, read_image
 from tests.official_formats import IDENTIFYING, write_dicom, write_image
 
 DEEP = np.array([[0, 1000, 2000], [2500, 3000, 4095]], np.uint16)
@@ -104,18 +105,23 @@ def test_spacing(tmp_path, elements, expected):
     assert dicom.read(write_dicom(tmp_path / "a.dcm", DEEP, **elements))[1] == expected
 
 
-def compressed(path, image, syntax, form, **options):
-    """Rewrites a DICOM file with pixels that Pillow has compressed."""
-    packed = io.BytesIO()
-    if form == "JPEG2000":
-        options = {"no_jp2": True} | options
-    Image.fromarray(image).save(packed, form, **options)
-    data = pydicom.dcmread(write_dicom(path, image))
+def packed(path, image, syntax, frame, **elements):
+    """A DICOM file of one picture that was compressed before."""
+    data = pydicom.dcmread(write_dicom(path, image, **elements))
     data.file_meta.TransferSyntaxUID = syntax
-    data.PixelData = encaps.encapsulate([packed.getvalue()])
+    data.PixelData = encaps.encapsulate([frame])
     data["PixelData"].VR = "OB"
     data.save_as(path, enforce_file_format=True)
     return path
+
+
+def compressed(path, image, syntax, form, **options):
+    """A DICOM file of pixels that Pillow has compressed."""
+    if form == "JPEG2000":
+        options = {"no_jp2": True} | options
+    frame = io.BytesIO()
+    Image.fromarray(image).save(frame, form, **options)
+    return packed(path, image, syntax, frame.getvalue())
 
 
 RAMP = np.add.outer(np.arange(0, 240, 10), np.arange(0, 16)).astype(np.uint8)
@@ -137,7 +143,55 @@ def test_compressed_pixels(tmp_path, syntax, form, atol):
 
 def test_a_jp2_file_within(tmp_path):
     path = compressed(tmp_path / "a.dcm", RAMP, uid.JPEG2000Lossless, "JPEG2000", no_jp2=False)
-    with pytest.raises(DataError, match=r"a\.dcm holds a JP2 file for a picture; export it unc"):
+    np.testing.assert_array_equal(dicom.read(path)[0], RAMP)
+
+
+TWELVE = RAMP.astype(np.uint16) * 16
+PACKED = {
+    "lossless": (uid.JPEGLosslessSV1, dict(lossless=True, bitspersample=12), 0),
+    "lossless, another predictor": (
+        uid.JPEGLossless,
+        dict(lossless=True, bitspersample=12, predictor=4),
+        0,
+    ),
+    "12 bits": (uid.JPEGExtended12Bit, dict(level=99, bitspersample=12), 3),
+    "JPEG-LS": (uid.JPEGLSLossless, {}, 0),
+    "JPEG-LS, near": (uid.JPEGLSNearLossless, dict(level=2), 2),
+    "HTJ2K": (uid.HTJ2KLossless, {}, 0),
+}
+
+
+def _pack(syntax, options):
+    if syntax in uid.JPEGLSTransferSyntaxes:
+        return imagecodecs.jpegls_encode(TWELVE, **options)
+    if syntax == uid.HTJ2KLossless:
+        return imagecodecs.htj2k_encode(TWELVE)
+    return imagecodecs.jpeg8_encode(TWELVE, **options)
+
+
+@pytest.mark.parametrize("form", PACKED)
+def test_what_archives_hold(tmp_path, form):
+    syntax, options, atol = PACKED[form]
+    window = dict(BitsStored=12, HighBit=11, WindowCenter=2048, WindowWidth=4096)
+    path = packed(tmp_path / "a.dcm", TWELVE, syntax, _pack(syntax, options), **window)
+    image, _ = dicom.read(path)
+    np.testing.assert_allclose(image * np.float32(4095 / 255), TWELVE, atol=atol + 0.01)
+    for name, value in (("Columns", 2**15), ("SamplesPerPixel", 3)):
+        data = pydicom.dcmread(path)
+        setattr(data, name, value)
+        data.PhotometricInterpretation = "RGB" if name == "SamplesPerPixel" else "MONOCHROME2"
+        data.BitsAllocated = 8 if name == "SamplesPerPixel" else 16
+        data.save_as(tmp_path / "b.dcm")
+        with pytest.raises(DataError, match=r"b\.dcm holds an image of another size than it says"):
+            dicom.read(tmp_path / "b.dcm")
+
+
+def test_a_decoder_that_is_not_there_is_named(tmp_path, monkeypatch):
+    path = packed(tmp_path / "a.dcm", TWELVE, uid.JPEGExtended12Bit, b"\xff\xd8", BitsStored=12)
+    decoder = pixels.get_decoder(uid.JPEGExtended12Bit)
+    monkeypatch.setattr(decoder, "_available", {"pillow": None})
+    words = r"a\.dcm is compressed as JPEG Extended .*no decoder here; pip install imagecodecs"
+    with pytest.raises(DataError, match=words):
         dicom.read(path)
 
 
@@ -207,9 +261,10 @@ FAULTS = {
     "palette": (_change(PhotometricInterpretation="PALETTE COLOR"), "is neither grey of 8 to 16"),
     "32 bits": (_change(BitsAllocated=32), "is neither grey of 8 to 16 bits nor RGB"),
     "video": (_syntax(uid.MPEG2MPML), "is compressed in a way that cannot be read; export it unc"),
-    "lossless": (_syntax(uid.JPEGLosslessSV1), "is compressed in a way that cannot be read"),
+    "damaged JPEG without loss": (_syntax(uid.JPEGLosslessSV1), "cannot be read as DICOM"),
+    "damaged JPEG 2000": (_syntax(uid.JPEG2000), "cannot be read as DICOM"),
     "damaged JPEG": (_syntax(uid.JPEGBaseline8Bit), "cannot be read as DICOM"),
-    "deflated": (_deflated, "is compressed in a way that cannot be read"),
+    "deflated": (_deflated, "is compressed as a whole .*; export it uncompressed"),
     "slope": (_change(RescaleSlope="1e300", RescaleIntercept="0"), "values that are not finite"),
     "pixels cut short": (
         lambda path: path.write_bytes(path.read_bytes()[:-4]),
@@ -292,9 +347,78 @@ def test_the_audit_knows_dicom_behind_other_suffixes(tmp_path):
     builder = make_builder("folder:own", data_dir=tmp_path, prepared_dir="", size=16)
     described = {(f.kind, f.detail) for f in audit.audit({"folder:own": builder})}
     kind = "wrong type behind the extension"
-    detail = f"{folder}/images/a.png is a DICOM file; {folder}/images/b.dcm is no DICOM file"
+    detail = f"{folder}/images/a.png is a DICOM file; {folder}/images/b.dcm is a PNG file"
     assert (kind, detail) in described
 
 
+def _strip(path):
+    """Neither preamble nor meta header."""
+    with path.open("rb") as file:
+        filereader.read_preamble(file, force=False)
+        filereader._read_file_meta_info(file)
+        rest = file.read()
+    path.write_bytes(rest)
+
+
+def _renamed(name, write=write_dicom):
+    return lambda folder: write(folder / "a.dcm", DEEP).rename(folder / name)
+
+
+def _bare(folder):
+    _strip(write_dicom(folder / "a.dcm", DEEP))
+
+
+def _bare_implicit(folder):
+    data = pydicom.dcmread(write_dicom(folder / "a.dcm", DEEP))
+    data.file_meta.TransferSyntaxUID = uid.ImplicitVRLittleEndian
+    data.save_as(folder / "a.dcm", implicit_vr=True)
+    _strip(folder / "a.dcm")
+
+
+def _of_class(sop_class):
+    return lambda folder: write_dicom(folder / "a.dcm", DEEP, SOPClassUID=sop_class)
+
+
+def _directory(folder):
+    """A DICOMDIR says what it is in its meta header alone."""
+    data = pydicom.dcmread(write_dicom(folder / "a.dcm", DEEP))
+    del data.SOPClassUID
+    data.file_meta.MediaStorageSOPClassUID = uid.MediaStorageDirectoryStorage
+    data.save_as(folder / "a.dcm")
+
+
+KINDS = {
+    "named as usual": (_renamed("b.dcm"), "image"),
+    "of a CD": (_renamed("IM0"), "image"),
+    "of Siemens": (_renamed("1.IMA"), "image"),
+    "behind another suffix": (_renamed("b.png"), "image"),
+    "without preamble": (_bare, "image"),
+    "without preamble and types": (_bare_implicit, "image"),
+    "of a class of its maker": (_of_class("1.2.3.4.5"), "image"),
+    "a report": (_of_class(uid.BasicTextSRStorage), "other"),
+    "a presentation state": (_of_class(uid.GrayscaleSoftcopyPresentationStateStorage), "other"),
+    "a document": (_of_class(uid.EncapsulatedPDFStorage), "other"),
+    "a directory": (_directory, "other"),
+    "a picture": (lambda folder: write_image(folder / "a.png", RAMP), ""),
+    "a text": (lambda folder: (folder / "a.txt").write_text("no DICM"), ""),
+    "nothing": (lambda folder: (folder / "a").write_bytes(b""), ""),
+    "numbers": (lambda folder: (folder / "a.raw").write_bytes(bytes([8, 0, 5, 0] * 99)), ""),
+}
+
+
+@pytest.mark.parametrize("case", KINDS)
+def test_files_are_known_by_their_content(tmp_path, case):
+    write, kind = KINDS[case]
+    write(tmp_path)
+    (path,) = tmp_path.iterdir()
+    assert dicom.kind_of(path) == kind
+    if kind == "image":
+        expected = dicom.read(write_dicom(tmp_path / "expected.dcm", DEEP))[0]
+        np.testing.assert_array_equal(read_image(path)[0], expected)
+    if kind == "other":
+        with pytest.raises(DataError, match=r"a\.dcm is DICOM without an image .*; leave it out"):
+            read_image(path)
+
+
 def test_other_readers_do_not_take_dicom():
-    assert images.FORMATS == ("PNG", "JPEG", "GIF", "BMP", "TIFF")
+    assert "DICOM" not in images.FORMATS
