@@ -74,6 +74,10 @@ def get_config() -> ConfigDict:
     # To predict larger images and volumes window by window; a patch of () takes each whole.
     c.window = ConfigDict(dict(patch=(), stride=(), batch_size=4, weights="gaussian"))
     c.flips = False  # predictions are means over an image and its mirror image
+    # Masks and classes that change places in a mirror image: "left_lung=right_lung,...", or "auto",
+    # those whose names differ in left and right alone; "situs_inversus=" has no counterpart, so
+    # that no image is mirrored.
+    c.mirrored = "auto"
     c.keep_largest = 0  # connected components kept of each predicted mask, the largest; 0 for all
     c.schedule = ConfigDict(dict(name="cosine", warmup_steps=0, decay_every=0, decay_rate=0.1))
     c.optimizer = ConfigDict(dict(name="adam", weight_decay=0.0, momentum=0.9, clip_norm=0.0))

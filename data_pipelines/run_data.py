@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 import data_pipelines
-from data_pipelines import findings, splits
+from data_pipelines import anatomy, findings, splits
 from data_pipelines.errors import DataError
 from data_pipelines.examples import Examples
 from data_pipelines.findings import Finding
@@ -123,9 +123,17 @@ def open_run(
             pools[Stream.of(task, labeled=False)] = unlabeled
         validation.append(_validation(task, parts[Split.VAL]))
         specs[task] = labeled.label_spec
+    label_spec = anatomy.of_body(
+        dataclasses.replace(
+            specs[Task.CLS], mask_names=specs[Task.SEG].mask_names, void=specs[Task.SEG].void
+        ),
+        config["mirrored"],
+    )
     tests = [_test(name, parts_of(name), part) for name, part in test_data.items()]
     if process[0] == 0:
         _logger.info("%s", findings.summary(found))
+        for note in anatomy.notes(label_spec):
+            _logger.info("%s", note)
     return RunData(
         pools=pools,
         batch_size=config["batch_size"],
@@ -134,7 +142,7 @@ def open_run(
         process=process,
         validation=validation,
         tests=tests,
-        label_spec=dataclasses.replace(specs[Task.CLS], mask_names=specs[Task.SEG].mask_names),
+        label_spec=label_spec,
         contents=contents,
     )
 

@@ -15,12 +15,38 @@ class LabelSpec:
     multi_label: bool = False  # an image has any number of the classes; else just one (multi-class)
     mask_names: tuple[str, ...] = ()  # of the masks' channels; () where there is one
     void: bool = False  # whether masks may hold VOID
-    # Pairs of names, of masks or of independent classes, that change places in a mirror image.
+    # Pairs of names, of masks or of classes, that change places in a mirror image.
     mirrored: tuple[tuple[str, str], ...] = ()
 
     @property
     def mask_channels(self) -> int:
         return max(1, len(self.mask_names))
+
+    @property
+    def may_mirror(self) -> bool:
+        """Whether a mirror image can be labelled: of no pair there is one without the other."""
+        return all(
+            (one in names) == (other in names)
+            for one, other in self.mirrored
+            for names in (self.mask_names, self.class_names)
+        )
+
+    @property
+    def mask_order(self) -> tuple[int, ...]:
+        """Which channel of the masks each one of a mirror image is; () where all stay."""
+        return self._order(self.mask_names)
+
+    @property
+    def class_order(self) -> tuple[int, ...]:
+        """Which class each one of a mirror image is; () where all stay."""
+        return self._order(self.class_names)
+
+    def _order(self, names: tuple[str, ...]) -> tuple[int, ...]:
+        if not self.may_mirror:
+            return ()
+        other = {a: b for pair in self.mirrored for a, b in (pair, pair[::-1])}
+        order = tuple(names.index(other.get(name, name)) for name in names)
+        return order if order != tuple(range(len(names))) else ()
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> Self:

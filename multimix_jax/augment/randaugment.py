@@ -33,12 +33,14 @@ _ONE = 1 << 16  # PIL's fixed point for coordinates.
 _LUMA = (19595, 38470, 7471)  # PIL's weights of red, green and blue, in 1/65536.
 
 
-def weak(key: jax.Array, image: jax.Array) -> jax.Array:
-    """A horizontal flip with probability 1/2, then a crop after reflecting 1/8 of each side."""
+def weak(key: jax.Array, image: jax.Array, *, flips: bool = True) -> jax.Array:
+    """A horizontal flip with probability 1/2, or never, then a crop after reflecting 1/8 of each
+    side."""
     _check(image)
     height, width, _ = image.shape
     flip_key, crop_key = jax.random.split(key)
-    image = dm_pix.random_flip_left_right(flip_key, image)
+    if flips:
+        image = dm_pix.random_flip_left_right(flip_key, image)
     vertical, horizontal = height // 8, width // 8
     padding = ((vertical, vertical), (horizontal, horizontal), (0, 0))
     padded = jnp.pad(image, padding, mode="reflect")
@@ -49,17 +51,27 @@ def weak(key: jax.Array, image: jax.Array) -> jax.Array:
     return jax.lax.dynamic_slice(padded, (*start, 0), image.shape)
 
 
-def strong(key: jax.Array, image: jax.Array) -> jax.Array:
+def strong(key: jax.Array, image: jax.Array, *, flips: bool = True) -> jax.Array:
     """Its own `weak` view, then two operations, each applied with probability 1/2.
 
     The list, the magnitudes and the probabilities are those of MultiMix (Haque et al. 2021),
     after RandAugment as FixMatch (Sohn et al. 2020) uses it. What is moved in is black.
     """
     view_key, *stage_keys = jax.random.split(key, 1 + _STAGES)
-    image = weak(view_key, image)
+    image = weak(view_key, image, flips=flips)
     for stage_key in stage_keys:
         image = apply_operation(image, *draw_operation(stage_key))
     return image
+
+
+def weak_is_mirrored(key: jax.Array) -> jax.Array:
+    """Whether the `weak` view of this key is a mirror image, bool []."""
+    return jax.random.bernoulli(jax.random.split(key)[0])
+
+
+def strong_is_mirrored(key: jax.Array) -> jax.Array:
+    """Whether the `strong` view of this key is a mirror image, bool []."""
+    return weak_is_mirrored(jax.random.split(key, 1 + _STAGES)[0])
 
 
 def draw_operation(key: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:

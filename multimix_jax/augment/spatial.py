@@ -1,6 +1,7 @@
 """Spatial augmentation of one image together with its mask; a batch is a vmap, one key each."""
 
 import math
+import types
 from collections.abc import Mapping, Sequence
 
 import flax
@@ -23,23 +24,25 @@ class SpatialTransform:
     rows: jax.Array  # float32 [H,W], in pixels of the image
     columns: jax.Array
     black: jax.Array  # bool [], whether it is black outside of the image; else its border goes on
+    mirrored: jax.Array | bool = False  # bool []
 
 
 def draw_transform(
-    key: jax.Array, height: int, width: int, strength: float = 1.0
+    key: jax.Array, height: int, width: int, strength: float = 1.0, *, flips: bool = True
 ) -> SpatialTransform:
     """Rotation, scale, aspect, shift, shear, a slight elastic field and a horizontal flip.
 
     Up to +-20 degrees, a factor of exp(+-.3), a ratio of the axes of exp(+-.15), .15 of half a side
     along each axis, a shear of .1, all uniform, and a smooth field of .02 of half a side; flipped
-    left to right with probability 1/2. Outside is black with probability 1/2. `strength` is a
-    factor of all of these but the flip. An image that is not square is turned as if it were
+    left to right with probability 1/2, or never. Outside is black with probability 1/2. `strength`
+    is a factor of all of these but the flip. An image that is not square is turned as if it were
     stretched to one.
     """
     affine_key, elastic_key, coin_key = jax.random.split(key, 3)
     drawn = strength * jax.random.uniform(affine_key, (6,), minval=-1.0)
     angle, log_scale, aspect, shear, *shift = drawn
     flipped, black = jax.random.bernoulli(coin_key, shape=(2,))
+    flipped &= flips
 
     angle *= math.radians(DEGREES)
     cosine, sine = jnp.cos(angle), jnp.sin(angle)
@@ -58,11 +61,16 @@ def draw_transform(
     row_shift, column_shift = shift
     rows = (points[..., 0] + SHIFT * row_shift + 1) / 2 * height - 0.5
     columns = (points[..., 1] + SHIFT * column_shift + 1) / 2 * width - 0.5
-    return SpatialTransform(rows, columns, black)
+    return SpatialTransform(rows, columns, black, flipped)
 
 
-def apply_transform(transform: SpatialTransform, image: jax.Array) -> jax.Array:
-    """The image, or its mask, [H,W,C] of uint8 or float, transformed: bilinear, float32."""
+def apply_transform(
+    transform: SpatialTransform, image: jax.Array, order: Sequence[int] = ()
+) -> jax.Array:
+    """The image, or its mask, [H,W,C] of uint8 or float, transformed: bilinear, float32.
+
+    Where it is mirrored, the channels stand in `order`, see `reorder`.
+    """
     height, width, channels = image.shape
     if transform.rows.shape != (height, width):
         raise ValueError(
@@ -80,7 +88,16 @@ def apply_transform(transform: SpatialTransform, image: jax.Array) -> jax.Array:
     at = top * (width + 2) + left
     upper = padded[at] * (1 - right) + padded[at + 1] * right
     lower = padded[at + width + 2] * (1 - right) + padded[at + width + 3] * right
-    return upper * (1 - down) + lower * down
+    return reorder(upper * (1 - down) + lower * down, order, transform.mirrored)
+
+
+def reorder(array: jax.Array, order: Sequence[int], where: jax.Array | bool = True) -> jax.Array:
+    """Channels [...,C], or classes, in the order that they have in a mirror image, `where` it is
+    one; an order of () leaves them as they are."""
+    if not order:
+        return array
+    # Of slices, which every format of exported programs knows.
+    return jnp.where(where, jnp.stack([array[..., place] for place in order], -1), array)
 
 
 def random_crop(
@@ -103,21 +120,34 @@ def random_crop(
     return {name: cut(array) for name, array in arrays.items()}
 
 
-def random_rot90_flip(key: jax.Array, arrays: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
+def random_rot90_flip(
+    key: jax.Array,
+    arrays: Mapping[str, jax.Array],
+    *,
+    flips: bool = True,
+    orders: Mapping[str, Sequence[int]] = types.MappingProxyType({}),
+) -> dict[str, jax.Array]:
     """The same random turn by a multiple of 90 degrees, and flip, of an image and its mask.
 
     In the plane of the first two axes, whose sides must be the same (ValueError); all eight results
-    are equally likely (Zhang & Zhang 2021, section 3.1).
+    are equally likely (Zhang & Zhang 2021, section 3.1), or without `flips` the four turns. Where
+    it is mirrored, the channels of an array stand in the order of its name in `orders`, see
+    `reorder`.
     """
     sides = next(iter(arrays.values())).shape[:-1]
     if sides[0] != sides[1]:
         raise ValueError(f"images are {sides}, but the first two sides must be the same for turns")
-    swap, *flips = jax.random.bernoulli(key, shape=(3,))
+    swap, first, second = jax.random.bernoulli(key, shape=(3,))
+    if not flips:
+        first = swap ^ second
+    mirrored = swap ^ first ^ second
 
     def view(array: jax.Array) -> jax.Array:
         array = jnp.where(swap, jnp.swapaxes(array, 0, 1), array)
-        for axis, flip in enumerate(flips):
+        for axis, flip in enumerate((first, second)):
             array = jnp.where(flip, jnp.flip(array, axis), array)
         return array
 
-    return {name: view(array) for name, array in arrays.items()}
+    return {
+        name: reorder(view(array), orders.get(name, ()), mirrored) for name, array in arrays.items()
+    }

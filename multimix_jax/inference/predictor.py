@@ -9,10 +9,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from multimix_jax.augment.spatial import reorder
+from multimix_jax.errors import UsageError
 from multimix_jax.evaluation import geometry
 from multimix_jax.evaluation.calibration import Calibration
 from multimix_jax.inference import saliency
 from multimix_jax.inference.windows import Windows, make_sliding_window
+from multimix_jax.labels import LabelSpec
 from multimix_jax.names import Head
 from multimix_jax.objectives.base import Network
 from multimix_jax.training import machine, parallel
@@ -47,6 +50,7 @@ class Member:
     network: Network
     spec: PredictionSpec = PredictionSpec()
     calibration: Calibration | None = None
+    labels: LabelSpec = LabelSpec()  # where they forbid mirror images, nothing is flipped
 
     def answer(
         self, variables: PyTree, images: jax.Array, keys: jax.Array | None, *, flips: bool
@@ -54,12 +58,22 @@ class Member:
         """Probabilities by head, with `flips` means over the images and their mirror images; `keys`
         [B] switch dropout on."""
         answer = self.network.predict(variables, images, keys)
-        if flips:
-            flipped = _flip_back(self.network.predict(variables, jnp.flip(images, 2), keys))
+        if flips and self.labels.may_mirror:
+            mirrored = self.network.predict(variables, jnp.flip(images, 2), keys)
+            flipped = self.flip_back(dict(mirrored))
             answer = {head: (answer[head] + flipped[head]) / 2 for head in answer}
         if Head.CLASSES in answer and self.calibration is not None:
             answer[Head.CLASSES] = self.calibration(answer[Head.CLASSES])
         return dict(answer)
+
+    def flip_back(self, answer: Answer, axis: int = 2) -> Answer:
+        """What was answered for flipped images, as of the images."""
+        back = {}
+        for name, values in answer.items():
+            order = self.labels.class_order if name == Head.CLASSES else self.labels.mask_order
+            values = values if name == Head.CLASSES else jnp.flip(values, axis)
+            back[name] = values if name == SALIENCY else reorder(values, order)
+        return back
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,6 +95,15 @@ class Predictor:
     saliency: str = "none"  # one of `saliency.KINDS`
     seed: int = 0  # of dropout and noise
     quick: bool = False  # the time to compile matters more than that of an image
+
+    def __post_init__(self) -> None:
+        labels = self.members[0].labels
+        if self.compare_flips and not labels.may_mirror:
+            pairs = ", ".join(map("=".join, labels.mirrored))
+            raise UsageError(
+                "the network knows no mirror images, since its masks or classes have one side "
+                f"alone (config.mirrored: {pairs}); leave --flips out"
+            )
 
     @property
     def spec(self) -> PredictionSpec:
@@ -127,7 +150,7 @@ class Predictor:
                 shown = saliency.make_map(self.saliency, member.network, own, view, own_keys)
                 if shown is not None:
                     answer[SALIENCY] = shown[None]
-                answers.append(_flip_back(answer, axis=3) if flipped else answer)
+                answers.append(member.flip_back(answer, axis=3) if flipped else answer)
         every = {head: jnp.concatenate([answer[head] for answer in answers]) for head in answers[0]}
         result: Answer = {head: values.mean(axis=0) for head, values in every.items()}
         if len(answers) * max(self.draws, 1) > 1:
@@ -168,11 +191,6 @@ class Predictor:
 
 def _fold_in(keys: jax.Array | None, number: jax.Array | int) -> jax.Array | None:
     return None if keys is None else jax.vmap(jax.random.fold_in, (0, None))(keys, number)
-
-
-def _flip_back(answer: Answer, axis: int = 2) -> Answer:
-    """What was answered for flipped images, as of the images."""
-    return {h: v if h == Head.CLASSES else jnp.flip(v, axis) for h, v in answer.items()}
 
 
 def _disagreement(masks: jax.Array, mean: jax.Array) -> jax.Array:

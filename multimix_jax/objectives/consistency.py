@@ -70,34 +70,41 @@ class ConsistencyObjective(JointObjective):
 
     def _views(self, batch: Batch, keys: ExampleKeys) -> Views:
         # The names of the keys decide the random numbers, and so stay as they are.
-        views = {}
+        views: dict[Stream, jax.Array] = {}
+        mirrored: dict[Stream, Any] = {}
         weak = mask = None
+        weak_mirrored: jax.Array | bool = False
         for stream in self.streams:
             images = batch[stream]["image"].astype(jnp.float32)
-            transform = self._transform(keys(f"{stream}/pose", len(images)), images, self.spatial)
-            moved = transform(images)
+            move, flags = self._transform(keys(f"{stream}/pose", len(images)), images, self.spatial)
+            moved, mirrored[stream] = move(images), flags
             if stream == Stream.SEG_LABELED:
-                mask = transform(batch[stream]["mask"].astype(jnp.float32))
+                mask = move(batch[stream]["mask"].astype(jnp.float32), self.labels.mask_order)
             elif stream == Stream.CLS_UNLABELED:
                 weak_keys = keys(f"{stream}/weak_pose", len(images))
-                weak = self._transform(weak_keys, images, self.weak_spatial)(images)
+                move, weak_mirrored = self._transform(weak_keys, images, self.weak_spatial)
+                weak = move(images)
             if self.intensity and stream != Stream.SEG_LABELED:
                 own_keys = keys(f"{stream}/appearance", len(images))
                 moved = jax.vmap(augment_intensity)(own_keys, moved)
                 if stream == Stream.CLS_UNLABELED:
                     moved = jax.vmap(cutout)(keys(f"{stream}/hole", len(images)), moved)
             views[stream] = moved
-        return views, weak, mask
+        return Views(views, weak, mask, mirrored, weak_mirrored)
 
     def _transform(
         self, keys: jax.Array, images: jax.Array, strength: float
-    ) -> Callable[[jax.Array], jax.Array]:
-        """What moves images, or their masks, each by a spatial transform of its own."""
+    ) -> tuple[Callable[..., jax.Array], jax.Array | bool]:
+        """What moves images, or their masks, each by a spatial transform of its own, channels in
+        an order for mirror images; and which images that makes of them, bool [B]."""
         if not self.spatial:
-            return lambda images: images
-        draw = functools.partial(draw_transform, strength=strength)
+            return lambda images, order=(): images, jnp.zeros(len(images), bool)
+        draw = functools.partial(draw_transform, strength=strength, flips=self.labels.may_mirror)
         transforms = jax.vmap(draw, in_axes=(0, None, None))(keys, *images.shape[1:3])
-        return functools.partial(jax.vmap(apply_transform), transforms)
+        move = lambda images, order=(): jax.vmap(functools.partial(apply_transform, order=order))(
+            transforms, images
+        )
+        return move, transforms.mirrored
 
     def _teach(
         self, params: Any, state: TrainState, weak: jax.Array, keys: ExampleKeys

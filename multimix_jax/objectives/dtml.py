@@ -137,6 +137,7 @@ class DtmlObjective(Objective):
     distance_power: int = 2  # p, 1 or 2
     teacher_weight: float = 0.0  # 0 for no teacher
     teacher_noise: float = 0.1  # standard deviation, of the images as the network sees them
+    labels: LabelSpec = LabelSpec()  # what changes places in a mirror image
 
     switches = ("ema_decay", "model.use_sdf", "objective.mutual_weight", "objective.teacher_weight")
 
@@ -168,7 +169,8 @@ class DtmlObjective(Objective):
 
         sdf = network("sdf") if use_sdf else None
         terms = {**terms, "patch": patch}
-        return make_checked(cls, "objective", seg=network("mask"), sdf=sdf, **terms)
+        networks = dict(seg=network("mask"), sdf=sdf)
+        return make_checked(cls, "objective", **networks, labels=labels, **terms)
 
     @property
     def network(self) -> DtmlNetwork:
@@ -244,6 +246,11 @@ class DtmlObjective(Objective):
 
     def _views(self, batch: Batch, keys: ExampleKeys) -> dict[Stream, dict[str, jax.Array]]:
         """A random crop of every image, as floats, and of its mask."""
+        turn = functools.partial(
+            spatial.random_rot90_flip,
+            flips=self.labels.may_mirror,
+            orders={"mask": self.labels.mask_order},
+        )
         views = {}
         for name in self.streams:
             stream = batch[name]
@@ -255,7 +262,7 @@ class DtmlObjective(Objective):
                 extent = stream.get("extent", extent)
                 arrays = jax.vmap(crop)(keys(f"{name}/crop", count), arrays, extent)
             if self.turn:
-                arrays = jax.vmap(spatial.random_rot90_flip)(keys(f"{name}/turn", count), arrays)
+                arrays = jax.vmap(turn)(keys(f"{name}/turn", count), arrays)
             views[name] = {**arrays, "image": _as_float(arrays["image"])}
         return views
 

@@ -3,12 +3,13 @@
 import dataclasses
 import functools
 from collections.abc import Mapping
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, NamedTuple, Self
 
 import jax
 import jax.numpy as jnp
 
 from multimix_jax import losses
+from multimix_jax.augment.spatial import reorder
 from multimix_jax.errors import UsageError
 from multimix_jax.keys import ExampleKeys
 from multimix_jax.labels import LabelSpec
@@ -25,9 +26,16 @@ from multimix_jax.objectives.base import (
 )
 from multimix_jax.state import TrainState
 
-# Images of 0..255: where a gradient flows, by stream; those that give the pseudo-labels; the masks
-# of the labelled ones, as seen.
-Views = tuple[dict[Stream, jax.Array], jax.Array | None, jax.Array | None]
+
+class Views(NamedTuple):
+    """What a network sees of a batch: images of 0..255."""
+
+    images: dict[Stream, jax.Array]  # where a gradient flows
+    weak: jax.Array | None  # those that give the pseudo-labels
+    mask: jax.Array | None  # of the labelled ones, as seen
+    # Which are mirror images, bool [B] by stream, and of the weak ones; only where it matters.
+    mirrored: dict[Stream, Any]
+    weak_mirrored: jax.Array | bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,6 +88,7 @@ class JointObjective(Objective):
 
     model: MultiMix
     multi_label: bool = False  # whether an image has any number of classes
+    labels: LabelSpec = LabelSpec()  # what changes places in a mirror image
     pseudo_label_weight: float = 0.25  # 0 leaves the term out
     threshold: float = 0.7  # confidence in [0, 1] from which a pseudo-label counts
 
@@ -102,9 +111,8 @@ class JointObjective(Objective):
         if attributes.get("mask_channels") == 0:
             attributes["mask_channels"] = labels.mask_channels
         network = make_checked(MultiMix, "model", **attributes, dtype=jnp.dtype(spec.dtype))
-        made = make_checked(
-            cls, "objective", model=network, multi_label=labels.multi_label, **spec.objective
-        )
+        fixed = dict(model=network, multi_label=labels.multi_label, labels=labels)
+        made = make_checked(cls, "objective", **fixed, **spec.objective)
         made.check()
         return made
 
@@ -166,8 +174,12 @@ class JointObjective(Objective):
         self, params: Any, state: TrainState, batch: Batch, keys: ExampleKeys
     ) -> tuple[jax.Array, tuple[Metrics, Any]]:
         """Loss of one batch: scalar, (terms and other metrics, batch statistics)."""
-        views, weak, mask = self._views(batch, keys)
-        taught = None if weak is None else self._teach(params, state, normalize(weak), keys)
+        views, weak, mask, mirrored, weak_mirrored = self._views(batch, keys)
+        order = self.labels.class_order  # all classes are compared as of images as they are
+        taught = None
+        if weak is not None:
+            taught = self._teach(params, state, normalize(weak), keys)
+            taught = reorder(taught, order, jnp.expand_dims(weak_mirrored, -1))
         # One call of the encoder for all views, those to segment first.
         images = normalize(jnp.concatenate(list(views.values())))
         dropout = dropout_keys(keys, "encoder", views)
@@ -184,6 +196,9 @@ class JointObjective(Objective):
             terms |= self._segmentation_terms(logits, mask)
         if self.model.use_classifier:
             logits = self._apply(params, [level[split:] for level in features], method="classify")
+            if order:
+                flags = [mirrored[stream] for stream in views if stream.task == Task.CLS]
+                logits = reorder(logits, order, jnp.concatenate(flags)[:, None])
             class_terms, monitors = self._classification(logits, batch, taught)
             weights = self._class_weights(state.step)
             terms |= {name: weights[name] * value for name, value in class_terms.items()}
@@ -191,7 +206,7 @@ class JointObjective(Objective):
 
     def views(self, batch: Batch, keys: ExampleKeys) -> dict[str, jax.Array]:
         """The 8-bit images that the network sees of `batch`, by stream and view."""
-        views, weak, _ = self._views(batch, keys)
+        views, weak, *_ = self._views(batch, keys)
         shown = {str(stream): batch[stream]["image"] for stream in self.streams}
         for stream, name in self.view_names.items():
             if stream in views:

@@ -1,6 +1,7 @@
 """The loss of MultiMix, term by term; with terms switched off, of the systems it is compared to."""
 
 import dataclasses
+import functools
 from typing import Any
 
 import jax
@@ -40,20 +41,31 @@ class MultiMixObjective(JointObjective):
 
     def _views(self, batch: Batch, keys: ExampleKeys) -> Views:
         # Segmentation images are not augmented, as published.
-        augment = {Stream.CLS_LABELED: randaugment.weak, Stream.CLS_UNLABELED: randaugment.strong}
-        views = {}
+        augment = {
+            Stream.CLS_LABELED: (randaugment.weak, randaugment.weak_is_mirrored),
+            Stream.CLS_UNLABELED: (randaugment.strong, randaugment.strong_is_mirrored),
+        }
+        flips, matters = self.labels.may_mirror, bool(self.labels.class_order)
+        views, mirrored = {}, {}
         weak = mask = None
+        weak_mirrored: jax.Array | bool = False
         for stream in self.streams:
             images = batch[stream]["image"]
             if stream == Stream.SEG_LABELED:
                 mask = batch[stream]["mask"].astype(jnp.float32)
             elif stream == Stream.CLS_UNLABELED:
                 weak_keys = keys(f"{stream}/weak", len(images))
-                weak = jax.vmap(randaugment.weak)(weak_keys, images)
+                weak = jax.vmap(functools.partial(randaugment.weak, flips=flips))(weak_keys, images)
+                if matters:
+                    weak_mirrored = jax.vmap(randaugment.weak_is_mirrored)(weak_keys)
             if stream in augment:
-                images = jax.vmap(augment[stream])(keys(f"{stream}/view", len(images)), images)
+                view, is_mirrored = augment[stream]
+                own_keys = keys(f"{stream}/view", len(images))
+                images = jax.vmap(functools.partial(view, flips=flips))(own_keys, images)
+                if matters:
+                    mirrored[stream] = jax.vmap(is_mirrored)(own_keys)
             views[stream] = images
-        return views, weak, mask
+        return Views(views, weak, mask, mirrored, weak_mirrored)
 
     def _teach(
         self, params: Any, state: TrainState, weak: jax.Array, keys: ExampleKeys

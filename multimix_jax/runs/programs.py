@@ -44,7 +44,7 @@ class Programs:
         self.objective = make_objective(objective, labels)
         self.network = network = self.objective.network
         self.optimizer = optimizer.make_optimizer(training.optimizer, schedule)
-        self.predictor = Predictor([Member(network, prediction)])
+        self.predictor = Predictor([Member(network, prediction, labels=labels)])
         if self.objective.uses_average and not step.ema_decay:
             raise UsageError(
                 "the method has a teacher, the moving average of the weights, but none is kept; "

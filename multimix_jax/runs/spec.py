@@ -50,6 +50,7 @@ class DataSpec:
     test_data: str = field(metadata=FREE)
     seg_labels: str
     cls_labels: str
+    mirrored: str
     class_multiple: int = field(metadata=POSITIVE)
     split_seed: int
 

@@ -45,7 +45,7 @@ class TrainedModel:
     @property
     def member(self) -> Member:
         """For a `Predictor`."""
-        return Member(self.network, self.spec.prediction, self.calibration)
+        return Member(self.network, self.spec.prediction, self.calibration, self.labels)
 
     @property
     def outputs(self) -> dict[Head, tuple[int, ...]]:

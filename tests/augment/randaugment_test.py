@@ -1,3 +1,5 @@
+import functools
+
 import dm_pix
 import jax
 import jax.numpy as jnp
@@ -154,6 +156,23 @@ def test_weak_is_a_crop_of_the_padded_image_or_its_flip(height, width):
     counts = np.asarray([views.count(view) for view in possible])
     expected = 600 / len(possible)
     assert ((counts - expected) ** 2 / expected).sum() < 2 * len(possible)
+
+
+def test_views_are_mirrored_where_they_say_so_or_never():
+    ramp = np.broadcast_to(np.arange(32, dtype=np.uint8)[:, None], (32, 32, 1))
+    draw = jax.random.split(jax.random.key(0), 64)
+    falls = lambda view: np.asarray(view[:, 12, 18, 0]) < np.asarray(view[:, 12, 12, 0])
+    same = np.broadcast_to(ramp, (64, *ramp.shape))
+    mirrored = jax.vmap(randaugment.weak_is_mirrored)(draw)
+    np.testing.assert_array_equal(falls(weak_batch(draw, same)), mirrored)
+    assert 20 < mirrored.sum() < 44
+    inner = jax.vmap(lambda key: jax.random.split(key, 3)[0])(draw)  # of the strong view
+    np.testing.assert_array_equal(
+        jax.vmap(randaugment.strong_is_mirrored)(draw),
+        jax.vmap(randaugment.weak_is_mirrored)(inner),
+    )
+    unflipped = jax.vmap(functools.partial(randaugment.weak, flips=False))
+    assert not falls(unflipped(draw, same)).any()
 
 
 def test_weak_is_the_flip_and_the_crop_of_dm_pix():

@@ -150,6 +150,23 @@ def test_crops_and_all_eight_turns_of_every_place(sides, patch):
     assert views == want
 
 
+@pytest.mark.parametrize("flips", [True, False])
+def test_turns_keep_left_and_right_apart(flips):
+    """Seen from the front, the left is on the same hand in every view."""
+    front, left, right = (np.zeros((5, 5)) for _ in range(3))
+    front[0, 2], left[3, 0], right[3, 4] = 1, 1, 1
+    arrays = {"image": jnp.asarray(front)[..., None], "mask": jnp.stack([left, right], -1)}
+    turn = lambda key: spatial.random_rot90_flip(
+        key, arrays, flips=flips, orders={"mask": (1, 0)} if flips else {}
+    )
+    drawn = jax.jit(jax.vmap(turn))(jax.random.split(jax.random.key(0), 100))
+    place = lambda x: np.stack(np.unravel_index(np.asarray(x).reshape(100, -1).argmax(-1), (5, 5)))
+    ahead = place(drawn["image"]) - 2
+    across = place(drawn["mask"][..., 0]) - place(drawn["mask"][..., 1])
+    assert (ahead[0] * across[1] - ahead[1] * across[0] > 0).all()
+    assert len({view.tobytes() for view in np.asarray(drawn["mask"])}) == 4
+
+
 def test_padding_is_not_cropped():
     image = jnp.zeros((9, 9, 1)).at[:5, :4].set(1)
     crop = lambda key: spatial.random_crop(key, {"image": image}, jnp.asarray([5, 4]), patch=(4, 4))

@@ -90,6 +90,18 @@ def test_own_files_are_digested_before_they_are_read():
     assert order == ["contents", "folder:seg", "folder:cls"]
 
 
+@pytest.mark.parametrize(("text", "pairs"), [("auto", (("left", "right"),)), ("", ())])
+def test_names_of_left_and_right_are_pairs(text, pairs):
+    def load(name):
+        if name == "folder:cls":
+            return SETS[name]
+        return dataclasses.replace(SETS[name], label_spec=LabelSpec(mask_names=("right", "left")))
+
+    spec = run_data(load=load, mirrored=text).label_spec
+    assert (spec.class_names, spec.mask_names) == (("well", "ill"), ("right", "left"))
+    assert spec.mirrored == pairs
+
+
 @pytest.mark.parametrize(("budget", "count"), [(5, 5), ("5", 5), (10, 10), ("all", 10)])
 def test_masks_up_to_the_budget(budget, count):
     data = run_data(seg_labels=budget)

@@ -9,12 +9,14 @@ import numpy as np
 import pytest
 
 from configs import dtml
+from multimix_jax.errors import UsageError
 from multimix_jax.evaluation.calibration import Calibration
 from multimix_jax.inference.predictor import Member, PredictionSpec, Predictor
+from multimix_jax.labels import LabelSpec
 from multimix_jax.models.bridge import saliency_map
 from multimix_jax.models.multimix import normalize
 from multimix_jax.names import Checkpoint
-from multimix_jax.runs.trained_model import read_model
+from multimix_jax.runs.trained_model import read_model, read_models
 from tests.random_runs import write_run, write_runs
 from tests.small_runs import small_config
 
@@ -87,6 +89,50 @@ def test_a_member_with_flips_gives_one_answer_or_two(folder, tmp_path):
     assert set(plain) == {"mask", "classes"}
     for name in ("mask", "classes"):
         np.testing.assert_allclose(predictions[name], plain[name], atol=1e-6)
+
+
+def sides_of(variables, images, keys):
+    """A network that knows left and right: of the image, and of what is bright in it."""
+    left = jnp.broadcast_to(jnp.arange(4) < 2, images.shape[:3])
+    brighter = jnp.stack([images[:, :, :2].mean((1, 2, 3)), images[:, :, 2:].mean((1, 2, 3))], -1)
+    return {
+        "mask": jnp.stack([left, ~left], -1).astype(float),
+        "classes": jax.nn.softmax(brighter),
+    }
+
+
+BRIGHT_LEFT = np.zeros((1, 4, 4, 1), np.uint8)
+BRIGHT_LEFT[:, :, :2] = 200
+
+
+@pytest.mark.parametrize("fields", [dict(flips=True), dict(compare=True), dict(flips=False)])
+def test_left_and_right_are_each_in_their_own_place(fields):
+    labels = LabelSpec(
+        ("left", "right"), False, ("L", "R"), mirrored=(("left", "right"), ("L", "R"))
+    )
+    spec = PredictionSpec(flips=fields.get("flips", False))
+    member = Member(SimpleNamespace(predict=sides_of), spec, labels=labels)
+    predictions = Predictor([member], compare_flips="compare" in fields)([()], BRIGHT_LEFT)
+    np.testing.assert_array_equal(predictions["mask"][0, 0], [[1, 0], [1, 0], [0, 1], [0, 1]])
+    np.testing.assert_allclose(predictions["classes"], [[1, 0]], atol=1e-6)
+
+
+def test_what_has_no_counterpart_is_not_mirrored():
+    labels = LabelSpec(mask_names=("left", "heart"), mirrored=(("left", ""),))
+    member = Member(SimpleNamespace(predict=sides_of), PredictionSpec(flips=True), labels=labels)
+    predictions = Predictor([member])([()], BRIGHT_LEFT)
+    np.testing.assert_array_equal(predictions["mask"][0, 0], [[1, 0], [1, 0], [0, 1], [0, 1]])
+    with pytest.raises(UsageError, match=r"one side alone \(config.mirrored: left=\); leave"):
+        Predictor([member], compare_flips=True)
+
+
+def test_members_of_other_pairs_do_not_answer_together(tmp_path):
+    for name, pairs in (("one", ()), ("other", (("left", "right"),))):
+        labels = LabelSpec(("left", "right"), mirrored=pairs)
+        write_run(tmp_path / name, small_config(tmp_path, "enc", size=SIZE), labels=labels)
+    with pytest.raises(UsageError, match="other cannot answer together"):
+        read_models([tmp_path / "one", tmp_path / "other"], Checkpoint.BEST)
+    assert read_models([tmp_path / "other"], Checkpoint.BEST)[0].member.labels == labels
 
 
 def test_empty_masks_agree():

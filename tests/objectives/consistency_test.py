@@ -1,4 +1,5 @@
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -8,8 +9,15 @@ import pytest
 
 from configs import consistency
 from multimix_jax.errors import UsageError
+from multimix_jax.labels import LabelSpec
 from multimix_jax.models import normalize
-from multimix_jax.objectives import ConsistencyObjective, ObjectiveSpec, make_objective
+from multimix_jax.objectives import (
+    ConsistencyObjective,
+    MultiMixObjective,
+    ObjectiveSpec,
+    make_objective,
+)
+from multimix_jax.training import machine
 from multimix_jax.training.step import make_train_step
 from tests import tiny
 
@@ -229,9 +237,84 @@ def test_masks_move_with_their_images():
     mask = batch["seg/labeled"]["mask"]
     batch["seg/labeled"]["image"] = 255 * mask
     alone = dataclasses.replace(MOVING, model=tiny.model(use_bridge=False, use_classifier=False))
-    views, _, moved = jax.jit(alone._views)(batch, tiny.keys())
+    views, _, moved, *_ = jax.jit(alone._views)(batch, tiny.keys())
     np.testing.assert_allclose(views[SEG], 255 * np.asarray(moved), atol=1e-2)
     assert np.abs(np.asarray(moved) - mask).max() > 0.5
+
+
+def halves(count):
+    """Masks [count,S,S,2]: channel 0 is the left half, channel 1 the right one."""
+    left = np.broadcast_to(np.arange(tiny.SIDE) < tiny.SIDE // 2, (count, tiny.SIDE, tiny.SIDE))
+    return np.stack([left, ~left], -1).astype(np.uint8)
+
+
+def middles(images):
+    """The column of the middle of what is bright, by image and channel."""
+    images = np.asarray(images, np.float64)
+    return np.average(np.indices(images.shape)[2], (1, 2), images)
+
+
+@pytest.mark.parametrize("masks", [("left", "right"), ("left",)])
+def test_left_stays_left_in_mirror_images(masks):
+    """The channels change places; where there is but one side, no image is mirrored."""
+    batch, both = tiny.batch(32), halves(32)
+    batch[SEG] = {"image": 250 * both[..., :1], "mask": both[..., : len(masks)]}
+    labels = LabelSpec(mask_names=masks, mirrored=(("left", "right" * (len(masks) > 1)),))
+    alone = dataclasses.replace(
+        MOVING, model=tiny.model(use_bridge=False, use_classifier=False), labels=labels
+    )
+    make_views = jax.jit(alone._views, compiler_options=machine.quick_options())
+    views, _, moved, *_ = make_views(batch, tiny.keys())
+    middle = tiny.SIDE / 2 - 0.5
+    assert (middles(moved)[:, 0] < middle + 2).all()
+    if len(masks) > 1:
+        assert (middles(moved)[:, 0] < middles(moved)[:, 1] - 3).all()
+    mirrored = middles(views[SEG])[:, 0] > middle + 2
+    assert mirrored.any() == (len(masks) > 1)
+
+
+class Oracle:
+    """Names the brighter half of an image."""
+
+    def _apply(self, params, images, *dropout, method):
+        if method == "encode":
+            return [images]
+        (images,) = images
+        half = tiny.SIDE // 2
+        difference = images[:, :, :half].mean((1, 2, 3)) - images[:, :, half:].mean((1, 2, 3))
+        return 100 * jnp.stack([difference, -difference], -1)
+
+    def _teach(self, params, state, weak, keys):
+        return self._apply(params, [weak], method="classify")
+
+
+@pytest.mark.parametrize("kind", [ConsistencyObjective, MultiMixObjective])
+def test_classes_change_places_in_mirror_images(kind):
+    """An oracle of sides is right about labelled images, and agrees with its own pseudo-labels."""
+    batch, both = tiny.batch(32), halves(32)
+    for stream in (CLS, CLS_U):
+        label = np.arange(32, dtype=np.int32) % 2
+        batch[stream] = {"image": 250 * both[np.arange(32), ..., label, None], "label": label}
+    model = tiny.model(use_bridge=False, use_decoder=False, dropout_rate=0.0)
+    oracle = type("OracleOf", (Oracle, kind), {})(
+        model=model,
+        threshold=0.5,
+        labels=LabelSpec(("left", "right"), mirrored=(("left", "right"),)),
+        **({"intensity": False} if kind is ConsistencyObjective else {}),
+    )
+    state = state_of(STILL).replace(step=jnp.int32(1000))
+
+    @functools.partial(jax.jit, compiler_options=machine.quick_options())
+    def evaluate(batch):
+        loss, (metrics, _) = oracle(state.params, state, batch, tiny.keys())
+        return loss, metrics, oracle._views(batch, tiny.keys())
+
+    loss, metrics, (views, weak, *_) = evaluate(batch)
+    assert metrics["cls/train_accuracy"] == metrics["cls/accepted_and_correct"] == 1
+    assert loss < 1e-3
+    for images in (*views.values(), weak):  # of which a half were mirrored
+        brighter = np.asarray(oracle._apply({}, [images], method="classify")).argmax(-1)
+        assert 0.2 < (brighter == label).mean() < 0.8
 
 
 def test_without_poses_and_looks_nothing_moves():

@@ -9,6 +9,7 @@ import pytest
 
 from multimix_jax import losses
 from multimix_jax.keys import ExampleKeys
+from multimix_jax.labels import LabelSpec
 from multimix_jax.models import UNet, VNet
 from multimix_jax.objectives.dtml import DtmlObjective, ramp_up
 from multimix_jax.ops.distance import signed_distance
@@ -182,6 +183,17 @@ def test_the_teacher_predicts_with_running_statistics_of_its_own():
         assert jnp.abs(teacher - want).max() < 0.3 * jnp.abs(pupil - want).max()
         teacher = jax.nn.sigmoid(teacher) if key == "mask" else teacher
         np.testing.assert_allclose(got[key], teacher, atol=1e-6)
+
+
+def test_left_and_right_change_places_in_mirror_images():
+    images = batch()
+    images["seg/labeled"]["mask"] = np.random.default_rng(1).integers(0, 2, (3, 8, 8, 2))
+    sides = LabelSpec(mask_names=("left", "right"), mirrored=(("left", "right"),))
+    make_views = lambda labels: dataclasses.replace(OBJECTIVE, labels=labels)._views(images, KEYS)
+    plain, paired = (make_views(x)["seg/labeled"]["mask"] for x in (LabelSpec(), sides))
+    kept = [np.array_equal(one, other) for one, other in zip(plain, paired)]
+    swapped = [np.array_equal(one[..., ::-1], other) for one, other in zip(plain, paired)]
+    assert any(kept) and any(swapped) and np.logical_xor(kept, swapped).all()
 
 
 def test_unet_in_two_dimensions():
