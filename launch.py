@@ -84,7 +84,6 @@ def run() -> None:
     """The command, as `python launch.py` or `multimix-train`."""
     sys.modules["__main__"].__doc__ = __doc__  # what --help shows
     gc.set_threshold(100_000, 20, 50)  # tracing makes much, and little of it is garbage
-    flags.mark_flags_as_required(["config", "workdir"])
     with ends_quietly():
         app.run(main, flags_parser=arguments.parse)
 

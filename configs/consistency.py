@@ -56,13 +56,13 @@ def get_config(arguments: str | None = None) -> ConfigDict:
     c.model.dropout_rate = 0.0  # no two views are the same
     c.objective = ConfigDict(
         dict(
-            class_weight=0.1,
+            class_weight=0.1,  # of all terms of the classes
             pseudo_label_weight=1.0,
             threshold=0.95,
-            ramp_up=steps // 5,
-            spatial=1.0,
-            weak_spatial=0.3,
-            intensity=True,
+            ramp_up=steps // 5,  # steps in which the weight of what is not labelled rises
+            spatial=1.0,  # strength of the spatial augmentation, 0 for none
+            weak_spatial=0.3,  # the same, of the views that give pseudo-labels
+            intensity=True,  # augmentation of grey values
         )
     )
     c.optimizer.update(name="adamw", weight_decay=1e-2)

@@ -52,26 +52,35 @@ def get_config(arguments: str | None = None) -> ConfigDict:
     filters = args["filters"]
     if args["network"] == "unet":  # that of MultiMix
         widths = tuple(filters * 2**level for level in range(5))
-        network = dict(filters=widths, dropout_rate=0.25)
+        c.model = ConfigDict(dict(filters=widths, dropout_rate=0.25))
     else:  # the published V-Net
-        convolutions = (1, 2, 3, 3) if patch else (1, 2, 3, 3, 3)
-        network = dict(filters=filters, convolutions=convolutions, norm="batch", dropout_rate=0.5)
-    c.model = ConfigDict(
-        dict(network=args["network"], use_sdf=True, mask_channels=1, initializer="torch", **network)
+        c.model = ConfigDict(
+            dict(
+                filters=filters,  # channels of the first level, or of each
+                convolutions=(1, 2, 3, 3) if patch else (1, 2, 3, 3, 3),  # of each level
+                norm="batch",  # batch, group or instance
+                dropout_rate=0.5,
+            )
+        )
+    c.model.update(
+        network=args["network"],  # vnet or unet
+        use_sdf=True,  # a second network, of signed distance maps
+        mask_channels=1,
+        initializer="torch",
     )
     c.objective = ConfigDict(
         dict(
-            patch=patch,
-            turn=bool(patch),  # films have an upper end
-            sharpness=1500.0,
-            mutual_weight=2.0,
-            mutual_on="all",
-            detach="none",
-            ramp_up=c.steps,
-            distance_weight=0.0,
-            distance_power=2,
-            teacher_weight=0.1,
-            teacher_noise=0.1,
+            patch=patch,  # sides of the random crops in pixels; () takes whole images
+            turn=bool(patch),  # whether crops are turned and mirrored; films have an upper end
+            sharpness=1500.0,  # of the mask that a distance map becomes
+            mutual_weight=2.0,  # of the mutual term, 0 for none
+            mutual_on="all",  # images of the mutual term: all or unlabeled
+            detach="none",  # side of the mutual term that is taken as given: none, seg or sdf
+            ramp_up=c.steps,  # steps until the mutual and the teacher's weights are whole
+            distance_weight=0.0,  # of the error of distance maps
+            distance_power=2,  # of that error, 1 or 2
+            teacher_weight=0.1,  # of the mean teacher's term, 0 for none
+            teacher_noise=0.1,  # standard deviation of what is added to the teacher's images
         )
     )
     c.window.patch = patch

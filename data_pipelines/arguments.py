@@ -7,9 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from absl import flags
+from ml_collections import config_flags
 
-from data_pipelines import exclude
+from data_pipelines import exclude, fields
 from data_pipelines.errors import DataError
+
+flags.DEFINE_bool("print_config", False, "Print every field with its comment, and end.")
+_HELP = ("help", "helpshort", "helpfull", "h", "?")
 
 # Flags and configs that were called otherwise, and what to do instead.
 RENAMED_CONFIGS = {"configs/best.py": "use configs/consistency.py"}
@@ -35,10 +39,25 @@ def preparation(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def parse(argv: Sequence[str]) -> list[str]:
-    """absl's parser for commands with a --config; of what is wrong it says one line."""
+    """absl's parser for commands with a --config, and perhaps a --workdir, which they need; of what
+    is wrong it says one line. --help and --print_config end with status 0."""
+    if set(argv[1:]) & {f"-{dash}{name}" for dash in ("", "-") for name in _HELP}:
+        print(_help())
+        sys.exit()
+    given: list[str] = []
     try:
-        rest = flags.FLAGS([argv[0], *with_packaged(argv[1:])])
-        flags.FLAGS.config.lock()  # a file that cannot be read is noticed only when it is asked for
+        given = with_packaged(argv[1:])
+        rest = flags.FLAGS([argv[0], *given])
+        needed = [name for name in ("config", "workdir") if name in flags.FLAGS]
+        missing = [name for name in needed if flags.FLAGS[name].value is None]
+        if "config" not in missing:
+            flags.FLAGS.config.lock()  # one that cannot be read is noticed only when asked for
+            if flags.FLAGS.print_config:
+                path = config_flags.get_config_filename(flags.FLAGS["config"]).partition(":")[0]
+                print(fields.describe(flags.FLAGS.config, Path(path)))
+                sys.exit()
+        if missing:
+            sys.exit(f"error: --{missing[0]} is missing; --help has an example, and all flags")
         return rest
     except BrokenPipeError:  # of --help
         raise
@@ -48,7 +67,41 @@ def parse(argv: Sequence[str]) -> list[str]:
         sys.exit(f"error: {error}")
     except (flags.Error, AttributeError, KeyError, OSError, TypeError, ValueError) as error:
         reason = str(error).strip().splitlines()[-1].strip()
-        sys.exit(f"error: {reason} (fields of --config: see configs/common.py; help: --helpshort)")
+        remedy = "all fields of --config: --print_config; all flags: --help"
+        sys.exit(f"error: {_fault(given, reason) or f'{reason} ({remedy})'}")
+
+
+def _help() -> str:
+    """What the command does, and its flags."""
+    defined = flags.FLAGS.flags_by_module_dict()
+    command = str(flags.FLAGS.find_module_defining_flag("config"))
+    own = [*defined[command], *defined[__name__]]
+    lines = [(sys.modules["__main__"].__doc__ or "").strip(), "", "flags:"]
+    for flag in own:
+        named = flag.name if flag.boolean else f"{flag.name}=VALUE"
+        default = f" (default: {flag.default})" if flag.default else ""
+        lines.append(f"  --{named:26} {flag.help.strip()}{default}")
+        if flag.name == "config":
+            lines.append(f"  --{'config.FIELD=VALUE':26} Sets a field, as in --config.steps=500.")
+    return "\n".join(lines)
+
+
+def _fault(given: Sequence[str], reason: str) -> str:
+    """What is wrong with a field that is set on a command line, which absl refused for a `reason`;
+    '' if it is something else."""
+    named = [argument.partition("=") for argument in given]
+    after = dict(zip(given, given[1:]))  # "--config FILE"
+    values = {name.lstrip("-"): value or after.get(name, "") for name, _, value in named}
+    try:
+        loaded = fields.load(values["config"])
+    except Exception:  # of many kinds, since files of configs are programs
+        return ""
+    for name, value in values.items():
+        if name.startswith("config."):
+            fault = fields.fault(name.partition(".")[2], value, loaded)
+            if " is unknown" in fault or reason.startswith(f"flag --{name}="):
+                return fault
+    return ""
 
 
 def with_packaged(arguments: Sequence[str]) -> list[str]:

@@ -17,6 +17,7 @@ from unittest import mock
 import numpy as np
 import pytest
 from absl import flags
+from flax.traverse_util import flatten_dict
 from PIL import Image
 
 import data_pipelines
@@ -668,11 +669,26 @@ def parse(monkeypatch, *flags_):
         (["--config=configs/multimix.py:size=big"], r"'size=big' needs a whole number"),
         (
             ["--config=configs/quickstart.py", "--config.batch_size=few"],
-            r"config\.batch_size.*'few'",
+            r"--config\.batch_size='few' is not a whole number; it is 10 here",
         ),
         (["--config=configs/absent.py"], r"configs/absent\.py"),
-        (["--config=configs/quickstart.py", "--config.model.depth=3"], r"depth"),
-        (["--config=configs/common.py", "--config.foo=1"], r"foo.* configs/common\.py"),
+        (["--config=configs/quickstart.py", "--config.model.depth=3"], r"model\.depth is unknown;"),
+        (["--config=configs/common.py", "--config.foo=1"], r"foo is unknown; --print_config lists"),
+        (
+            ["--config", "configs/common.py", "--config.dice_weight=1"],
+            r"--config\.dice_weight is unknown; did you mean --config\.objective\.dice_weight\? ",
+        ),
+        (
+            ["--config=configs/common.py", "--config.window.path=3"],
+            r"--config\.window\.path is unknown; did you mean --config\.window\.patch",
+        ),
+        (
+            ["--config=configs/common.py", "--config.flips=maybe"],
+            r"--config\.flips='maybe' is not True or False",
+        ),
+        (["--config=configs/common.py", "--mode=x"], r"--mode=x: value should be one of"),
+        (["--confg=configs/common.py"], r"'confg'. Did you mean: config"),
+        (["--mode=eval"], r"--config is missing; --help has an example"),
     ],
     ids=lambda value: value[-1].partition("g")[2] if isinstance(value, list) else "",
 )
@@ -683,6 +699,45 @@ def test_faulty_command_lines(monkeypatch, arguments, expected):
     assert message.startswith("error: ")
     assert "\n" not in message
     assert_matches(message, expected)
+
+
+@loads_modules
+def test_help_lists_the_flags_of_the_command(monkeypatch, capsys):
+    monkeypatch.setattr(sys.modules["__main__"], "__doc__", launch.__doc__)
+    with pytest.raises(SystemExit) as stop:
+        parse(monkeypatch, "--help")
+    assert stop.value.code is None  # which is status 0
+    said = capsys.readouterr().out
+    assert said.startswith(launch.__doc__)
+    for flag in ("config=VALUE", "config.FIELD=VALUE", "workdir=VALUE", "cell=VALUE"):
+        assert re.search(rf"^  --{re.escape(flag)} +\w", said, re.MULTILINE)
+    assert "verbosity" not in said  # which is absl's
+
+
+@loads_modules
+@pytest.mark.parametrize(
+    ("name", "field", "said_of_it"),  # a field each, since absl keeps what was set
+    [
+        ("common", "accumulate", "micro-batches of a batch"),
+        ("dtml", "log_every", "steps from one line of"),
+        ("quickstart", "max_skipped", "steps in a row"),
+    ],
+)
+def test_a_config_is_printed_with_the_comment_of_each_field(
+    monkeypatch, capsys, name, field, said_of_it
+):
+    with pytest.raises(SystemExit) as stop:
+        parse(monkeypatch, f"--config=configs/{name}.py", "--print_config", f"--config.{field}=7")
+    assert stop.value.code is None
+    lines = capsys.readouterr().out.splitlines()
+    assert all(re.fullmatch(r"[\w.]+ = .*\S +# \w.*|[\w.]+ = .*  # \S.*", line) for line in lines)
+    said = dict(line.split(" = ", 1) for line in lines)
+    known = importlib.import_module(f"configs.{name}").get_config().to_dict()
+    assert set(said) == set(flatten_dict(known, sep="."))
+    assert re.match(f"7 +# {said_of_it}", said[field])
+    if name == "quickstart":  # whose recipe says what a field is, and not why it is set so
+        assert said["objective.intensity"].endswith("  # augmentation of grey values")
+        assert said["ema_decay"].endswith("  # of the moving average of the weights, 0 for none")
 
 
 @loads_modules
