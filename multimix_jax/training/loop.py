@@ -2,8 +2,11 @@
 
 import contextlib
 import dataclasses
+import datetime
 import functools
+import math
 import pathlib
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Protocol
@@ -20,6 +23,7 @@ from multimix_jax.training.metric_writer import MetricWriter
 from multimix_jax.training.preemption import Preempted, PreemptionGuard
 
 PyTree = Any
+TELL_EVERY = 30.0  # seconds
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,6 +84,8 @@ class _Log:
     progress: Progress
     noted: tuple[int, Mapping[str, jax.Array]] | None = None  # of a step, on the device
     last: tuple[int, float] | None = None  # step and time; the first steps compile
+    first: tuple[int, float] | None = None  # the same, of the first step after compilation
+    told: float = -math.inf  # when a line was last written for who sees no bar
 
     def fetch(self) -> None:
         """Writes the metrics that were noted last, and counts a step that was skipped.
@@ -93,6 +99,7 @@ class _Log:
             self._skipped(step, metrics)
         else:
             self.progress.skipped_in_row = 0
+        self._tell(step, metrics)
         if step % self.cadence.log_every and step != self.steps:
             return
         values = {name: float(value) for name, value in metrics.items()}
@@ -106,6 +113,22 @@ class _Log:
         self.bar.set_postfix_str(text)
         self.last = step, now
 
+    def _tell(self, step: int, metrics: Mapping[str, jax.Array]) -> None:
+        """Where there is no bar, as in a file of a batch system, a line at once and then every
+        TELL_EVERY seconds: loss, speed and the time that is left."""
+        now = time.monotonic()
+        if self.first is None:
+            self.first = step, now
+        if not self.bar.disable or not parallel.is_first() or now - self.told < TELL_EVERY:
+            return
+        self.told, (begun, then) = now, self.first
+        text = f"step {step} of {self.steps}: loss {float(metrics['loss']):.3f}"
+        if step > begun:
+            speed = (step - begun) / (now - then)
+            left = datetime.timedelta(seconds=round((self.steps - step) / speed))
+            text += f", {speed * self.data.images_per_step:.0f} images/s, {left} left"
+        _say(self.bar, text)
+
     def _skipped(self, step: int, metrics: Mapping[str, jax.Array]) -> None:
         progress = self.progress
         progress.skipped += 1
@@ -113,13 +136,19 @@ class _Log:
         values = {name: float(metrics[name]) for name in ("loss", "grad_norm")}
         text = ", ".join(f"{name} {value:g}" for name, value in values.items())
         self.writer.skipped(step, values, self.data.ids_of_step(step - 1))
-        self.bar.write(f"step {step}: not finite ({text}), nothing was learned from it")
+        _say(self.bar, f"step {step}: not finite ({text}), nothing was learned from it")
         if progress.skipped_in_row >= self.cadence.max_skipped:
             raise UsageError(
                 f"{progress.skipped_in_row} steps in a row were not finite, the last step {step} "
                 f"({text}); their images are listed in metrics.jsonl. Look at these, or lower "
                 "--config.learning_rate in another --workdir; the checkpoints hold finite weights"
             )
+
+
+def _say(bar: tqdm, line: str) -> None:
+    """Above the bar, or in a file at once, which Python would fill block by block."""
+    bar.write(line)
+    sys.stdout.flush()
 
 
 def train(
@@ -156,7 +185,7 @@ def train(
         step, before = int(state.step), progress.seconds
         guard.begin(step, functools.partial(newest_step, workdir, Checkpoint.LAST))
         silent = not parallel.is_first()
-        writer = stack.enter_context(MetricWriter(workdir, step, silent=silent))
+        writer = stack.enter_context(MetricWriter(workdir, step, before, silent=silent))
         bar = stack.enter_context(
             tqdm(total=steps, initial=step, desc="Training", unit=" steps", disable=None)
         )
@@ -186,9 +215,8 @@ def train(
                 score = parallel.broadcast_from_process_0(score)
                 writer.scalars(step, "validation", validation)
                 best = progress.best_score is None or score > progress.best_score
-                bar.write(
-                    f"step {step}: validation score {score:.4f}{', the best' if best else ''}"
-                )
+                text = f"step {step}: validation score {score:.4f}"
+                _say(bar, f"{text}, the best" if best else text)
                 if best:
                     progress.best_score, progress.best_step = score, step
                     save(Checkpoint.BEST)

@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import pathlib
+import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -16,11 +17,14 @@ from multimix_jax import atomic
 class MetricWriter(contextlib.AbstractContextManager):
     """Writes `WORKDIR/metrics.jsonl` and `WORKDIR/tensorboard/`.
 
-    A resumed run first drops the lines written after `step`, so that none comes twice. A `silent`
-    one writes nothing, since another process does.
+    A resumed run, after `seconds` of training, first drops the lines written after `step`, so that
+    none comes twice. A `silent` one writes nothing, since another process does.
     """
 
-    def __init__(self, workdir: pathlib.Path, step: int = 0, *, silent: bool = False):
+    def __init__(
+        self, workdir: pathlib.Path, step: int = 0, seconds: float = 0.0, *, silent: bool = False
+    ):
+        self._begun = time.monotonic() - seconds
         path = pathlib.Path(os.devnull) if silent else workdir / "metrics.jsonl"
         if not silent:
             _keep_until(path, step)
@@ -34,9 +38,12 @@ class MetricWriter(contextlib.AbstractContextManager):
         self._board.close()
 
     def scalars(self, step: int, split: str, values: Mapping[str, float]) -> None:
-        """One line `{"step":, "split":, name: value, ...}`; on disk when this returns."""
+        """One line `{"step":, "split":, "seconds":, name: value, ...}`, on disk when this returns.
+
+        The seconds of training, over all starts, are all that differs from a run to the same again.
+        """
         numbers = {name: float(value) for name, value in values.items()}
-        self._write_line({"step": step, "split": split, **numbers})
+        self._write_line(step, split, numbers)
         for name, number in numbers.items():
             self._board.add_scalar(f"{split}/{name}", number, step)
 
@@ -44,14 +51,16 @@ class MetricWriter(contextlib.AbstractContextManager):
         self, step: int, values: Mapping[str, float], ids: Mapping[str, Sequence[str]]
     ) -> None:
         """One line for a step not learned from: `{"step":, "split": "skipped", ..., "ids": {}}`."""
-        self._write_line({"step": step, "split": "skipped", **values, "ids": dict(ids)})
+        self._write_line(step, "skipped", {**values, "ids": dict(ids)})
 
-    def _write_line(self, entry: Mapping[str, Any]) -> None:
+    def _write_line(self, step: int, split: str, values: Mapping[str, Any]) -> None:
+        seconds = round(time.monotonic() - self._begun, 2)
+        entry = {"step": step, "split": split, "seconds": seconds, **values}
         self._lines.write(json.dumps(entry) + "\n")
         self._lines.flush()
 
     def speed(self, step: int, images_per_second: float) -> None:
-        """To TensorBoard only: times differ from run to run, `metrics.jsonl` must not."""
+        """To TensorBoard only: `metrics.jsonl` has the seconds."""
         self._board.add_scalar("speed/images_per_second", images_per_second, step)
 
     def picture(self, step: int, name: str, picture: np.ndarray) -> None:

@@ -8,7 +8,7 @@ import pytest
 from configs import grid, quickstart
 from data_pipelines.streams import TrainingStreams
 from multimix_jax.runs.programs import make_programs
-from tests.small_runs import NETWORK, launch_main
+from tests.small_runs import NETWORK, launch_main, metrics_of
 
 ARGUMENTS = "systems=enc+umtl,budgets=10/5,seeds=0+1,size=32"
 CELLS = [
@@ -86,7 +86,8 @@ def test_a_cell_of_a_single_run_is_refused(tmp_path):
 def test_one_cell(whole, config, tmp_path):
     launch_main(config, tmp_path, cell=1)
     assert [path.name for path in tmp_path.iterdir()] == [CELLS[1]]
-    for name in ("metrics.jsonl", "per_image.csv", "config.json"):
+    assert metrics_of(tmp_path / CELLS[1]) == metrics_of(whole / CELLS[1])
+    for name in ("per_image.csv", "config.json"):
         ours, theirs = tmp_path / CELLS[1] / name, whole / CELLS[1] / name
         assert ours.read_bytes() == theirs.read_bytes(), name
 
@@ -113,7 +114,8 @@ def test_interrupted_in_the_second_cell_and_started_again(whole, config, tmp_pat
     launch_main(config, tmp_path)
     assert times(tmp_path / CELLS[0]) == first
     for cell in CELLS:
-        for name in ("metrics.jsonl", "per_image.csv", "ids.json"):
+        assert metrics_of(tmp_path / cell) == metrics_of(whole / cell)
+        for name in ("per_image.csv", "ids.json"):
             assert (tmp_path / cell / name).read_bytes() == (whole / cell / name).read_bytes()
 
 
