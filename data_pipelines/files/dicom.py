@@ -38,7 +38,7 @@ _BARE = re.compile(
     rb"[\x02\x08]\0.\0(AE|CS|DA|LO|OB|SH|ST|TM|UI|UL|UR)|\x08\0[\0\x01\x05-\x08\x12-\x18]\0.\0\0\0",
     re.DOTALL,
 )
-_BEGINNING = 2**14  # bytes, which hold these and the patient's
+_BEGINNING = 2**16  # bytes, which hold these and the patient's
 _TELLING = "SOPClassUID SOPInstanceUID ImageType StudyDate Modality".split()
 _JPEG_2000 = b"\xff\x4f\xff\x51"  # how such a picture begins
 _GREY = ("MONOCHROME1", "MONOCHROME2")
@@ -76,6 +76,8 @@ def patient_key(path: Path) -> bytes | None:
     key that is kept nowhere. None where there is no ID, or one that stands for nobody.
     """
     try:
+        if not kind_of(path):
+            return None
         with path.open("rb") as file:
             header = _beginning(file.read(_BEGINNING), 0x00100020, ["PatientID"])
         patient = str(header.get("PatientID") or "").strip()

@@ -11,7 +11,7 @@ from typing import Any
 from data_pipelines.errors import DataError
 from data_pipelines.files import IMAGE_SUFFIXES, dicom
 from data_pipelines.files.paths import files_below, files_by_name
-from data_pipelines.sets import folder_masks, folder_table
+from data_pipelines.sets import folder_masks, folder_patients, folder_table
 from data_pipelines.sets.image_set import ImageSetBuilder
 from data_pipelines.source import Roots, Source
 
@@ -106,13 +106,15 @@ class Folder(ImageSetBuilder):
             raise self.missing(f"no images ({', '.join(IMAGE_SUFFIXES)}) in {self.images}")
         masks = self._find_masks(files)
         row_of = self._match_rows(files)
+        stated = {name: row.patient for name, row in row_of.items() if row.patient}
+        patients = folder_patients.groups(files, stated)
         sources = []
         for name, path in files.items():
             row = row_of.get(name, folder_table.Row())
             sources.append(
                 Source(
                     name,
-                    group=row.patient or name,
+                    group=patients[name],
                     split=row.split or folder_table.split_of(name.partition("/")[0]) or "",
                     image=path,
                     masks=tuple(masks.get(name, ())),

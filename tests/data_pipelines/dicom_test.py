@@ -311,6 +311,33 @@ def test_folders_take_dicom_files_beside_others(load_set, tmp_path):
         load_set("folder:own")
 
 
+def _listed(tmp_path):
+    builder = make_builder("folder:own", data_dir=tmp_path, prepared_dir="", size=16)
+    sources, problems = builder.listed(tmp_path / "none")
+    return {source.id: source.group for source in sources}, [problem.kind for problem in problems]
+
+
+def test_films_of_one_patient_stay_together(tmp_path):
+    """By the PatientID, of which nothing is kept; a table has the last word."""
+    images_ = tmp_path / "own" / "images"
+    ids = dict(a="7", b="9 ", c="7", d="", e="ANONYMOUS", f="9", g="", h="8", i="8")
+    for name, patient in ids.items():
+        write_dicom(images_ / f"{name}.dcm", DEEP, PatientID=patient)
+    write_image(images_ / "j.png", RAMP)
+    groups, kinds = _listed(tmp_path)
+    assert "".join(groups.values()) == "abadebghhj"
+    assert kinds == ["patients"]
+    (tmp_path / "own" / "labels.csv").write_text("image,label,patient\nc,x,P\nb,y,a\ni,x,Q\n")
+    groups, _ = _listed(tmp_path)
+    assert list(groups.values()) == ["P", "a", "P", "d", "e", "a", "g", "Q", "Q", "j"]
+
+
+def test_an_id_that_all_share_is_nobody(tmp_path):
+    for name in "ab":
+        write_dicom(tmp_path / "own" / "images" / f"{name}.dcm", DEEP, PatientID="study-1")
+    assert _listed(tmp_path) == ({"a": "a", "b": "b"}, ["patients are not told apart"])
+
+
 @pytest.mark.parametrize("damaged", [False, True])
 def test_no_identifying_value_gets_out(load_set, tmp_path, damaged, caplog, capfd):
     """Neither into a file that preparing or auditing writes, nor to a screen or a log."""
