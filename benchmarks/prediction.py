@@ -57,15 +57,18 @@ def predictors(model: TrainedModel) -> dict[str, Predictor]:
     network, prediction = model.network, model.spec.prediction
     if not isinstance(network, JointNetwork):
         raise UsageError(f"a run of method={model.spec.objective.method} has none of these parts")
-    other = lambda **fields: Member(network, dataclasses.replace(prediction, **fields))
-    made = {"as configured": Predictor([Member(network, prediction)])}
+    labels = model.labels
+    other = lambda **fields: Member(
+        network, dataclasses.replace(prediction, **fields), labels=labels
+    )
+    made = {"as configured": Predictor([other()])}
     if prediction.flips:
         made["no flips"] = Predictor([other(flips=False)])
     if prediction.keep_largest and network.model.use_decoder:
         made["all components of a mask"] = Predictor([other(keep_largest=0)])
     if network.model.use_bridge:
         zeros = ZeroSaliency(network.model, network.multi_label)
-        made["saliency of zeros"] = Predictor([Member(zeros, prediction)])
+        made["saliency of zeros"] = Predictor([Member(zeros, prediction, labels=labels)])
     return made
 
 

@@ -25,7 +25,7 @@ from benchmarks.measure import Row
 from multimix_jax.commands.train import make_run
 from multimix_jax.errors import UsageError
 from multimix_jax.evaluation.segmentation import segmentation_metrics
-from multimix_jax.inference.predictor import Member, Predictor
+from multimix_jax.inference.predictor import Predictor
 from multimix_jax.inference.windows import Windows, window_starts
 from multimix_jax.names import Checkpoint, Head
 from multimix_jax.runs import workdir
@@ -53,8 +53,9 @@ def compare(path: pathlib.Path, data_dir: str | None, count: int | None) -> list
         "half a patch apart, Gaussian": Windows(patch, half, 4, "gaussian"),
         "a patch apart, averaged": Windows(patch, patch, 4, "uniform"),
     }
+    (member,) = run.programs.predictor.members
     predictors = {
-        name: Predictor([Member(run.programs.network, dataclasses.replace(own, window=window))])
+        name: Predictor([dataclasses.replace(member, spec=dataclasses.replace(own, window=window))])
         for name, window in windows.items()
     }
     like = run.programs.initial_state(run.spec.seed).eval_variables

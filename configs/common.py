@@ -94,7 +94,9 @@ def get_config() -> ConfigDict:
     # those whose names differ in left and right alone; "situs_inversus=" has no counterpart, so
     # that no image is mirrored.
     c.mirrored = "auto"
-    c.keep_largest = 0  # connected components kept of each predicted mask, the largest; 0 for all
+    # Connected components kept of each predicted mask, the largest; 0 for all; -1: as many as the
+    # masks trained on have, if all have as many, in about the same place, as organs do.
+    c.keep_largest = 0
     c.schedule = ConfigDict(  # of the learning rate
         dict(
             name="cosine",  # constant, cosine or step

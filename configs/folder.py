@@ -4,9 +4,10 @@
 
 Arguments: images, masks (a folder of the same names, or of a folder for each class), labels (a
 table image,label, or image and a column of 0 and 1 for each finding), of which masks or labels may
-be left out; method (one of configs/multimix.py, by default the fullest that the data allow, or of
-the recipe, configs/consistency.py); seg_labels, cls_labels (how many may be used, a number or
-"all"); size; fit (squash or pad); channels (1 or 3); seed. docs/own_data.md has the formats.
+be left out; method (one of the recipe's, configs/consistency.py, by default the fullest that the
+data allow, or of configs/multimix.py); seg_labels, cls_labels (how many may be used, a number or
+"all"); size; steps; fit (squash or pad); channels (1 or 3); seed. docs/own_data.md has the formats,
+and how long it takes.
 """
 
 from ml_collections import ConfigDict
@@ -19,20 +20,20 @@ def get_config(arguments: str | None = None) -> ConfigDict:
         arguments,
         **dict(images="", masks="", labels="", method="", seg_labels="all", cls_labels="all"),
         fit="squash",
-        **dict(size=256, channels=1, seed=0),
+        **dict(size=128, steps=1000, channels=1, seed=0),
     )
     if not args["images"] or not (args["masks"] or args["labels"]):
         raise common.ConfigError(
             "--config=configs/folder.py needs a folder of images, and masks or labels of some of "
             "them: configs/folder.py:images=DIR,masks=DIR,labels=CSV"
         )
-    fullest = "multimix" if args["masks"] and args["labels"] else "unet"
-    method = str(args["method"] or (fullest if args["masks"] else "enc_ssl"))
+    fullest = "consistency" if args["masks"] and args["labels"] else "unet_augmented"
+    method = str(args["method"] or (fullest if args["masks"] else "consistency_classes"))
     common.choose("method", method, {**multimix.SYSTEMS, **consistency.SYSTEMS})
     module = consistency if method in consistency.SYSTEMS else multimix
     c = module.get_config(f"method={method}")
-    c.keep_largest = 0  # the recipe's two are those of lungs
-    for name in ("seed", "size", "fit", "seg_labels", "cls_labels"):
+    c.keep_largest = -1  # the recipe's two are those of lungs
+    for name in ("seed", "size", "steps", "fit", "seg_labels", "cls_labels"):
         c[name] = args[name]
     for name in c.folder:
         c.folder[name] = args[name]

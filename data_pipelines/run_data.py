@@ -123,12 +123,14 @@ def open_run(
             pools[Stream.of(task, labeled=False)] = unlabeled
         validation.append(_validation(task, parts[Split.VAL]))
         specs[task] = labeled.label_spec
-    label_spec = anatomy.of_body(
-        dataclasses.replace(
-            specs[Task.CLS], mask_names=specs[Task.SEG].mask_names, void=specs[Task.SEG].void
-        ),
-        config["mirrored"],
+    masks = pools.get(Stream.SEG_LABELED) if config["keep_largest"] < 0 else None
+    label_spec = dataclasses.replace(
+        specs[Task.CLS],
+        mask_names=specs[Task.SEG].mask_names,
+        void=specs[Task.SEG].void,
+        components=anatomy.count_components(masks) if masks else (),
     )
+    label_spec = anatomy.of_body(label_spec, config["mirrored"])
     tests = [_test(name, parts_of(name), part) for name, part in test_data.items()]
     if process[0] == 0:
         _logger.info("%s", findings.summary(found))

@@ -17,6 +17,9 @@ class LabelSpec:
     void: bool = False  # whether masks may hold VOID
     # Pairs of names, of masks or of classes, that change places in a mirror image.
     mirrored: tuple[tuple[str, str], ...] = ()
+    # Of how many connected components the masks of each channel consist in training, 0 where that
+    # differs; () where nobody asked.
+    components: tuple[int, ...] = ()
 
     @property
     def mask_channels(self) -> int:
@@ -61,4 +64,5 @@ class LabelSpec:
             multi_label=bool(values["multi_label"]),
             void=bool(values["void"]),
             mirrored=tuple((one, other) for one, other in pairs),
+            components=tuple(map(int, values["components"])),
         )

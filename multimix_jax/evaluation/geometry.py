@@ -39,16 +39,17 @@ def surface_distances(
     return to_theirs[ours], to_ours[theirs]
 
 
-def largest_components(mask: np.ndarray, count: int) -> np.ndarray:
-    """The largest connected parts of each channel of a bool mask [(D,)H,W,C].
+def largest_components(mask: np.ndarray, counts: int | Sequence[int]) -> np.ndarray:
+    """The largest connected parts of each channel of a bool mask [(D,)H,W,C], as many of all or of
+    each.
 
     Pixels touch by edges or faces. Of parts of one size the first counts as larger; a count of 0
     leaves the mask as it is.
     """
-    if not count:
-        return mask
-    kept = np.zeros_like(mask)
-    for channel in range(mask.shape[-1]):
+    kept = mask.copy()
+    for channel, count in enumerate(np.broadcast_to(counts, mask.shape[-1]).tolist()):
+        if not count:
+            continue
         parts, _ = ndimage.label(mask[..., channel])
         sizes = np.bincount(parts.ravel())[1:]
         kept[..., channel] = np.isin(parts, 1 + np.argsort(-sizes, kind="stable")[:count])

@@ -34,7 +34,7 @@ class PredictionSpec:
 
     eval_batch_size: int = dataclasses.field(default=32, metadata={"least": 1})
     flips: bool = False
-    keep_largest: int = dataclasses.field(default=0, metadata={"least": 0})
+    keep_largest: int = dataclasses.field(default=0, metadata={"least": -1})
     window: Windows = Windows()
 
     @property
@@ -65,6 +65,12 @@ class Member:
         if Head.CLASSES in answer and self.calibration is not None:
             answer[Head.CLASSES] = self.calibration(answer[Head.CLASSES])
         return dict(answer)
+
+    @property
+    def components(self) -> int | tuple[int, ...]:
+        """How many are kept of each predicted mask, of all or of each channel; 0 for all."""
+        kept = self.spec.keep_largest
+        return kept if kept >= 0 else self.labels.components or 0
 
     def flip_back(self, answer: Answer, axis: int = 2) -> Answer:
         """What was answered for flipped images, as of the images."""
@@ -161,7 +167,7 @@ class Predictor:
 
     def masks(self, probabilities: np.ndarray) -> np.ndarray:
         """Probabilities [*sides,C] of one image -> masks, bool."""
-        return geometry.largest_components(probabilities >= 0.5, self.spec.keep_largest)
+        return geometry.largest_components(probabilities >= 0.5, self.members[0].components)
 
     def _draws(
         self, member: Member, variables: PyTree, images: jax.Array, keys: jax.Array | None

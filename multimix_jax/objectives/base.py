@@ -110,9 +110,11 @@ class Objective(Protocol):
 
 def make_checked(kind: Any, section: str, **values: Any) -> Any:
     """An instance of a dataclass; UsageError names a field of the config's `section` that it
-    lacks."""
+    lacks, or a weight below 0."""
     fields = [field.name for field in dataclasses.fields(kind)]
-    for name in values:
+    for name, value in values.items():
+        if name.endswith("_weight") and not value >= 0:
+            raise UsageError(f"config.{section}.{name}={value}, but a weight is 0 or more")
         if name not in fields:
             raise UsageError(
                 f"config.{section}.{name} is unknown to {kind.__name__}; it has "

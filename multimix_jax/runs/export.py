@@ -117,7 +117,7 @@ def _described(program: Program) -> dict[str, Any]:
         "calibration": dataclasses.asdict(model.calibration),
         "size": model.size,
         "fit": model.spec.data.fit,
-        "keep_largest": model.spec.prediction.keep_largest,
+        "keep_largest": model.member.components,
         "source": model.source,
         "versions": {"multimix_jax": __version__, "jax": jax.__version__},
     }

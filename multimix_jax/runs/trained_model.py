@@ -86,8 +86,9 @@ def read_models(paths: Sequence[pathlib.Path], which: Checkpoint) -> list[Traine
     """The networks of an ensemble; UsageError where they cannot answer together."""
     models = [read_model(path, which) for path in paths]
     kinds = [
-        (model.size, model.spec.data.fit, model.channels, model.labels, model.outputs)
+        (model.size, model.spec.data.fit, model.channels, labels, model.outputs)
         for model in models
+        for labels in [dataclasses.replace(model.labels, components=())]  # the first one's are kept
     ]
     for path, kind in zip(paths[1:], kinds[1:]):
         if kind != kinds[0]:

@@ -112,6 +112,10 @@ def test_largest_component_of_each_channel():
     want[0, 0, 0, 1] = True
     np.testing.assert_array_equal(geometry.largest_components(mask, 1), want)
     np.testing.assert_array_equal(geometry.largest_components(mask, 0), mask)
+    want[2, 2, 2, 0] = True
+    want[:2, :2, :2, 0] = True
+    np.testing.assert_array_equal(geometry.largest_components(mask, (0, 1, 1)), want)
+    np.testing.assert_array_equal(geometry.largest_components(want, (1, 0, 0))[..., 0].sum(), 18)
 
 
 def test_largest_components_two_lungs_without_the_border():

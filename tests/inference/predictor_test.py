@@ -167,7 +167,9 @@ def test_masks_keep_their_largest_components():
     probabilities[:3, :3], probabilities[5, 5] = 0.9, 0.5
     member = lambda keep: Member(None, PredictionSpec(keep_largest=keep))
     count = lambda keep: Predictor([member(keep)]).masks(probabilities).sum()
-    assert (count(0), count(1)) == (10, 9)
+    assert (count(0), count(1), count(-1)) == (10, 9, 10)
+    organ = dataclasses.replace(member(-1), labels=LabelSpec(components=(1,)))
+    assert Predictor([organ]).masks(probabilities).sum() == 9
 
 
 @pytest.mark.parametrize("kind", ["smoothgrad", "integrated"])

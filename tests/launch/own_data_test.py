@@ -55,7 +55,7 @@ def own(tmp_path_factory):
     return root
 
 
-def config_of(own, table="kinds", method="", **fields):
+def config_of(own, table="kinds", method="multimix", **fields):
     c = folder.get_config(
         f"images={own}/pictures,masks={own}/outlines,labels={own}/{table}.csv,size=32,fit=pad,"
         f"channels=3{method and f',method={method}'}"
@@ -91,7 +91,9 @@ def test_started_again_it_is_finished(own, run, capsys):
 
 
 def test_names_and_ids_are_kept(run):
-    assert read_labels(run) == LabelSpec(("blue", "green", "red"), mask_names=("fruit", "stalk"))
+    assert read_labels(run) == LabelSpec(
+        ("blue", "green", "red"), mask_names=("fruit", "stalk"), components=(1, 0)
+    )
     ids = json.loads((run / "ids.json").read_text())["validation"]
     assert list(ids) == ["seg/folder", "cls/folder"]
     card = " ".join((run / "README.md").read_text().split())
@@ -102,14 +104,14 @@ def test_names_and_ids_are_kept(run):
 @pytest.fixture(scope="module")
 def independent(own):
     """A run of the recipe on independent classes."""
-    launch_main(config_of(own, "facts", "consistency"), own / "independent")
+    launch_main(config_of(own, "facts", ""), own / "independent")
     return own / "independent"
 
 
 def test_the_recipe_takes_own_images(independent):
-    """Findings are independent, and every part of a mask is kept."""
+    """Findings are independent, and as many parts are kept as each mask has."""
     held = read_run(independent)
-    assert (held.config["method"], held.config["keep_largest"]) == ("consistency", 0)
+    assert (held.config["method"], held.config["keep_largest"]) == ("consistency", -1)
     assert held.components == {
         *("classifier", "decoder", "pseudo-labels"),
         *("spatial augmentation", "intensity augmentation"),
@@ -161,7 +163,9 @@ def predicted(run, image, out, *flags):
 
 def test_independent_classes(own, independent, tmp_path):
     run = independent
-    assert read_labels(run) == LabelSpec(("red", "odd"), True, ("fruit", "stalk"))
+    assert read_labels(run) == LabelSpec(
+        ("red", "odd"), True, ("fruit", "stalk"), components=(1, 0)
+    )
     results = json.loads((run / "results.json").read_text())
     best = results["best"]["folder"]
     assert {"accuracy", "auroc", "auroc_red", "auroc_odd", "f1_red", "ece_calibrated"} < set(best)
@@ -217,9 +221,17 @@ def test_arguments_that_cannot_be(arguments, words):
 
 def test_the_fullest_method_that_the_data_allow():
     system = lambda arguments: folder.get_config(f"images=x,{arguments}").system
-    assert system("masks=y,labels=z") == "multimix"
-    assert system("masks=y") == "unet"
-    assert system("labels=z") == "enc_ssl"
+    assert system("masks=y,labels=z") == "consistency"
+    assert system("masks=y") == "unet_augmented"
+    assert system("labels=z") == "consistency_classes"
+    assert system("masks=y,labels=z,method=multimix") == "multimix"
+
+
+@pytest.mark.parametrize("method", ["", ",method=multimix"])
+def test_what_may_be_set_of_any_method(method):
+    c = folder.get_config(f"images=x,masks=y,labels=z,size=64,steps=80{method}")
+    assert (c.size, c.steps, c.keep_largest) == (64, 80, -1)
+    assert c.eval_every == (100 if method else 20)
 
 
 @pytest.mark.parametrize(

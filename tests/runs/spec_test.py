@@ -59,7 +59,7 @@ def test_what_may_differ_between_two_starts():
     [
         ({"steps": 0}, "steps=0, but it must be 1 or more; set --config.steps"),
         ({"eval_every": -1}, "eval_every=-1, but it must be 1 or more"),
-        ({"keep_largest": -1}, "keep_largest=-1, but it must be 0 or more"),
+        ({"keep_largest": -2}, "keep_largest=-2, but it must be -1 or more"),
         ({"grace_period": float("inf")}, "grace_period=inf, but it must be 0 or more"),
         ({"grace_period": float("nan")}, "grace_period=nan"),
         ({"seed": 2**32}, r"seed=4294967296, but it must be below 2\^32"),
