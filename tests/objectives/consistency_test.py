@@ -7,7 +7,7 @@ import numpy as np
 import optax
 import pytest
 
-from configs import consistency
+from configs import consistency, dtml, multimix
 from multimix_jax.errors import UsageError
 from multimix_jax.labels import LabelSpec
 from multimix_jax.models import normalize
@@ -206,6 +206,15 @@ def test_several_labels():
 def test_what_is_out_of_range_is_refused(change, message):
     with pytest.raises(UsageError, match=message):
         dataclasses.replace(STILL, **change).check()
+
+
+@pytest.mark.parametrize("module", [consistency, dtml, multimix])
+def test_a_weight_below_0_is_refused(module):
+    c = module.get_config()
+    for name in (name for name in c.objective if name.endswith("_weight")):
+        terms = {**c.objective, name: -0.1}
+        with pytest.raises(UsageError, match=f"config.objective.{name}=-0.1, but a weight is 0 or"):
+            make_objective(ObjectiveSpec(c.method, c.dtype, c.model, terms))
 
 
 def mean_change(views, view, part=...):
