@@ -3,7 +3,6 @@
 import dataclasses
 import json
 import pathlib
-import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -52,18 +51,17 @@ class PictureObserver:
         writer.picture(step, f"validation/{evaluated.eval_set.name}", pictures.mosaic(rows))
 
     def tested(self, evaluated: Evaluated) -> None:
-        """Figure of a few images of a test set, from the worst to the best, for each checkpoint
-        that holds the same weights; and images to keep."""
+        """Figure of a few images of a test set, from the worst to the best, one for all
+        checkpoints that hold the same weights; and images to keep."""
         name, checkpoints = evaluated.eval_set.name, evaluated.checkpoints
         shown = list(_of_evaluated(evaluated, instructive(evaluated.rows, PICTURED)))
         by_id = {row["id"]: row for row in evaluated.rows}
         captions = [pictures.with_slice(caption(by_id[one.id]), one.slice) for one in shown]
         titles, rows = pictures.table(shown)
-        figure = f"{pictures.file_name(name)}.png"
-        first, *others = (self._path / "figures" / f"{which}_{figure}" for which in checkpoints)
-        pictures.grid(rows, first, columns=titles, rows=captions)
-        for path in others:
-            shutil.copyfile(first, path)
+        figure = lambda which: f"figures/{'_and_'.join(which)}_{pictures.file_name(name)}.png"
+        for former in (list(Checkpoint), *([which] for which in checkpoints)):
+            (self._path / figure(former)).unlink(missing_ok=True)
+        pictures.grid(rows, self._path / figure(checkpoints), columns=titles, rows=captions)
         self._looked_through = self._looked_through or checkpoints[0]
         if self._looked_through in checkpoints:
             chosen = instructive(evaluated.rows, GALLERY)

@@ -18,7 +18,7 @@ from PIL import Image
 
 from multimix_jax import atomic
 from multimix_jax.errors import UsageError
-from multimix_jax.names import Checkpoint, Task
+from multimix_jax.names import Task
 from multimix_jax.reporting import observer, pictures, plots, tables
 from multimix_jax.reporting.plots import Curve
 from multimix_jax.runs import record, workdir
@@ -28,6 +28,7 @@ from multimix_jax.runs.record import FinishedRun, Images
 # Nothing may be fetched, whatever stands in the page.
 POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'unsafe-inline'"
 POINTS = 150  # of a learning curve; more are averaged
+MANY = 4  # classes; of more each has charts of its own
 SIDE_BY_PIXEL = 128  # up to here a picture is kept pixel by pixel, since it is shown enlarged
 
 
@@ -39,7 +40,7 @@ def write(run: FinishedRun, path: pathlib.Path) -> None:
     budget = [] if labels is None else [f"{labels} class labels"]
     if masks:
         budget.append(f"{masks} masks")
-    shown = [which for which in Checkpoint if which in run.results["run"]]
+    shown = {" and ".join(together): together[0] for together in run.checkpoints}
     fields = flatten_dict(dict(run.config), sep=".")
     environment = jinja2.Environment(
         autoescape=True, trim_blocks=True, undefined=jinja2.StrictUndefined
@@ -51,7 +52,10 @@ def write(run: FinishedRun, path: pathlib.Path) -> None:
         name=run.path.resolve().name,
         run=run,
         budget=budget,
-        checkpoints={which: run.calibration(which) for which in shown},
+        checkpoints={
+            name: (run.results["run"][which]["step"], run.calibration(which))
+            for name, which in shown.items()
+        },
         results=list(_results(run)),
         curves=list(_class_curves(run)),
         **_gallery(run),
@@ -67,15 +71,17 @@ def _text(value: Any) -> str:
 
 def _results(run: FinishedRun) -> Iterator[tuple[str, str, list[str], list[list[Any]]]]:
     """Title, caption, columns and rows of a table for each test set and task."""
+    names: dict[str, str] = {one[0]: " and ".join(one) for one in run.checkpoints}
+    hidden = {which for _, *others in run.checkpoints for which in others}
     for data_set in run.results["run"]["tests"]:
         for task, leading, kind in (
             (Task.SEG, "dice", "masks"),
             (Task.CLS, "accuracy", "classes"),
         ):
             rows = [
-                (tables.with_head(which, head), part)
+                (tables.with_head(names.get(which, which), head), part)
                 for which, tested, head, part in tables.summaries(run.results)
-                if tested == data_set and leading in part
+                if tested == data_set and leading in part and which not in hidden
             ]
             if not rows:
                 continue
@@ -101,28 +107,26 @@ def _results(run: FinishedRun) -> Iterator[tuple[str, str, list[str], list[list[
 def _class_curves(run: FinishedRun) -> Iterator[tuple[str, list[dict[str, Any]]]]:
     """The charts of each data set with classes."""
     for data_set in run.results["run"]["tests"]:
-        roc: list[Curve] = []
-        calibration: list[Curve] = []
-        for which in Checkpoint:
+        apart: dict[str, tuple[list[Curve], list[Curve]]] = {}  # all classes, or each of many
+        for together in run.checkpoints:
+            which = together[0]
             images = run.images.get((which, data_set))
             if images is None or not images.class_names:
                 continue
-            for index, name in enumerate(images.class_names):
-                if len(images.class_names) == 2 and index == 0 and images.labels.ndim == 1:
-                    continue  # the same as the other class, turned round
-                label, color = f"{which}, {name}", f"C{len(roc)}"
-                roc += plots.roc(label, color, [(run, images)], which, index)
-                calibration += plots.calibration(label, color, [(run, images)], which, index)
-        if roc:
-            shares = ("predicted probability", "share of the class")
-            title = f"{data_set}: calibration, bins of at least 5 images"
-            yield (
-                data_set,
-                [
-                    _chart(f"{data_set}: ROC", roc, *plots.ROC, diagonal=True),
-                    _chart(title, calibration, *shares, diagonal=True),
-                ],
-            )
+            for index in plots.shown_classes(images.class_names, run.labels.multi_label):
+                name, label = images.class_names[index], " and ".join(together)
+                each = apart.setdefault(name if len(images.class_names) > MANY else "", ([], []))
+                style = f"{label}, {name}", f"C{len(each[0])}"
+                for curves, of in zip(each, (plots.roc, plots.calibration)):
+                    curves += of(*style, [(run, images)], which, index)
+        charts = []
+        for name, (roc, calibration) in apart.items():
+            title = f"{data_set}, {name}" if name else data_set
+            bins = f"{title}: calibration, bins of at least 5 images"
+            charts.append(_chart(f"{title}: ROC", roc, *plots.ROC, diagonal=True))
+            charts.append(_chart(bins, calibration, *plots.CALIBRATION, diagonal=True))
+        if charts:
+            yield data_set, charts
 
 
 def _training(run: FinishedRun) -> dict[str, Any]:
@@ -146,11 +150,14 @@ def _training(run: FinishedRun) -> dict[str, Any]:
         title = "validation: the score that chooses the checkpoint, and its parts"
         parts = [curve("validation", n, color=f"C{index}") for index, n in enumerate(scores)]
         drawn.append(_chart(title, parts))
-    if plots.CORRECT in names["train"]:
-        accepted = curve("train", plots.ACCEPTED, "accepted, of all")
-        correct = curve("train", plots.CORRECT, "right, of the accepted", "C1")
-        right = correct._replace(y=correct.y / np.maximum(accepted.y, 1e-9))
-        drawn.append(_chart("pseudo-labels", [accepted, right], shares=True))
+    if plots.ACCEPTED in names["train"]:
+        both = ("accepted, of all", "right, of the accepted")
+        smooth = max(len(lines["train"]) // POINTS, 1)
+        accepted, right = plots.accepted_curves([run], *both, smooth)
+        title = "pseudo-labels" if right else "pseudo-labels, the truth of which is not known"
+        shown = [accepted, *(curve._replace(color="C1") for curve in right)]
+        some = [c._replace(x=c.x[::-smooth][::-1], y=c.y[::-smooth][::-1]) for c in shown]
+        drawn.append(_chart(title, some, shares=True))
     drawn += [
         _chart(f"training: {name}", [curve("train", name)])
         for name in sorted(names["train"], key=lambda name: name != "loss")

@@ -2,6 +2,7 @@
 
 import pathlib
 import re
+import textwrap
 from collections.abc import Iterable, Sequence
 
 import matplotlib
@@ -15,6 +16,7 @@ from multimix_jax.runs.picture_files import Picture, stack
 TRUTH_COLOR = (64, 220, 96)
 PREDICTION_COLOR = (255, 96, 32)
 LONGEST = 60  # characters of a line of text in a figure
+ACROSS = 26  # characters beside a picture
 CELL = 1.9  # inches a side of a cell of a grid
 SHARE = 0.96  # of a cell's side that a picture's longer one fills
 
@@ -157,13 +159,22 @@ def grid(
             colored = overlay(picture.reshape(*sides, -1))
             axes.imshow(colored, interpolation="nearest", extent=extent, aspect="auto")
             if corners:
-                place = (extent[0] + 0.03, extent[3] + 0.03)
-                axes.text(*place, plain(corners[i][j]), va="top", color="white", fontsize=8)
+                place = (extent[0] + 0.04, extent[3] + 0.04)
+                number = axes.text(
+                    *place, plain(corners[i][j]), va="top", color="white", fontsize=8
+                )
+                if corners[i][j]:  # white on a film that may be white
+                    number.set_bbox({"facecolor": "black", "edgecolor": "none", "pad": 1.5})
     for j, text in enumerate(columns):
-        axes.text(j + 0.5, -0.01, plain(text), ha="center", va="bottom", fontsize=9)
+        axes.text(j + 0.5, -0.01, _within(text), ha="center", va="bottom", fontsize=9)
     for i, text in enumerate(rows):
-        beside = axes.text(-0.01, i + 0.5, plain(text), ha="right", va="center", fontsize=8)
+        beside = axes.text(-0.01, i + 0.5, _within(text), ha="right", va="center", fontsize=8)
         beside.set(rotation=90, multialignment="center")
     axes.set(xlim=(0, width), ylim=(len(pictures), 0))  # last, since imshow sets them, too
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, bbox_inches="tight", pad_inches=0.05)
+
+
+def _within(text: str) -> str:
+    """Plain text, in lines that are no longer than a picture."""
+    return "\n".join(textwrap.fill(line, ACROSS) for line in plain(text).split("\n"))

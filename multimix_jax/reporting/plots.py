@@ -1,12 +1,14 @@
 """Charts: of systems beside each other as PNG, and of one run for its page as SVG."""
 
 import io
+import math
 import pathlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import matplotlib
 import numpy as np
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
@@ -23,7 +25,8 @@ FEW = 20  # points of a line up to which each is marked
 ACCEPTED, CORRECT = "cls/accepted", "cls/accepted_and_correct"
 # What stands at the axes.
 ROC = ("false positive rate", "true positive rate")
-CALIBRATION = ("predicted probability of class 1", "share of class 1")
+CALIBRATION = ("predicted probability", "share of the class")
+IN_A_ROW = 4  # charts of a figure, and names in its legend
 
 
 class Curve(NamedTuple):
@@ -37,9 +40,13 @@ class Curve(NamedTuple):
 
 
 def panels(count: int, height: float = 3.6) -> tuple[Figure, list[Axes]]:
-    """A figure of some axes side by side, of so many inches."""
-    figure = Figure(figsize=(4.8 * count, height), layout="constrained", dpi=110)
-    return figure, list(figure.subplots(1, count, squeeze=False)[0])
+    """A figure of some axes side by side, each of so many inches."""
+    rows, across = -(-count // IN_A_ROW), min(count, IN_A_ROW)
+    figure = Figure(figsize=(4.8 * across, height * rows), layout="constrained", dpi=110)
+    axes = figure.subplots(rows, across, squeeze=False).ravel()
+    for unused in axes[count:]:
+        unused.set_axis_off()
+    return figure, list(axes[:count])
 
 
 def draw_curves(
@@ -52,13 +59,12 @@ def draw_curves(
     log: bool = False,
     shares: bool = False,
     diagonal: bool = False,
-    legend: bool = True,
-) -> None:
-    """Draws lines; where y is of `shares`, it goes from 0 to 1 whatever the values.
+) -> list[Artist]:
+    """Draws lines, and gives them; where y is of `shares`, it goes from 0 to 1 whatever the values.
 
     The `diagonal` is the line of what tells nothing, where x is of shares, too.
     """
-    lines = []
+    lines: list[Artist] = []
     for _, xs, ys, color, style in curves:
         finite = np.isfinite(xs) & np.isfinite(ys)
         xs, ys = xs[finite], ys[finite]
@@ -72,23 +78,32 @@ def draw_curves(
         panel.set_yscale("log")
     panel.set(xlabel=plain(x), ylabel=plain(y), title=plain(title))
     panel.grid(alpha=0.3)
-    if lines and legend:
-        panel.legend(lines, [plain(curve.label) for curve in curves], fontsize=7)
+    return lines
 
 
 def _save(path: pathlib.Path, charts: Mapping[str, Sequence[Curve]], **options: Any) -> None:
-    """Writes a PNG of charts by their titles, side by side, if there are any."""
+    """Writes a PNG of charts by their titles, side by side, if there are any.
+
+    One legend stands below them all, where it hides no line: a name has one colour in all charts.
+    """
     if charts:
         figure, axes = panels(len(charts))
+        names: dict[str, Artist] = {}
         for panel, (title, curves) in zip(axes, charts.items()):
-            draw_curves(panel, curves, title=title, **options)
+            lines = draw_curves(panel, curves, title=title, **options)
+            names |= {plain(curve.label): line for curve, line in zip(curves, lines)}
+        across = min(len(charts), IN_A_ROW) if max(map(len, names), default=0) < 30 else 1
+        figure.set_figheight(figure.get_figheight() + 0.16 * -(-len(names) // across))
+        figure.legend(
+            list(names.values()), list(names), loc="outside lower center", ncols=across, fontsize=7
+        )
         figure.savefig(path)
 
 
 def svg(curves: Sequence[Curve], **options: Any) -> str:
     """A chart as an SVG file, the same every time; text stays text. `options`: of `draw_curves`."""
     figure, (panel,) = panels(1, height=3.1)
-    draw_curves(panel, curves, legend=False, **options)
+    draw_curves(panel, curves, **options)
     settings: dict[Any, Any] = {"svg.fonttype": "none", "svg.hashsalt": "multimix_jax"}
     settings["font.sans-serif"] = ["DejaVu Sans"]
     file = io.StringIO()
@@ -109,16 +124,18 @@ def draw_all(
 ) -> None:
     """Writes the figures that set systems beside each other, for each budget and checkpoint.
 
-    A file is named after its figure, size, budget and checkpoint: `dice_64_100_10_last.png`.
-    `together` says which systems to set beside one.
+    A file is named after its figure, size, budget and checkpoint: `dice_64_100_10_last.png`, or
+    `..._best_and_last.png` where they hold the same weights. `together` says which systems to set
+    beside one.
     """
     folder.mkdir(parents=True, exist_ok=True)
     _intensities(groups, folder / "intensities.png")
     for budget, members in by_budget(groups, together).items():
         _learning_curves(members, folder / f"learning_curves_{budget}.png")
         _pseudo_labels(members, folder / f"pseudo_labels_{budget}.png")
-        for checkpoint in Checkpoint:
-            name = f"{budget}_{checkpoint}.png"
+        alike = all(len(run.checkpoints) == 1 for group in members for run in group.runs)
+        for checkpoint in list(Checkpoint)[:1] if alike else Checkpoint:
+            name = f"{budget}_{'_and_'.join(Checkpoint) if alike else checkpoint}.png"
             with_masks = _data_sets(members, checkpoint, "dice")
             for data_set in with_masks:
                 key = checkpoint, data_set
@@ -134,19 +151,26 @@ def draw_all(
 def history(
     runs: Sequence[FinishedRun], split: str, name: str, smooth: int = 1
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Steps at which all runs logged a metric, and its mean; `smooth` of them together."""
+    """Steps at which all runs logged a number for a metric, and its mean; `smooth` together."""
     columns = [
         {
             line["step"]: line[name]
             for line in run.history
-            if line["split"] == split and name in line
+            if line["split"] == split and math.isfinite(line.get(name, math.nan))
         }
         for run in runs
     ]
     steps = sorted(set.intersection(*map(set, columns)))
+    if not steps:
+        return np.zeros(0), np.zeros(0)
     values = np.mean([[column[step] for step in steps] for column in columns], axis=0)
-    window = np.ones(min(smooth, len(steps))) / min(smooth, len(steps))
-    return np.convolve(steps, window, "valid"), np.convolve(values, window, "valid")
+    return smoothed(np.array(steps), smooth), smoothed(values, smooth)
+
+
+def smoothed(values: np.ndarray, count: int) -> np.ndarray:
+    """The mean of each `count` values on end; of fewer, of all of them."""
+    count = min(count, len(values))
+    return np.convolve(values, np.ones(count) / count, "valid") if count else values
 
 
 def roc(
@@ -185,14 +209,14 @@ def calibration(
 
 
 def _data_sets(groups: Sequence[Group], checkpoint: str, column: str) -> list[str]:
-    """Test sets of which some system has a column, those trained on first."""
-    task = Task.CLS if column == "label" else Task.SEG
+    """Test sets of which some system has a column that begins so, those trained on first."""
+    task = Task.SEG if column == "dice" else Task.CLS
     trained_on = {
         name: run.trained_on(name, task)
         for group in groups
         for run in group.runs
         for (at, name), images in run.images.items()
-        if at == checkpoint and column in images.columns
+        if at == checkpoint and any(key.startswith(column) for key in images.columns)
     }
     return sorted(trained_on, key=lambda name: not trained_on[name])
 
@@ -275,18 +299,24 @@ def _dice(
 
 
 def _of_classes(groups: Sequence[Group], checkpoint: str, folder: pathlib.Path, name: str) -> None:
-    """ROC and calibration: a panel per data set with two classes, a line per system."""
+    """ROC and calibration: a panel per data set and class, of two the second; a line per system."""
     for kind, curves_of, (x, y) in (("roc", roc, ROC), ("calibration", calibration, CALIBRATION)):
-        charts = {}
-        for data_set in _data_sets(groups, checkpoint, "label"):
-            curves: list[Curve] = []
-            charts[_title(groups[0], data_set, Task.CLS)] = curves
-            for index, group in enumerate(groups):
+        charts: dict[str, list[Curve]] = {}
+        for data_set in _data_sets(groups, checkpoint, "probability_"):
+            title = _title(groups[0], data_set, Task.CLS)
+            for number, group in enumerate(groups):
                 tested = group.tested(checkpoint, data_set)
-                of_two = [(run, images) for run, images in tested if len(images.class_names) == 2]
-                if of_two:
-                    curves += curves_of(group.system, f"C{index}", of_two, checkpoint)
+                names = next((images.class_names for _, images in tested if images.class_names), [])
+                of_classes = [one for one in tested if one[1].class_names == names]
+                for index in shown_classes(names, group.runs[0].labels.multi_label):
+                    curves = charts.setdefault(f"{title}\n{names[index]}", [])
+                    curves += curves_of(group.system, f"C{number}", of_classes, checkpoint, index)
         _save(folder / f"{kind}_{name}", charts, x=x, y=y, diagonal=True)
+
+
+def shown_classes(names: Sequence[str], multi_label: bool) -> Sequence[int]:
+    """Which classes have a curve: of two that exclude each other one, which says all."""
+    return range(1 if len(names) == 2 and not multi_label else 0, len(names))
 
 
 def _intensities(groups: Sequence[Group], path: pathlib.Path) -> None:
@@ -330,11 +360,24 @@ def _pseudo_labels(groups: Sequence[Group], path: pathlib.Path) -> None:
     accepted, right = [], []
     for index, group in enumerate(groups):
         if Component.PSEUDO_LABELS in group.runs[0].components:
-            steps, of_all = history(group.runs, "train", ACCEPTED, smooth=10)
-            _, correct = history(group.runs, "train", CORRECT, smooth=10)
-            share = correct / np.maximum(of_all, 1e-9)
-            accepted.append(Curve(group.system, steps, of_all, f"C{index}"))
-            right.append(Curve(group.system, steps, share, f"C{index}"))
+            all_of, known = accepted_curves(group.runs, group.system, group.system, smooth=10)
+            accepted.append(all_of._replace(color=f"C{index}"))
+            right += [curve._replace(color=f"C{index}") for curve in known]
     charts = {"share of pseudo-labels accepted": accepted}
-    charts["share of the accepted that is right"] = right
+    if right:
+        charts["share of the accepted that is right"] = right
     _save(path, charts if accepted else {}, x="step", shares=True)
+
+
+def accepted_curves(
+    runs: Sequence[FinishedRun], accepted: str, right: str, smooth: int = 1
+) -> tuple[Curve, list[Curve]]:
+    """The share of weak views whose pseudo-label is accepted; and, where their truth is known, how
+    many of those are right, at the steps where some were accepted."""
+    steps, of_all = history(runs, "train", ACCEPTED)
+    known, correct = history(runs, "train", CORRECT)
+    known, at, also = np.intersect1d(steps, known, return_indices=True)
+    of_known, correct = smoothed(of_all[at], smooth), smoothed(correct[also], smooth)
+    share = np.where(of_known > 0, correct / np.where(of_known > 0, of_known, 1), np.nan)
+    shown = [Curve(right, smoothed(known, smooth), share)] if len(known) else []
+    return Curve(accepted, smoothed(steps, smooth), smoothed(of_all, smooth)), shown

@@ -102,6 +102,17 @@ class FinishedRun:
         """What the system consists of."""
         return frozenset(map(Component, self.results["run"]["components"]))
 
+    @property
+    def checkpoints(self) -> list[tuple[Checkpoint, ...]]:
+        """Those that there are, together where they hold the same weights."""
+        run = self.results["run"]
+        there = tuple(which for which in Checkpoint if which in run)
+        alike = all(
+            (run[which], self.results.get(which)) == (run[there[0]], self.results.get(there[0]))
+            for which in there
+        )
+        return [there] if alike else [(which,) for which in there]
+
     @functools.cached_property
     def contents(self) -> dict[str, str]:
         """See `workdir.read_contents`."""

@@ -279,3 +279,14 @@ def test_a_long_name_is_shortened_in_the_middle():
 
 def test_names_of_files_lead_nowhere_else():
     assert pictures.file_name("../a b/$c:ü_1.5") == ".._a_b_c_ü_1.5"
+
+
+def test_numbers_are_legible_on_any_film(tmp_path):
+    """White on black, also where the film is white; names lie beside their own picture."""
+    white = np.full((16, 16, 1), 255, np.uint8)
+    rows = ["long_name_of_a_film_" * 3] * 2
+    pictures.grid([[white]] * 2, tmp_path / "x.png", corners=[["0.905"]] * 2, rows=rows)
+    with Image.open(tmp_path / "x.png") as image:
+        dark = (np.asarray(image.convert("L")) < 100).nonzero()
+    assert len(dark[0]) > 300
+    assert pictures._within(rows[0]).count("\n") == 2

@@ -14,6 +14,18 @@ from multimix_jax.reporting.plots import Curve
 from multimix_jax.runs import record
 from tests.finished_runs import write_run
 
+
+def titles(monkeypatch):
+    """What `plots` draws from here on: titles and labels of the lines, by the name of the file."""
+    drawn = {}
+
+    def noted(path, charts, **_):
+        drawn[path.name] = {title: [c.label for c in curves] for title, curves in charts.items()}
+
+    monkeypatch.setattr(plots, "_save", noted)
+    return drawn
+
+
 METHODS = ("unet", "enc_ssl", "umtl", "multimix")
 
 
@@ -79,6 +91,59 @@ def test_one_task_alone(tmp_path):
     write_run(tmp_path, "enc", 0)
     plots.draw_all(groups.group_runs(record.find_runs([tmp_path])), tmp_path / "out")
     assert "roc_32_100_last.png" in {path.name for path in (tmp_path / "out").iterdir()}
+
+
+def test_classes_have_their_names_and_one_figure_for_the_same_weights(tmp_path, monkeypatch):
+    paths = [write_run(tmp_path, "enc", 0), write_run(tmp_path, "enc_ssl", 0)]
+    for path in paths:
+        results = json.loads((path / "results.json").read_text())
+        results["best"] = results["last"]
+        (path / "results.json").write_text(json.dumps(results))
+    drawn = titles(monkeypatch)
+    grouped = groups.group_runs(record.find_runs([tmp_path]))
+    plots.draw_all(grouped, tmp_path / "out", groups.alike)
+    assert {"roc_32_100_best_and_last.png", "calibration_32_100_best_and_last.png"} < set(drawn)
+    assert not any(name.endswith(("100_best.png", "100_last.png")) for name in drawn)
+    lines = drawn["roc_32_100_best_and_last.png"]
+    assert lines == {"chex (internal test set)\nill": ["enc", "enc_ssl"]}
+    # A third class: each has a chart.
+    table = (paths[0] / "per_image.csv").read_text().splitlines()
+    table = [table[0] + ",probability_odd", *(f"{line},0.1" for line in table[1:])]
+    (paths[0] / "per_image.csv").write_text("\n".join(table))
+    plots.draw_all(groups.group_runs(record.find_runs(paths[:1])), tmp_path / "out")
+    shown = [title.split("\n")[1] for title in drawn["roc_32_100_best_and_last.png"]]
+    assert shown == ["well", "ill", "odd"]
+
+
+def test_the_legend_hides_no_line(monkeypatch, tmp_path):
+    figures = []
+    monkeypatch.setattr(plots.Figure, "savefig", lambda figure, path: figures.append(figure))
+    plots._save(tmp_path / "x.png", {"one": curves("a" * 40, "b"), "two": curves("b", "c")}, x="x")
+    (figure,) = figures
+    figure.draw_without_rendering()
+    (legend,) = figure.legends
+    assert [text.get_text() for text in legend.get_texts()] == ["a" * 40, "b", "c"]
+    top = legend.get_window_extent().y1
+    assert all(panel.get_tightbbox().y0 >= top for panel in figure.axes)
+
+
+def test_no_truth_no_figure(tmp_path):
+    """Of unlabelled images without a truth nobody knows which pseudo-labels are right."""
+    path = write_run(tmp_path, "enc_ssl", 0)
+    lines = [json.loads(line) for line in (path / "metrics.jsonl").read_text().splitlines()]
+    for n, line in enumerate(lines):
+        line["cls/accepted_and_correct"] = np.nan if n % 2 else line["step"] / 400
+        line["cls/accepted"] = 0.5 if line["step"] > 2 else 0.0
+    write = lambda: (path / "metrics.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    write()
+    accepted, (right,) = plots.accepted_curves([record.read_run(path)], "all", "right")
+    assert len(accepted.x) == 40 and right.x.tolist() == list(range(1, 41, 2))
+    np.testing.assert_allclose(right.y, [np.nan, *(right.x[1:] / 200)])
+    for line in lines:
+        line["cls/accepted_and_correct"] = np.nan
+    write()
+    assert plots.accepted_curves([record.read_run(path)], "all", "right")[1] == []
+    plots._pseudo_labels(groups.group_runs(record.find_runs([path])), tmp_path / "x.png")
 
 
 @pytest.mark.parametrize("together", [groups.comparable, groups.alike])
