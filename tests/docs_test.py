@@ -76,6 +76,18 @@ def test_links_lead_somewhere(page):
     assert not broken, f"{relative(page)}: nothing is where these links lead"
 
 
+@pytest.mark.parametrize("page", PAGES, ids=relative)
+def test_tables_are_whole(page):
+    """Each block of rows has a heading, the line below it, and as many cells in every row; a blank
+    line would make text of the rows after it."""
+    blocks = re.findall(r"(?:^ *\|.*\n?)+", prose(page), re.MULTILINE)
+    count = lambda row: len(re.findall(r"(?<!\\)\|", row))  # so in code, too
+    for block in blocks:
+        rows = block.splitlines()
+        assert re.fullmatch(r" *\|(?: *:?-+:? *\|)+ *", rows[1] if len(rows) > 1 else ""), rows[0]
+        assert {count(row) for row in rows} == {count(rows[1])}, rows[0]
+
+
 def test_every_file_of_the_documentation_is_linked():
     reached = set()
     waiting = [ROOT / start for start in STARTS]
