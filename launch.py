@@ -21,7 +21,6 @@ from ml_collections import ConfigDict, config_flags
 
 from configs import common, grid
 from data_pipelines import arguments, contents, files
-from data_pipelines.files.paths import files_below
 from data_pipelines.resize import ResizeSpec
 from data_pipelines.threads import in_threads
 from multimix_jax.commands import predict as predict_command
@@ -90,7 +89,7 @@ def run() -> None:
 
 # The command `multimix-predict`, which reads files exactly as for training.
 IMAGE_FILES = predict_command.ImageFiles(
-    files.IMAGE_SUFFIXES, files_below, files.read_image, ResizeSpec, in_threads
+    files.IMAGE_SUFFIXES, files.images_below, files.read_image, ResizeSpec, in_threads
 )
 predict = functools.partial(predict_command.main, IMAGE_FILES)
 

@@ -13,6 +13,7 @@ from scipy import fft
 from scipy.spatial import KDTree
 
 from data_pipelines.errors import DataError
+from data_pipelines.files.paths import require_file
 from data_pipelines.findings import ERROR, NOTE, WARNING, Finding, Problem, collected, note
 from data_pipelines.source import Source
 from multimix_jax.labels import LabelSpec
@@ -48,9 +49,11 @@ def examine(
     """Reads an example of the set `name` and looks at it; {} where that fails."""
     with collected() as problems:
         try:
+            for path in filter(None, (source.image, *source.masks)):
+                require_file(path)
             example = read(source)
-        except DataError as error:
-            note("unreadable", ERROR, str(error))
+        except (DataError, OSError) as error:
+            note("unreadable", ERROR, str(error := _as_data_error(source, error)))
             return Facts(name, source, problems, error), {}
         pixels = np.asarray(example["image"])
         image = pixels.mean(axis=-1, dtype=np.float32)
@@ -60,6 +63,16 @@ def examine(
             note("constant image", WARNING, f"every pixel is {image.max():g}")
     digest = hashlib.blake2b(pixels.tobytes(), digest_size=16).hexdigest()
     return Facts(name, source, problems, None, digest, _thumbnail(image)), example
+
+
+def _as_data_error(source: Source, error: DataError | OSError) -> DataError:
+    """What the system says of a file becomes what this program does."""
+    if isinstance(error, DataError):
+        return error
+    return DataError(
+        f"{error.filename or source.image} cannot be read ({error.strerror or error}); allow "
+        "reading it, copy it again, or remove it"
+    )
 
 
 def refusal(seen: Sequence[Facts], others: Iterator[tuple[Facts, Any]], total: int) -> DataError:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from multimix_jax import atomic
+from multimix_jax.errors import as_text
 
 ERROR, WARNING, NOTE = "error", "warning", "note"  # cannot be used; may be wrong; good to know
 
@@ -59,7 +60,7 @@ def note(kind: str, severity: str, detail: str) -> None:
     """
     problems = _collecting.get()
     if problems is not None:
-        problems.append(Problem(kind, severity, detail))
+        problems.append(Problem(kind, severity, as_text(detail)))
 
 
 @contextlib.contextmanager

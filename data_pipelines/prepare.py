@@ -2,13 +2,16 @@
 
 import contextlib
 import csv
+import dataclasses
+import fnmatch
 import functools
 import hashlib
 import io
 import itertools
 import logging
+import re
 import tempfile
-from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +19,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 from absl import logging as absl_logging
 
-from data_pipelines import checks, exclude, findings
+from data_pipelines import checks, exclude, findings, records
 from data_pipelines.errors import DataError
 from data_pipelines.files import archive, paths
 from data_pipelines.findings import Finding, Problem, collected
@@ -27,12 +30,9 @@ from multimix_jax import atomic
 from multimix_jax.labels import LabelSpec
 
 SPLIT = "examples"  # the one TFDS split; its name for all splits, "all", is reserved
-COLUMNS = (
-    *("id", "group", "split", "label", "unknown", "has_mask"),
-    *("shape", "spacing_mm", "affine", "source"),
-)
 _FINDINGS = "findings.json"  # of the audit
 _ORIGIN = "origin.txt"  # how, and from where, a set was prepared
+_TEXTS = (".csv", ".txt", ".list")
 _SHARD_BYTES = 2**27  # TFDS holds one shard in memory while it writes it
 _logger = logging.getLogger(__name__)
 
@@ -59,7 +59,8 @@ class SetBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):
     variant: str  # how examples are prepared, for the name of the prepared set
     label_spec: LabelSpec = LabelSpec()
     channels: int = 1  # of the images
-    archives: tuple[str, ...] = ("*.zip",)  # glob patterns of the official archives
+    files: tuple[str, ...] = ("*",)  # glob patterns of the files that are read, in lower case
+    archives: tuple[str, ...] = ("*.zip",)  # and of the official archives
     complete: int = 0  # examples in the whole set, 0 = any number
     pixel_type: type[np.generic]  # of `image` as it is stored
     sides: tuple[int | None, ...]  # of examples as they are stored, None where they differ
@@ -107,15 +108,23 @@ class SetBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):
         raise NotImplementedError
 
     def fingerprint(self) -> str:
-        """Changes when a file below the source folder does: its path, size or time."""
-        return self.digest(paths.files_below([self.source_dir]))
+        """Changes when a file below the source folder that is used does: its path, size or time."""
+        patterns = "|".join(map(fnmatch.translate, (*self.files, *self.archives)))
+        used = lambda path: re.match(patterns, path.name.lower())
+        return self.digest(filter(used, paths.files_below([self.source_dir])))
 
     def digest(self, files: Iterable[Path], *words: str) -> str:
-        """Of the paths, sizes and times of files, and of what else matters."""
+        """Of the paths, sizes and times of files, of the content of texts in place of their time,
+        and of what else matters.
+        """
         lines = [str(self.VERSION), *words]
         for path in files:
-            name, stat = str(path).removeprefix(str(self.source_dir)), path.stat()
-            lines.append(f"{name}\0{stat.st_size}\0{stat.st_mtime_ns}")
+            name = str(path).removeprefix(str(self.source_dir))
+            with contextlib.suppress(OSError):  # of a link to nowhere; reading it says so
+                status = path.stat()
+                content = path.read_bytes() if path.suffix in _TEXTS else b""
+                state = hashlib.sha256(content).hexdigest() if content else status.st_mtime_ns
+                lines.append(f"{name}\0{status.st_size}\0{state}")
         text = "\n".join(lines).encode(errors="surrogateescape")
         return hashlib.sha256(text).hexdigest()[:12]
 
@@ -155,7 +164,7 @@ class SetBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):
                 if self.index_path.exists():  # another process was first
                     self.info.read_from_directory(self.data_dir)
                 elif self.index_path.parent.exists():  # stopped between the records and the table
-                    self._write_index(map(_row, self.as_data_source(SPLIT)))
+                    self._write_index(map(records.row, self.as_data_source(SPLIT)))
                 else:
                     self._write_index(self._write_records(root))
 
@@ -181,11 +190,11 @@ class SetBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):
                 archive.extract(path, folder)
             sources = self.find([self.source_dir, *folders])
         by_id: dict[str, Source] = {}
-        for source in sources:
-            if not paths.stays_below(source.id) or not paths.is_text(source.group):
+        for source in map(_named, sources):
+            if not paths.stays_below(source.id):
                 raise DataError(
-                    f"{source.image}: an example cannot be called {source.id!r} (of group "
-                    f"{source.group!r}), since files are named after it; rename it"
+                    f"{source.image}: an example cannot be called {source.id!r}, since files are "
+                    "named after it; rename it"
                 )
             by_id.setdefault(source.id, source)
         images = {key: source.image for key, source in by_id.items()}
@@ -201,7 +210,7 @@ class SetBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):
         facts: list[checks.Facts] = []
         with tempfile.TemporaryDirectory(dir=root, prefix=".scratch") as scratch:
             sources, problems = self.listed(Path(scratch))
-            self._warn(len(sources), problems)
+            _warn(self, len(sources), problems)
             _logger.info("preparing %s (%s): %d examples", self.name, self.variant, len(sources))
             with contextlib.closing(_read_all(self, sources, rows, facts)) as examples, _quiet():
                 # TFDS writes one shard after the other, so they can share the running iterator.
@@ -216,26 +225,6 @@ class SetBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):
         findings.write(self.index_path.with_name(_FINDINGS), of_set + checks.duplicates(facts))
         return rows
 
-    def _warn(self, count: int, problems: Iterable[Problem]) -> None:
-        """Says what was noted of the set as a whole, and where it is not complete, or was prepared
-        earlier from other files.
-        """
-        for _, severity, detail in problems:
-            if severity == findings.WARNING:
-                _logger.warning("%s", detail)
-        if self.complete not in (0, count):
-            text = "%s: found %d examples; the complete set has %d"
-            _logger.warning(text, self.source_dir, count, self.complete)
-        others = Path(self.data_dir).parents[1].glob(f"*/{self.VERSION}/{_ORIGIN}")
-        older = [path for path in others if _read(path) == self._origin()]
-        if older:
-            _logger.warning(
-                "the files in %s have changed since %s was prepared; preparing again "
-                "(the older preparation can be deleted)",
-                self.source_dir,
-                max(older, key=lambda path: path.stat().st_mtime).parents[1],
-            )
-
     def _origin(self) -> bytes:
         """The same for all preparations that differ in the state of their files alone."""
         return f"{self.variant}{self.mark}\n{self.places()}".encode(errors="surrogateescape")
@@ -244,15 +233,51 @@ class SetBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):
         self.index_path.with_name(_ORIGIN).write_bytes(self._origin())
         with atomic.replacing(self.index_path) as temporary:
             with temporary.open("w", newline="", encoding="utf-8") as file:
-                csv.writer(file).writerows([COLUMNS, *rows])
+                csv.writer(file).writerows([records.COLUMNS, *rows])
 
     def _info(self) -> tfds.core.DatasetInfo:
-        features = tfds.features.FeaturesDict(_features(self))
+        features = tfds.features.FeaturesDict(
+            records.features(
+                self.sides, self.pixel_type, self.channels, self.label_spec.mask_channels
+            )
+        )
         return _Info(builder=self, features=features, disable_shuffling=True)
 
     def _shard_iterators_per_split(self, dl_manager: Any) -> dict[str, list[Callable]]:
         del dl_manager  # nothing is downloaded
         return {SPLIT: self._shards}
+
+
+def _warn(builder: SetBuilder, count: int, problems: Iterable[Problem]) -> None:
+    """Says what was noted of the set as a whole, and where it is not complete, or was prepared
+    earlier from other files.
+    """
+    for _, severity, detail in problems:
+        if severity == findings.WARNING:
+            _logger.warning("%s", detail)
+    if builder.complete not in (0, count):
+        text = "%s: found %d examples; the complete set has %d"
+        _logger.warning(text, builder.source_dir, count, builder.complete)
+    others = Path(builder.data_dir).parents[1].glob(f"*/{builder.VERSION}/{_ORIGIN}")
+    older = [path for path in others if _read(path) == builder._origin()]
+    if older:
+        _logger.warning(
+            "the files in %s have changed since %s was prepared; preparing again "
+            "(the older preparation can be deleted)",
+            builder.source_dir,
+            max(older, key=lambda path: path.stat().st_mtime).parents[1],
+        )
+
+
+def _named(source: Source) -> Source:
+    """With names that can be written: those of files may hold bytes that are no text."""
+    named = dataclasses.replace(
+        source, id=paths.as_text(source.id), group=paths.as_text(source.group)
+    )
+    if named != source:
+        detail = f"{source.image} is not named in UTF-8, and is called {named.id}"
+        findings.note("names that are no text", findings.WARNING, detail)
+    return named
 
 
 def _read_all(
@@ -271,45 +296,9 @@ def _read_all(
             facts.append(one)
             if one.error is not None:
                 raise checks.refusal(facts, examined, len(sources))
-            example = {key: getattr(one.source, key) for key in COLUMNS[:5]} | pixels
-            rows.append(_row(example, str(one.source.image or "")))
+            example = {key: getattr(one.source, key) for key in records.COLUMNS[:5]} | pixels
+            rows.append(records.row(example, paths.as_text(str(one.source.image or ""))))
             yield one.source.id, example
-
-
-def _features(builder: SetBuilder) -> dict[str, Any]:
-    """What is stored of an example."""
-    sides = builder.sides
-    pixels = lambda dtype, channels: tfds.features.Tensor(
-        shape=(*sides, channels), dtype=dtype, encoding=tfds.features.Encoding.BYTES
-    )
-    features = {
-        "id": tfds.features.Text(),
-        "group": tfds.features.Text(),
-        "split": tfds.features.Text(),
-        "has_mask": np.bool_,
-        "label": np.int64,
-        "unknown": np.int64,
-        "image": pixels(builder.pixel_type, builder.channels),
-        "mask": pixels(np.uint8, builder.label_spec.mask_channels),
-        "spacing": tfds.features.Tensor(shape=(len(sides),), dtype=np.float32),
-    }
-    if len(sides) == 3:
-        features["affine"] = tfds.features.Tensor(shape=(4, 4), dtype=np.float64)
-    return features
-
-
-def _row(example: Mapping[str, Any], source: str = "") -> tuple[Any, ...]:
-    """The row of an example in examples.csv: as it is stored, or as it is read from its record."""
-    names = (example[key] for key in COLUMNS[:3])
-    lists = (example["image"].shape[:-1], example["spacing"], example.get("affine", ()))
-    return (
-        *(name.decode() if isinstance(name, bytes) else name for name in names),
-        example["label"],
-        example["unknown"],
-        int(example["has_mask"]),
-        *(" ".join(map(str, np.ravel(numbers).tolist())) for numbers in lists),
-        source,
-    )
 
 
 def _read(path: Path) -> bytes:

@@ -15,6 +15,7 @@ class Chex(ImageSetBuilder):
     """chest_xray/{train,val,test}/{NORMAL,PNEUMONIA}/*.jpeg, at any depth."""
 
     label_spec = LabelSpec(("normal", "pneumonia"))
+    files = ("*.jpeg", "*.jpg", "*.png")
     complete = 5856
     MANUAL_DOWNLOAD_INSTRUCTIONS = (
         'Kermany et al., "Labeled Optical Coherence Tomography (OCT) and Chest X-Ray Images for '

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from data_pipelines.errors import DataError
-from data_pipelines.files import IMAGE_SUFFIXES, dicom
-from data_pipelines.files.paths import files_below, files_by_name
+from data_pipelines.files import IMAGE_SUFFIXES, images, what_is
+from data_pipelines.files.paths import files_below, files_by_name, size_of
 from data_pipelines.sets import folder_masks, folder_patients, folder_table
 from data_pipelines.sets.image_set import ImageSetBuilder
 from data_pipelines.source import Roots, Source
@@ -59,17 +59,23 @@ class Folder(ImageSetBuilder):
         self.masks = Path(masks) if masks else default("masks")
         self.labels = Path(labels) if labels else default("labels.csv")
         self.table = folder_table.read(self.labels)
-        self.masks_prefix = ""
+        self.masks_inside: Path | None = None  # of the images
         self.mask_folders: dict[str, Path] = {}
         if self.masks is not None and self.masks.is_dir():
-            self.masks_prefix = folder_masks.prefix(self.masks, self.images)
+            self.masks_inside = folder_masks.inside(self.masks, self.images)
             self.mask_folders = folder_masks.folders(self.masks, self.images)
         self.label_spec = dataclasses.replace(self.table.spec, mask_names=tuple(self.mask_folders))
         super().__init__(source_dir=home, name=re.sub(r"\W", "_", name), **options)
 
     def fingerprint(self) -> str:
-        files = [*files_below(filter(None, (self.images, self.masks))), *self._tables()]
-        return self.digest(files, self.masks_prefix, *self.label_spec.mask_names)
+        below = files_below(filter(None, (self.images, self.masks)))
+        # Of these it does not matter what a preparation then finds to be no image.
+        named = lambda path: path.name.lower().endswith(IMAGE_SUFFIXES)
+        files = (path for path in below if named(path) or not what_is(path))
+        rows = sorted(repr(dataclasses.replace(row, line="")) for row in self.table.rows)
+        inside = self.masks_inside and self.masks_inside.relative_to(self.images)
+        words = str(inside), *self.label_spec.mask_names, *self.label_spec.class_names
+        return self.digest(files, *words, *rows)
 
     def places(self) -> str:
         return "\n".join(str(p and p.resolve()) for p in (self.images, self.masks, self.labels))
@@ -79,16 +85,12 @@ class Folder(ImageSetBuilder):
             return super().missing(what)
         return DataError(f"{what}; set --config.folder.images to the folder that has them")
 
-    def _tables(self) -> list[Path]:
-        tables = [self.labels, self.labels.with_name(folder_table.CLASSES)] if self.labels else []
-        return [path for path in tables if path.is_file()]
-
     def contents(self) -> dict[str, str]:
         """Digests that tell images, masks and labels from others, wherever they lie: of the names
         and sizes of the files that are used, and of what the table says; '' of what there is none.
         """
         sources = sorted(self.find([self.source_dir]), key=lambda source: source.id)
-        size = lambda path: path and path.stat().st_size
+        size = lambda path: path and size_of(path)
         contents = {
             "images": [(s.id, size(s.image)) for s in sources],
             "masks": [(s.id, self.channel_of(m), size(m)) for s in sources for m in s.masks],
@@ -99,9 +101,8 @@ class Folder(ImageSetBuilder):
         return {k: digest(v, words.get(k)) if v else "" for k, v in contents.items()}
 
     def find(self, roots: Roots) -> list[Source]:
-        files = files_by_name(self.images, IMAGE_SUFFIXES)
-        if self.masks_prefix:
-            files = {n: path for n, path in files.items() if not n.startswith(self.masks_prefix)}
+        apart = self.masks_inside, self.labels
+        files = files_by_name(self.images, IMAGE_SUFFIXES, what_is, apart)
         if not files:
             raise self.missing(f"no images ({', '.join(IMAGE_SUFFIXES)}) in {self.images}")
         masks = self._find_masks(files)
@@ -145,8 +146,8 @@ class Folder(ImageSetBuilder):
         if self.masks is None:
             return masks
         for root in self.mask_folders.values() or [self.masks]:
-            for name, path in files_by_name(root, IMAGE_SUFFIXES).items():
-                if path.suffix.lower() in dicom.SUFFIXES:
+            for name, path in files_by_name(root, IMAGE_SUFFIXES, what_is).items():
+                if path.suffix.lower() not in images.SUFFIXES:
                     raise DataError(f"{path}: a mask cannot be DICOM; export it as PNG")
                 if name not in files:
                     raise DataError(

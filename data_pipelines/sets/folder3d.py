@@ -19,6 +19,7 @@ class Folder3D(VolumeSetBuilder):
     Each volume is standardised to zero mean and unit variance; its voxels stay what they are.
     """
 
+    files = tuple(f"*{suffix}" for suffix in volume.SUFFIXES)
     archives = ()
     MANUAL_DOWNLOAD_INSTRUCTIONS = (
         "put the volumes (.nii or .nii.gz) into DATA_DIR/folder3d/images (or, for a set named "

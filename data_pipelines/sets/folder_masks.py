@@ -8,17 +8,15 @@ from data_pipelines.files.paths import files_below, is_stray, one_form
 from data_pipelines.sets.folder_table import split_of
 
 
-def prefix(masks: Path, images: Path) -> str:
-    """How names below `images` begin that are masks: 'masks/', or '' where these lie elsewhere."""
+def inside(masks: Path, images: Path) -> Path | None:
+    """The folder of the masks as it is found below `images`; None where they lie elsewhere."""
     inner, outer = masks.resolve(), images.resolve()
     if outer.is_relative_to(inner):
         raise DataError(
             f"the images ({images}) lie in the folder of the masks ({masks}), and would be taken "
             "for masks; move one of them, and set --config.folder.images or --config.folder.masks"
         )
-    return (
-        one_form(f"{inner.relative_to(outer).as_posix()}/") if inner.is_relative_to(outer) else ""
-    )
+    return images / inner.relative_to(outer) if inner.is_relative_to(outer) else None
 
 
 def folders(masks: Path, image_folder: Path) -> dict[str, Path]:
@@ -52,7 +50,8 @@ def folders(masks: Path, image_folder: Path) -> dict[str, Path]:
             f"{', '.join(empty)}: a folder in {masks} is a class of masks, but there are no masks "
             f"({', '.join(images.SUFFIXES)}) in it; add some, or remove it"
         )
-    stray = next((path for path in files_below([masks]) if path.parent == masks), None)
+    beside = lambda path: path.parent == masks and is_image(path)
+    stray = next(filter(beside, files_below([masks])), None)
     if stray is not None:
         raise DataError(
             f"{stray} lies beside the folders of the classes ({', '.join(found)}); move it into one"

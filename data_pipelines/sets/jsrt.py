@@ -20,6 +20,7 @@ class Jsrt(ImageSetBuilder):
     The official split is SCR's: odd numbers (fold 1) train, even numbers (fold 2) test.
     """
 
+    files = ("*.img", "*.png", "*.gif")
     complete = 247
     MANUAL_DOWNLOAD_INSTRUCTIONS = (
         "the images (All247images.zip) from the JSRT database page of the Japanese Society of "

@@ -24,6 +24,7 @@ class La(VolumeSetBuilder):
     The volumes are standardised and cropped around the atrium by the benchmark, the test ones too.
     """
 
+    files = (_FILE, "*.list")
     complete = 100
     MANUAL_DOWNLOAD_INSTRUCTIONS = (
         "the folder '2018LA_Seg_Training Set' of h5 files with train.list and test.list, as the "

@@ -15,6 +15,7 @@ class Mcu(ImageSetBuilder):
     The name tells tuberculosis (_1) from normal (_0); that is not a label used here.
     """
 
+    files = ("*.png",)
     complete = 138
     MANUAL_DOWNLOAD_INSTRUCTIONS = (
         "the Montgomery County chest X-ray set of the US National Library of Medicine (folder "

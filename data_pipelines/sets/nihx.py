@@ -21,6 +21,7 @@ class Nihx(ImageSetBuilder):
 
     label_spec = LabelSpec(("normal", "abnormal"))
     archives = ("images*.tar.gz", "images*.zip", "archive.zip")
+    files = ("*.png", "data_entry_2017*.csv", *_LISTS)
     complete = 112120
     MANUAL_DOWNLOAD_INSTRUCTIONS = (
         "the ChestX-ray14 box of the NIH Clinical Center (CXR8: images_001.tar.gz ... "

@@ -10,7 +10,9 @@ where several answers were averaged, disagreement/. Not a medical device, and no
 import argparse
 import contextlib
 import dataclasses
+import os
 import pathlib
+import re
 import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -21,7 +23,7 @@ from tqdm import tqdm
 
 from multimix_jax import atomic
 from multimix_jax.commands.ends import add_which, ends_quietly, make_parser
-from multimix_jax.errors import UsageError
+from multimix_jax.errors import UsageError, as_text
 from multimix_jax.inference import saliency
 from multimix_jax.inference.images import ImagePrediction, Resize, predict_images
 from multimix_jax.inference.predictor import Predictor
@@ -40,7 +42,8 @@ class ImageFiles:
     """How image files are found and read: as for training, which data_pipelines knows."""
 
     suffixes: Sequence[str]
-    below: Callable[[Sequence[pathlib.Path]], Iterable[pathlib.Path]]  # in and below folders
+    # Those in and below a folder, and what to say of the files that are none, '' if there are none.
+    below: Callable[[pathlib.Path], tuple[Sequence[pathlib.Path], str]]
     read: Callable[[pathlib.Path, int], tuple[np.ndarray, Any]]  # float32 [H,W(,3)] of 0 to 255
     resize: Callable[[int, str, int], Resize]  # of side, fit and channels
     in_threads: Callable[..., Iterable[Any]]  # of a function and items, gives results in order
@@ -49,17 +52,19 @@ class ImageFiles:
 def find_files(paths: Sequence[pathlib.Path], image_files: ImageFiles) -> dict[str, pathlib.Path]:
     """Files, and the images below folders, by the name of their results.
 
-    That is the path below the folder, or the file's name, without suffix; with it where two would
-    be one.
+    That is the path below the folder, or the file's name, without one of the usual suffixes; with
+    it where two would be one. Says which files of folders are passed over.
     """
     suffixes = tuple(image_files.suffixes)
     relative: dict[pathlib.Path, pathlib.Path] = {}  # one that is named twice is taken once
     for path in paths:
         if path.is_dir():
-            for file in sorted(image_files.below([path])):
-                if file.name.lower().endswith(suffixes):
-                    relative.setdefault(file, file.relative_to(path))
-        elif path.exists():
+            found, others = image_files.below(path)
+            for file in sorted(found):
+                relative.setdefault(file, file.relative_to(path))
+            if others:
+                print(f"{path}: {others}", file=sys.stderr)
+        elif os.path.lexists(path):  # a link to nowhere is one that cannot be read
             relative.setdefault(path, pathlib.Path(path.name))
         else:
             raise UsageError(f"{path} does not exist; name image files, or a folder of them")
@@ -68,8 +73,9 @@ def find_files(paths: Sequence[pathlib.Path], image_files: ImageFiles) -> dict[s
             f"{', '.join(map(str, paths))}: no images here ({', '.join(suffixes)}); name image "
             "files, or a folder of them"
         )
-    for name_of in (lambda p: p.with_suffix("").as_posix(), lambda p: p.as_posix()):
-        named = {name_of(below): path for path, below in relative.items()}
+    usual = re.compile(f"({'|'.join(map(re.escape, suffixes))})$", re.IGNORECASE)
+    for name_of in (lambda p: usual.sub("", p.as_posix()), lambda p: p.as_posix()):
+        named = {as_text(name_of(below)): path for path, below in relative.items()}
         if len(named) == len(relative):
             return named
     raise UsageError(

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from multimix_jax.errors import as_text
 from multimix_jax.inference.images import ImagePrediction, stretch_bilinear
 from multimix_jax.inference.predictor import DISAGREEMENT, SALIENCY, SPREAD, Predictor
 from multimix_jax.labels import LabelSpec
@@ -79,7 +80,7 @@ def _write(
 ) -> dict[str, Any]:
     """Writes the pictures of an image, and gives its row of the table."""
     height, width = prediction.sides
-    row: dict[str, Any] = {"image": str(prediction.path), "width": width, "height": height}
+    row: dict[str, Any] = {"image": as_text(str(prediction.path)), "width": width, "height": height}
     if Head.CLASSES in prediction.output:
         row |= _class_columns(prediction, options)
     if Head.MASK in prediction.output:
