@@ -10,7 +10,7 @@ import numpy as np
 
 import data_pipelines
 from data_pipelines import anatomy, findings, splits
-from data_pipelines.errors import DataError
+from data_pipelines.errors import DataError, shown
 from data_pipelines.examples import Examples
 from data_pipelines.findings import Finding
 from data_pipelines.streams import TrainingStreams
@@ -121,7 +121,7 @@ def open_run(
         pools[Stream.of(task, labeled=True)] = labeled
         if Stream.of(task, labeled=False) in stream_names:
             pools[Stream.of(task, labeled=False)] = unlabeled
-        validation.append(_validation(task, parts[Split.VAL]))
+        validation.append(_validation(task, parts))
         specs[task] = labeled.label_spec
     masks = pools.get(Stream.SEG_LABELED) if config["keep_largest"] < 0 else None
     label_spec = dataclasses.replace(
@@ -134,6 +134,9 @@ def open_run(
     tests = [_test(name, parts_of(name), part) for name, part in test_data.items()]
     if process[0] == 0:
         _logger.info("%s", findings.summary(found))
+        if others := sorted(set(options["exclude"]).difference(found)):
+            text = "config.exclude names examples of %s, but this run uses %s"
+            _logger.warning(text, shown(", ".join(others)), ", ".join(found))
         for note in anatomy.notes(label_spec):
             _logger.info("%s", note)
     return RunData(
@@ -160,7 +163,10 @@ def _divide(examples: Examples, seed: int) -> dict[str, Examples]:
     """The parts of a set, by name: those of `Split` and 'all', each in the order of the ids."""
     identities = (examples.ids, examples.groups, examples.splits)
     sizes = splits.SIZES.get(examples.name, {})
-    indices = splits.split_examples(*identities, seed=seed, **sizes)
+    answers = np.atleast_2d(examples.labels.T)
+    of_classes = [a == value for a in answers for value in np.unique(a[a >= 0])]
+    traits = np.stack([examples.has_mask, *of_classes], axis=1)
+    indices = splits.split_examples(*identities, seed=seed, traits=traits, **sizes)
     indices["all"] = np.argsort(examples.ids)
     return {part: examples.take(chosen) for part, chosen in indices.items()}
 
@@ -177,12 +183,18 @@ def _pools(task: Task, train: Examples, budget: int | str, seed: int) -> tuple[E
     return labeled, train.take(rest) if len(rest) else labeled
 
 
-def _validation(task: Task, val: Examples) -> Examples:
+def _validation(task: Task, parts: Mapping[str, Examples]) -> Examples:
+    val = parts[Split.VAL]
     usable = val.take(np.flatnonzero(val.known(task)))
     if not len(usable):
+        what = splits.ANNOTATION[task]
+        counts = [
+            f"{np.sum(parts[part].known(task))} of {len(parts[part])} in {part}" for part in Split
+        ]
         raise DataError(
-            f"{val.name} has no validation image with {splits.ANNOTATION[task]}; "
-            f"label more of its images or choose another config.{task}_data"
+            f"{val.name} has no validation image with {what}: images with one are "
+            f"{', '.join(counts)}; give {what} to images of more patients (two at least, three to "
+            f"be tested too), or choose another config.{task}_data"
         )
     return usable
 
@@ -194,5 +206,10 @@ def _test(name: str, parts: Mapping[str, Examples], part: str) -> Examples:
             "'test' or 'all'"
         )
     if not len(parts[part]):
-        raise DataError(f"test_data has {name}={part}, which holds no image; use another part")
+        sizes = ", ".join(f"{len(parts[other])} images in {other}" for other in Split)
+        raise DataError(
+            f"test_data has {name}={part}, which holds no image: it has {sizes}, by its official "
+            f"splits or its column 'split'; give that split to images, or use another part, another"
+            " set, or '' for none (config.test_data)"
+        )
     return parts[part]

@@ -5,7 +5,7 @@ files were found nor on library versions, and one more image leaves the others w
 """
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -36,23 +36,30 @@ def split_examples(
     official: Names,
     *,
     seed: int,
+    traits: NDArray[np.bool_] | None = None,
     val: int | float = 0.1,
     test: int | float = 0.2,
     enlarge_val: bool = False,
 ) -> dict[str, Indices]:
     """Divides examples into train, val and test.
 
-    Official val and test examples stay what they are. What is carved is taken by whole groups
-    (patients) from the rest until the size is reached, so it may exceed it by part of a group.
-    A training image of a patient in val moves to val; an image without an official split follows
-    its patient into test. Only an official train and test that share patients keep sharing them.
+    Official splits stay what they are, but a set without an official val gets one out of train.
+    What is carved is taken by whole groups (patients) until the size is reached, so it may exceed
+    it by part of a group. A training image of a patient in val moves to val; an image without an
+    official split follows its patient into train or test. Only an official train and test that
+    share patients keep sharing them.
+
+    Of each trait every part gets half to twice its share, and one group at least, where there are
+    enough of them: two suffice for train and val, three for test as well.
 
     Args:
         ids, groups: [N] unique names, and the patient of each.
         official: [N] 'train', 'val', 'test', or '' where there is no official split.
         seed: of the order in which groups are carved.
+        traits: [N, F], what an example may have that every part should: a mask, a class.
         val, test: how much to carve where the official split lacks it, as a count of images or a
-            fraction: `test` of all, `val` of those outside the test set.
+            fraction: `test` of those that are in no official split, nor is another image of their
+            patient; `val` of those outside the test set.
         enlarge_val: fills up an official validation set that is smaller than `val`.
 
     Returns:
@@ -71,13 +78,17 @@ def split_examples(
     is_test, is_val = official == Split.TEST, official == Split.VAL
     is_test |= (official == "") & np.isin(groups, groups[is_test])
     is_val |= ~is_test & np.isin(groups, groups[is_val])
+    if traits is None:
+        traits = np.zeros((len(ids), 0), bool)
+    no_val = not is_val.any()
     if not is_test.any():
-        wanted = _count("test", test, len(ids), available=int(np.sum(~is_val)))
-        is_test = _carve(groups, ~is_val, wanted, seed, "test")
-    if enlarge_val or not is_val.any():
+        free = (official == "") & ~is_val & ~np.isin(groups, groups[official == Split.TRAIN])
+        wanted = _count("test", test, int(np.sum(free)), available=int(np.sum(free)))
+        is_test = _carve(groups, free, wanted, seed, "test", traits, spared=1 + no_val)
+    if enlarge_val or no_val:
         rest = int(np.sum(~is_test))
         wanted = _count("val", val, rest, available=rest) - int(np.sum(is_val))
-        is_val |= _carve(groups, ~is_test & ~is_val, wanted, seed, "val")
+        is_val |= _carve(groups, ~is_test & ~is_val, wanted, seed, "val", traits, spared=1)
 
     by_id = np.argsort(ids)
     members = {Split.TRAIN: ~is_val & ~is_test, Split.VAL: is_val, Split.TEST: is_test}
@@ -161,10 +172,41 @@ def _count(key: str, size: int | float, total: int, *, available: int) -> int:
 
 
 def _carve(
-    groups: NDArray[np.str_], pool: NDArray[np.bool_], count: int, seed: int, purpose: str
+    groups: NDArray[np.str_],
+    pool: NDArray[np.bool_],
+    count: int,
+    seed: int,
+    purpose: str,
+    traits: NDArray[np.bool_],
+    spared: int,
 ) -> NDArray[np.bool_]:
-    """Marks whole groups of the pool, in random order, until `count` examples are marked."""
-    names, sizes = np.unique(groups[pool], return_counts=True)
+    """Marks whole groups of the pool, in random order, until `count` examples are marked.
+
+    Groups with a trait that would be too rare go first; where it would be too frequent, or less
+    than `spared` groups with it would be left, they go last.
+    """
+    names, member, sizes = np.unique(groups[pool], return_inverse=True, return_counts=True)
     order = _shuffle(names, seed, purpose)
-    marked_before = np.cumsum(sizes[order]) - sizes[order]
-    return pool & np.isin(groups, names[order][marked_before < count])
+    has = np.zeros((len(names), traits.shape[1]), bool)
+    np.logical_or.at(has, member, traits[pool])
+    has, sizes = has[order], sizes[order]
+    groups_with = has.sum(axis=0)
+    share = groups_with * count / max(1, sizes.sum())
+    most = np.minimum(np.maximum(2 * share, 1), groups_with - spared)
+    least = np.minimum(np.maximum(share // 2, 1), most)
+    marked, held, size = np.zeros(len(names), bool), np.zeros_like(groups_with), 0
+    may: Callable[[int], bool] = lambda index: not marked[index] and (held < most)[has[index]].all()
+
+    def mark(index: int) -> None:
+        nonlocal held, size
+        marked[index], held, size = True, held + has[index], size + int(sizes[index])
+
+    for trait in np.argsort(groups_with, kind="stable") if count > 0 else ():
+        for index in np.flatnonzero(has[:, trait]).tolist():
+            if held[trait] < least[trait] and may(index):
+                mark(index)
+    for condition in (may, lambda index: not marked[index]):
+        for index in range(len(names)):
+            if size < count and condition(index):
+                mark(index)
+    return pool & np.isin(groups, names[order][marked])

@@ -12,6 +12,7 @@ from data_pipelines.errors import DataError
 from data_pipelines.findings import Finding
 from data_pipelines.run_data import open_run
 from multimix_jax.labels import LabelSpec
+from tests.official_formats import write_csv
 from tests.small_runs import listed
 
 STREAMS = ("seg/labeled", "seg/unlabeled", "cls/labeled", "cls/unlabeled")
@@ -243,8 +244,55 @@ def test_unknown_part():
 
 def test_empty_part():
     sets = {**SETS, "folder:plain": listed(1, split="test")}
-    with pytest.raises(DataError, match=r"folder:plain=train, which holds no image; use"):
+    with pytest.raises(DataError, match=r"folder:plain=train, which holds no image: it has 0 im"):
         run_data(test_data={"folder:plain": "train"}, load=sets.__getitem__)
+
+
+def test_a_table_of_train_and_val_keeps_its_training_images():
+    """None of them becomes a test image; who wants a test is told what there is."""
+    sets = {"folder:seg": listed(20, split=["train"] * 16 + ["val"] * 4, has_mask=True)}
+    options = dict(stream_names=("seg/labeled",), load=sets.__getitem__, seg_labels="all")
+    assert len(run_data(**options, test_data={}).pools["seg/labeled"]) == 16
+    message = (
+        r"16 images in train, 4 images in val, 0 images in test, .* '' for none \(config\.test"
+    )
+    with pytest.raises(DataError, match=message):
+        run_data(**options)
+
+
+def test_few_masks_and_rare_classes_lie_in_every_part():
+    few = listed(100, labels=[int(n % 20 == 7) for n in range(100)], has_mask=np.arange(100) < 10)
+    partly = np.full((100, 2), -1)
+    partly[:4, 0], partly[4:50, 0], partly[:50, 1] = 1, 0, np.arange(50) % 2
+    spec = LabelSpec(("a", "b"), multi_label=True)
+    findings = dataclasses.replace(few, labels=partly, label_spec=spec)
+    sets = {"folder:seg": few, "folder:cls": findings}
+    options = dict(load=sets.__getitem__, test_data=dict.fromkeys(sets, "test"), cls_labels="all")
+    for seed in range(5):
+        data = run_data(**options, split_seed=seed)
+        (seg, cls), tests = data.validation, data.tests
+        assert seg.has_mask.all() and tests[0].has_mask.any()
+        for examples in (tests[0], data.pools["cls/labeled"], cls, tests[1]):
+            answers = examples.labels.reshape(len(examples), -1)
+            assert all({0, 1} <= set(column) for column in answers.T.tolist())
+
+
+def test_a_list_to_exclude_of_other_sets_is_noticed(tmp_path, caplog):
+    table = write_csv(
+        tmp_path / "x.csv", ["Data set", "ID"], [("Folder:seg", "a"), ("folder:seg", 1)]
+    )
+    run_data(exclude=str(table))
+    text = "config.exclude names examples of Folder:seg, but this run uses folder:seg, folder:cls"
+    assert text in caplog.text
+
+
+def test_what_the_labels_say_where_some_are_not_known():
+    labels = np.array([[1, -1], [0, -1], [-1, -1], [1, 1]] * 5)
+    spec = LabelSpec(("a", "b"), multi_label=True)
+    partly = dataclasses.replace(listed(20, split=SPLIT), labels=labels, label_spec=spec)
+    options = dict(load=lambda name: partly, test_data={}, cls_labels="all")
+    data = run_data(("cls/labeled",), **options)
+    np.testing.assert_allclose(data.baseline["classes"], [2 / 3, 1])
 
 
 @pytest.mark.parametrize("budget", [11, "11"])
@@ -272,6 +320,9 @@ def test_nothing_to_validate_on(task, what):
     bare = listed(
         20, split=SPLIT, has_mask=known, labels=[n % 2 if n < 12 else -1 for n in range(20)]
     )
-    message = rf"folder:seg has no validation image with {what}; .*config\.{task}_data"
+    message = (
+        rf"folder:seg has no validation image with {what}: images with one are 12 of 12 in train, "
+        rf"0 of 4 in val, 0 of 4 in test; .*config\.{task}_data"
+    )
     with pytest.raises(DataError, match=message):
         run_data((f"{task}/labeled",), load=lambda name: bare, cls_data="folder:seg")

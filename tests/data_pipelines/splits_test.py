@@ -134,6 +134,61 @@ def test_one_more_image_moves_at_most_one_other():
         assert len(changed) <= 2
 
 
+@pytest.mark.parametrize("per_patient", [1, 3])
+@pytest.mark.parametrize(("count", "known", "without"), [(100, 10, 0), (400, 5, 0), (60, 2, 51)])
+def test_what_is_rare_lies_in_every_part(count, known, without, per_patient):
+    """By the ids alone, 4 of 10 seeds had none of 10 masks in validation."""
+    lacking = dict.fromkeys(("train", "val", "test"), 0)
+    ids, patients = [f"i{n:03d}" for n in range(count)], np.arange(count) // per_patient
+    groups = [f"p{patient}" for patient in patients]
+    for seed in range(51):
+        drawn = np.random.default_rng(seed).permutation(patients[-1] + 1)[:known]
+        traits = np.isin(patients, drawn)[:, None]
+        split = split_examples(ids, groups, [""] * count, seed=seed, traits=traits)
+        for key, indices in split.items():
+            lacking[key] += not traits[indices].any()
+    assert lacking == {"train": 0, "val": 0, "test": without}
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_what_is_frequent_leaves_the_split_as_it_was(seed):
+    ids, groups, official = _patients(np.random.default_rng(seed))
+    traits = np.random.default_rng(seed).random((200, 2)) < 0.5
+    plain, with_traits = (
+        split_examples(ids, groups, official, seed=seed, traits=chosen) for chosen in (None, traits)
+    )
+    assert _names(ids, plain) == _names(ids, with_traits)
+
+
+def test_one_more_image_leaves_the_rare_ones_where_they_are():
+    ids = [f"i{n:03d}" for n in range(100)]
+    traits = (np.arange(100) % 11 == 0)[:, None]
+    before = split_examples(ids, ids, [""] * 100, seed=0, traits=traits)
+    more, longer = [*ids, "more"], np.append(traits, [[False]], axis=0)
+    after = split_examples(more, more, [""] * 101, seed=0, traits=longer)
+    for key in ("val", "test"):
+        first, second = set(_names(ids, before)[key]), set(_names(more, after)[key])
+        assert len(first ^ second) <= 2
+        assert not traits[[ids.index(name) for name in (first ^ second) - {"more"}]].any()
+
+
+@pytest.mark.parametrize(
+    ("official", "tested"),
+    [
+        (["train", "train", "train", "val"], ""),
+        (["train", "train", "", "val"], ""),  # the third is of the first one's patient
+        (["train", "", "", "", ""], "bde"),
+    ],
+)
+def test_official_training_images_are_not_taken_for_a_test(official, tested):
+    ids, groups = list("abcde")[: len(official)], list("xyxzz")[: len(official)]
+    for seed in SEEDS:
+        split = _names(ids, split_examples(ids, groups, official, seed=seed, test=1, val=1))
+        assert set(split["test"]) <= set(tested)
+        assert bool(split["test"]) == bool(tested)
+        assert split["val"] == ["d"] or tested
+
+
 def test_a_test_only_set_has_no_other_split():
     ids = ["a", "b", "c"]
     split = split_examples(ids, ids, ["test"] * 3, val=13, test=0.2, seed=0)
