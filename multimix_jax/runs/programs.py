@@ -9,7 +9,6 @@ import jax
 from multimix_jax.errors import UsageError
 from multimix_jax.inference import saliency
 from multimix_jax.inference.predictor import Member, PredictionSpec, Predictor
-from multimix_jax.keys import ExampleKeys
 from multimix_jax.labels import LabelSpec
 from multimix_jax.objectives import ObjectiveSpec, make_objective
 from multimix_jax.runs.spec import TrainingSpec
@@ -18,7 +17,6 @@ from multimix_jax.training import machine, make_train_step, optimizer, parallel
 from multimix_jax.training.parallel import AXIS, ShardedStep, shard_step
 
 PyTree = Any
-_OVER_KEPT = 1.15  # all that a step takes, to what it keeps to go back: 1.11 to 1.14 measured
 
 
 class Programs:
@@ -73,39 +71,6 @@ class Programs:
         variables = self._init(jax.random.key(seed), self.size)
         keep_average = self.step_spec.ema_decay > 0
         return TrainState.create(variables, self.optimizer, seed=seed, keep_average=keep_average)
-
-    def check_memory(self, batch: PyTree) -> None:
-        """Raises UsageError where a step on `batch`, of patches, is too large for a device.
-
-        What is kept on the way forwards, to go back, is most of what a step takes; it is counted
-        without computing anything.
-        """
-        devices = jax.local_device_count()
-        shard = jax.tree.map(
-            lambda x: jax.ShapeDtypeStruct((1, len(x) // devices, *x.shape[1:]), x.dtype), batch
-        )
-        state = jax.eval_shape(lambda: self.initial_state(0))
-
-        def residuals(state: TrainState, batch: PyTree) -> PyTree:
-            keys = ExampleKeys(jax.random.key(0))
-            loss = lambda params: self.objective(params, state, batch, keys)[0]
-            return jax.vjp(loss, state.params)[1]
-
-        shapes = jax.eval_shape(
-            jax.vmap(residuals, in_axes=(None, 0), axis_name=AXIS), state, shard
-        )
-        needed = _OVER_KEPT * sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(shapes))
-        limit = machine.memory_bytes() // (devices if jax.default_backend() == "cpu" else 1)
-        if needed > limit:
-            *patch, _ = self.network.input_shape(self.size)
-            share = (limit / needed) ** (1 / len(patch))
-            fits = [max(int(side * share) // 16, 1) * 16 for side in patch]
-            sides, smaller = ("x".join(map(str, x)) for x in (patch, fits))
-            raise UsageError(
-                f"patches of {sides} take about {needed / 2**30:.0f} GiB a step, but there are "
-                f"{limit / 2**30:.0f} GiB; {smaller} would fit: set config.objective.patch and "
-                "config.window.patch, or a smaller config.batch_size or config.model.filters"
-            )
 
 
 make_programs = functools.lru_cache(maxsize=1)(Programs)  # the runs of a grid share them

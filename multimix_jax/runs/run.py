@@ -26,7 +26,7 @@ from multimix_jax.evaluation.evaluate import (
 from multimix_jax.inference.sets import Baseline, predict_set
 from multimix_jax.keys import ExampleKeys
 from multimix_jax.names import BASELINE, Checkpoint
-from multimix_jax.runs import workdir
+from multimix_jax.runs import costs, workdir
 from multimix_jax.runs.data import RunData, check_belongs
 from multimix_jax.runs.programs import Programs
 from multimix_jax.runs.record import write_csv
@@ -92,12 +92,15 @@ class Run:
         initial = functools.partial(self.programs.initial_state, self.spec.seed)
         check_belongs(self.data, self.programs, jax.eval_shape(initial).eval_variables)
         if self.spec.prediction.windows is not None:  # patches may be of any size
-            self.programs.check_memory(next(self.data.batches(0, 1)))
+            costs.check_memory(self.programs, next(self.data.batches(0, 1)))
         if parallel.is_first():  # nothing is written before all is sound
             workdir.claim(self.path, self.config, self.data)
-            if not newest_step(self.path, Checkpoint.LAST):
+            done = newest_step(self.path, Checkpoint.LAST) or 0
+            batch = next(self.data.batches(0, 1))
+            if self.spec.training.steps - done >= costs.TOLD_FROM:
+                print(costs.forecast(self.programs, batch, self.spec.training.steps - done))
+            if not done:
                 keys = ExampleKeys(jax.random.fold_in(jax.random.key(self.spec.seed), 0))
-                batch = next(self.data.batches(0, 1))
                 self.observer.trained_on(self.programs.views(batch, keys))
         train(
             self.path,
