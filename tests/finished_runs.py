@@ -51,6 +51,7 @@ def write_run(
     path.mkdir()
     rng = np.random.default_rng(seed if draw is None else draw)
     results: dict = {"run": {"seconds": 12.5, "steps": c.steps, "tests": ["jsrt", "chex"]}}
+    results["run"]["warnings"] = ["jsrt: a word of caution"]
     objective = make_objective(ObjectiveSpec(c.method, c.dtype, c.model, c.objective))
     results["run"]["components"] = objective.components
     labels = LabelSpec(("well", "ill") if c.model.use_classifier else ())
@@ -95,8 +96,11 @@ def write_run(
     share = 0.8 if c.model.use_decoder else 1.0  # lines of two systems lie apart
     lines = [
         {
-            **{"step": step, "split": "train", "loss": 1 / step},
-            **{"cls/accepted": share * step / STEPS, "cls/accepted_and_correct": step / STEPS / 2},
+            **{"step": step, "split": "train", "seconds": step / 8, "loss": 1 / step},
+            "cls/accepted": share * step / STEPS,
+            # The truth is known of half of the images.
+            "cls/accepted_and_known": share * step / STEPS / 2,
+            "cls/accepted_and_correct": step / STEPS / 4,
         }
         for step in range(1, STEPS + 1)
     ]

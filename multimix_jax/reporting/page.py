@@ -28,6 +28,7 @@ from multimix_jax.runs.record import FinishedRun, Images
 # Nothing may be fetched, whatever stands in the page.
 POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'unsafe-inline'"
 POINTS = 150  # of a learning curve; more are averaged
+NO_CURVE = ("step", "split", "seconds", "skipped", plots.ACCEPTED, plots.KNOWN, plots.CORRECT)
 MANY = 4  # classes; of more each has charts of its own
 SIDE_BY_PIXEL = 128  # up to here a picture is kept pixel by pixel, since it is shown enlarged
 
@@ -161,7 +162,7 @@ def _training(run: FinishedRun) -> dict[str, Any]:
     drawn += [
         _chart(f"training: {name}", [curve("train", name)])
         for name in sorted(names["train"], key=lambda name: name != "loss")
-        if name not in ("step", "split", "skipped", plots.ACCEPTED, plots.CORRECT)
+        if name not in NO_CURVE
     ]
     steps = [str(line["step"]) for line in lines["skipped"]]
     skipped = f"{len(steps)} steps were not finite and taught nothing: {', '.join(steps)}."

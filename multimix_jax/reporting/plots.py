@@ -22,7 +22,9 @@ from multimix_jax.runs.record import FinishedRun, Images
 
 Tested = tuple[FinishedRun, Images]  # a run, and its figures of each image of a data set
 FEW = 20  # points of a line up to which each is marked
-ACCEPTED, CORRECT = "cls/accepted", "cls/accepted_and_correct"
+# Shares of pseudo-labels: accepted; and of which, too, the truth is known; and that are right.
+ACCEPTED, KNOWN = "cls/accepted", "cls/accepted_and_known"
+CORRECT = "cls/accepted_and_correct"
 # What stands at the axes.
 ROC = ("false positive rate", "true positive rate")
 CALIBRATION = ("predicted probability", "share of the class")
@@ -164,13 +166,8 @@ def history(
     if not steps:
         return np.zeros(0), np.zeros(0)
     values = np.mean([[column[step] for step in steps] for column in columns], axis=0)
-    return smoothed(np.array(steps), smooth), smoothed(values, smooth)
-
-
-def smoothed(values: np.ndarray, count: int) -> np.ndarray:
-    """The mean of each `count` values on end; of fewer, of all of them."""
-    count = min(count, len(values))
-    return np.convolve(values, np.ones(count) / count, "valid") if count else values
+    window = np.ones(min(smooth, len(steps))) / min(smooth, len(steps))
+    return np.convolve(steps, window, "valid"), np.convolve(values, window, "valid")
 
 
 def roc(
@@ -374,10 +371,9 @@ def accepted_curves(
 ) -> tuple[Curve, list[Curve]]:
     """The share of weak views whose pseudo-label is accepted; and, where their truth is known, how
     many of those are right, at the steps where some were accepted."""
-    steps, of_all = history(runs, "train", ACCEPTED)
-    known, correct = history(runs, "train", CORRECT)
-    known, at, also = np.intersect1d(steps, known, return_indices=True)
-    of_known, correct = smoothed(of_all[at], smooth), smoothed(correct[also], smooth)
-    share = np.where(of_known > 0, correct / np.where(of_known > 0, of_known, 1), np.nan)
-    shown = [Curve(right, smoothed(known, smooth), share)] if len(known) else []
-    return Curve(accepted, smoothed(steps, smooth), smoothed(of_all, smooth)), shown
+    steps, of_all = history(runs, "train", ACCEPTED, smooth)
+    also, known = history(runs, "train", KNOWN, smooth)
+    _, correct = history(runs, "train", CORRECT, smooth)
+    share = correct / np.where(known > 0, known, np.nan)
+    shown = [Curve(right, also, share)] if np.isfinite(share).any() else []
+    return Curve(accepted, steps, of_all), shown

@@ -127,23 +127,26 @@ def test_the_legend_hides_no_line(monkeypatch, tmp_path):
     assert all(panel.get_tightbbox().y0 >= top for panel in figure.axes)
 
 
-def test_no_truth_no_figure(tmp_path):
+def test_no_truth_no_figure(tmp_path, monkeypatch):
     """Of unlabelled images without a truth nobody knows which pseudo-labels are right."""
     path = write_run(tmp_path, "enc_ssl", 0)
     lines = [json.loads(line) for line in (path / "metrics.jsonl").read_text().splitlines()]
-    for n, line in enumerate(lines):
-        line["cls/accepted_and_correct"] = np.nan if n % 2 else line["step"] / 400
-        line["cls/accepted"] = 0.5 if line["step"] > 2 else 0.0
+    for line in lines:
+        line["cls/accepted"] = 0.5
+        line["cls/accepted_and_known"] = 0.25 if line["step"] > 2 else 0.0
+        line["cls/accepted_and_correct"] = line["step"] / 400 if line["step"] > 2 else 0.0
     write = lambda: (path / "metrics.jsonl").write_text("\n".join(map(json.dumps, lines)))
     write()
     accepted, (right,) = plots.accepted_curves([record.read_run(path)], "all", "right")
-    assert len(accepted.x) == 40 and right.x.tolist() == list(range(1, 41, 2))
-    np.testing.assert_allclose(right.y, [np.nan, *(right.x[1:] / 200)])
+    assert set(accepted.y) == {0.5}
+    np.testing.assert_allclose(right.y, [np.nan, np.nan, *(right.x[2:] / 100)])
     for line in lines:
-        line["cls/accepted_and_correct"] = np.nan
+        line["cls/accepted_and_known"] = line["cls/accepted_and_correct"] = 0.0
     write()
     assert plots.accepted_curves([record.read_run(path)], "all", "right")[1] == []
+    drawn = titles(monkeypatch)
     plots._pseudo_labels(groups.group_runs(record.find_runs([path])), tmp_path / "x.png")
+    assert drawn["x.png"] == {"share of pseudo-labels accepted": ["enc_ssl"]}
 
 
 @pytest.mark.parametrize("together", [groups.comparable, groups.alike])
