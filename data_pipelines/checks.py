@@ -55,14 +55,13 @@ def examine(
         except (DataError, OSError) as error:
             note("unreadable", ERROR, str(error := _as_data_error(source, error)))
             return Facts(name, source, problems, error), {}
-        pixels = np.asarray(example["image"])
-        image = pixels.mean(axis=-1, dtype=np.float32)
+        pixels = np.ascontiguousarray(example["image"])
         if example["has_mask"]:
             _look_at_mask(example["mask"], label_spec)
-        if image.max() == image.min():
-            note("constant image", WARNING, f"every pixel is {image.max():g}")
-    digest = hashlib.blake2b(pixels.tobytes(), digest_size=16).hexdigest()
-    return Facts(name, source, problems, None, digest, _thumbnail(image)), example
+        if all(np.ptp(channel) == 0 for channel in np.moveaxis(pixels, -1, 0)):
+            note("constant image", WARNING, f"every pixel is {pixels.flat[0]:g}")
+    digest = hashlib.blake2b(pixels.data, digest_size=16).hexdigest()
+    return Facts(name, source, problems, None, digest, _thumbnail(pixels)), example
 
 
 def _as_data_error(source: Source, error: DataError | OSError) -> DataError:
@@ -94,22 +93,25 @@ def refusal(seen: Sequence[Facts], others: Iterator[tuple[Facts, Any]], total: i
 
 
 def _look_at_mask(mask: np.ndarray, label_spec: LabelSpec) -> None:
-    """Whether channels [..., C] of a stored mask are empty or full."""
-    shares = (mask == 1).mean(axis=tuple(range(mask.ndim - 1)))
-    for share, of_class in itertools.zip_longest(shares, label_spec.mask_names):
-        if share in (0, 1):
-            where = f" of {of_class}" if of_class else ""
-            kind, severity = ("full mask", WARNING) if share else ("empty mask", NOTE)
-            note(kind, severity, f"the mask{where} covers {share:.0%} of the image")
+    """Whether channels [..., C] of a stored mask are empty or full, but for what is void."""
+    names = label_spec.mask_names or ("",)
+    for channel, name in zip(np.moveaxis(mask, -1, 0), names, strict=True):
+        of_class = f" of {name}" if name else ""
+        if not np.count_nonzero(channel == 1):
+            note("empty mask", NOTE, f"the mask{of_class} covers nothing of the image")
+        elif channel.all():
+            note("full mask", WARNING, f"the mask{of_class} covers all of the image")
 
 
-def _thumbnail(image: np.ndarray) -> np.ndarray:
-    """An image [H, W], or the middle slice of a volume [X, Y, Z], made small.
+def _thumbnail(pixels: np.ndarray) -> np.ndarray:
+    """An image [H, W, C], or the middle slice of a volume [X, Y, Z, C], made grey and small.
 
     float16 [32, 32] of zero mean and unit norm; zeros of an image of one value.
     """
-    flat = image if image.ndim == 2 else image[:, :, image.shape[2] // 2]
-    small = np.asarray(Image.fromarray(flat).resize((32, 32), Image.Resampling.BOX), np.float32)
+    plane = pixels if pixels.ndim == 3 else pixels[:, :, pixels.shape[2] // 2]
+    grey = plane.mean(-1, dtype=np.float32) if plane.shape[-1] > 1 else plane[..., 0]
+    image = Image.fromarray(grey.astype(np.float32))
+    small = np.asarray(image.resize((32, 32), Image.Resampling.BOX), np.float32)
     small = small - small.mean()
     norm = np.linalg.norm(small)
     return (small / norm if norm > 1e-6 else np.zeros_like(small)).astype(np.float16)

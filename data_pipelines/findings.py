@@ -96,10 +96,11 @@ def summary(by_set: Mapping[str, Sequence[Finding] | None]) -> str:
             unknown.append(name)
             continue
         examples: dict[str, set[str]] = collections.defaultdict(set)
-        for finding in found:
-            if finding.severity == WARNING:
-                examples[finding.kind].update(finding.ids)
-        kinds = [f"{kind}: {len(ids)}" if ids else kind for kind, ids in examples.items()]
+        warnings = [finding for finding in found if finding.severity == WARNING]
+        for finding in warnings:
+            examples[finding.kind].update(finding.ids)
+        details = {finding.kind: finding.detail for finding in warnings}
+        kinds = [f"{kind}: {len(ids) or details[kind]}" for kind, ids in examples.items()]
         if kinds:
             plural = "s" if len(kinds) > 1 else ""
             of_sets.append(f"{name}: {len(kinds)} warning{plural} ({', '.join(kinds)})")

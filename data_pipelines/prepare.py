@@ -253,8 +253,8 @@ def _warn(builder: SetBuilder, count: int, problems: Iterable[Problem]) -> None:
     earlier from other files.
     """
     for _, severity, detail in problems:
-        if severity == findings.WARNING:
-            _logger.warning("%s", detail)
+        level = logging.WARNING if severity == findings.WARNING else logging.INFO
+        _logger.log(level, "%s", detail)
     if builder.complete not in (0, count):
         text = "%s: found %d examples; the complete set has %d"
         _logger.warning(text, builder.source_dir, count, builder.complete)

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from data_pipelines.files import dicom, images
+from data_pipelines.files.paths import size_of
 from data_pipelines.findings import NOTE, WARNING, note
 from data_pipelines.threads import in_threads
 
@@ -16,7 +17,8 @@ def groups(files: Mapping[str, Path], stated: Mapping[str, str]) -> dict[str, st
     """
     keys: dict[str, bytes] = {}
     if stated.keys() < files.keys():
-        asked = {n: p for n, p in files.items() if p.suffix.lower() not in images.SUFFIXES}
+        is_dicom = lambda path: path.suffix.lower() not in images.SUFFIXES and size_of(path) > 0
+        asked = {name: path for name, path in files.items() if is_dicom(path)}
         found = zip(asked, in_threads(dicom.patient_key, asked.values()), strict=True)
         keys = {name: key for name, key in found if key}
     count = collections.Counter(keys.values())

@@ -155,3 +155,11 @@ def test_only_what_is_used_is_prepared_anew(load_set, own):
     relabelled = build().fingerprint()
     write_dicom(own / "images" / "IM0", RAMP.T)
     assert len({before, relabelled, build().fingerprint()}) == 3
+
+
+def test_a_pipe_that_is_called_dicom_is_not_waited_for(own):
+    os.mkfifo(own / "images" / "i2.dcm")
+    os.mkfifo(own / "images" / "IM0")
+    found = audited(own)
+    assert found["unreadable"].ids == ["i2"]
+    assert found["files passed over"].detail.endswith(": 1 without suffix (IM0)")

@@ -70,7 +70,7 @@ def test_a_set_that_no_stream_needs_is_not_opened():
 def test_a_training_says_how_many_warnings_the_audit_has(caplog):
     one = Finding("seg", "same image", "warning", ["1", "2"], "")
     found = [one, dataclasses.replace(one, ids=["1", "3"]), Finding("seg", "n", "note", (), "")]
-    patients = dataclasses.replace(one, kind="patient in two splits", ids=())
+    patients = dataclasses.replace(one, kind="columns not used", ids=(), detail="a")
     sets = {
         "folder:seg": dataclasses.replace(SETS["folder:seg"], findings=[*found, patients]),
         "folder:cls": dataclasses.replace(SETS["folder:cls"], findings=[]),
@@ -79,7 +79,7 @@ def test_a_training_says_how_many_warnings_the_audit_has(caplog):
         run_data(load=sets.__getitem__)
         run_data(load=sets.__getitem__, process=(1, 2))
     assert [record.getMessage() for record in caplog.records] == [
-        "audit: folder:seg: 2 warnings (same image: 3, patient in two splits); "
+        "audit: folder:seg: 2 warnings (same image: 3, columns not used: a); "
         "multimix-audit --config=... lists them"
     ]
 
