@@ -14,7 +14,7 @@ from data_pipelines.errors import DataError, shown
 from data_pipelines.examples import Examples
 from data_pipelines.findings import Finding
 from data_pipelines.streams import TrainingStreams
-from multimix_jax.labels import LabelSpec
+from multimix_jax.labels import VOID, LabelSpec
 from multimix_jax.names import Head, Split, Stream, Task
 
 _logger = logging.getLogger(__name__)
@@ -25,14 +25,14 @@ class RunData(TrainingStreams):
     """The data of a run: what it is trained on, and sets to evaluate on.
 
     Attributes:
-      validation: to choose the checkpoint and the threshold on, one set for each task.
+      validation: to choose the checkpoint and the threshold on, by task.
       tests: to report on.
       label_spec: classes of the set that is classified and masks of the one that is segmented;
         empty where a task is not trained.
       contents: digests of what folders of one's own hold, by kind of file.
     """
 
-    validation: list[Examples]
+    validation: Mapping[Task, Examples]
     tests: list[Examples]
     label_spec: LabelSpec
     contents: Mapping[str, str]
@@ -45,27 +45,23 @@ class RunData(TrainingStreams):
         answer = {}
         if pool := self.pools.get(Stream.SEG_LABELED):
             masks = pool.fetch(np.arange(len(pool)))["mask"]
-            stretched = [_stretch(m, e) for m, e in zip(masks, pool.extents)]
-            answer[Head.MASK] = np.mean(stretched, axis=0)
+            stretched = np.stack([_stretch(m, e) for m, e in zip(masks, pool.extents)])
+            answer[Head.MASK] = _share(stretched == 1, stretched != VOID)
         if pool := self.pools.get(Stream.CLS_LABELED):
             labels = pool.labels
             if not self.label_spec.multi_label:
                 labels = np.eye(len(self.label_spec.class_names))[labels]
-            known = labels >= 0
-            answer[Head.CLASSES] = labels.sum(axis=0, where=known) / np.maximum(
-                known.sum(axis=0), 1
-            )
+            answer[Head.CLASSES] = _share(labels > 0, labels >= 0)
         return answer
 
     @property
     def ids(self) -> dict[str, Any]:
         """Every id used, by purpose, for the record; both tasks may be validated on one set."""
-        tasks = dict.fromkeys(stream.task for stream in self.pools)
         return {
             "train": {name: pool.ids for name, pool in self.pools.items()},
             "validation": {
                 f"{task}/{examples.name}": examples.ids
-                for task, examples in zip(tasks, self.validation, strict=True)
+                for task, examples in self.validation.items()
             },
             "test": {examples.name: examples.ids for examples in self.tests},
         }
@@ -105,7 +101,7 @@ def open_run(
         return _divide(dataclasses.replace(examples, name=name), split_seed)
 
     pools: dict[Stream, Examples] = {}
-    validation: list[Examples] = []
+    validation: dict[Task, Examples] = {}
     specs = dict.fromkeys(Task, LabelSpec())
     for task in Task:
         name = config[f"{task}_data"]
@@ -121,7 +117,7 @@ def open_run(
         pools[Stream.of(task, labeled=True)] = labeled
         if Stream.of(task, labeled=False) in stream_names:
             pools[Stream.of(task, labeled=False)] = unlabeled
-        validation.append(_validation(task, parts))
+        validation[task] = _validation(task, parts)
         specs[task] = labeled.label_spec
     masks = pools.get(Stream.SEG_LABELED) if config["keep_largest"] < 0 else None
     label_spec = dataclasses.replace(
@@ -132,6 +128,13 @@ def open_run(
     )
     label_spec = anatomy.of_body(label_spec, config["mirrored"])
     tests = [_test(name, parts_of(name), part) for name, part in test_data.items()]
+    if tests and validation and not any(one.known(t).any() for one in tests for t in validation):
+        wanted = " or ".join(splits.ANNOTATION[task] for task in validation)
+        raise DataError(
+            f"none of the images of test_data={','.join(f'{n}={p}' for n, p in test_data.items())} "
+            f"has {wanted}, so there would be no results; label some, or name other sets or parts "
+            "(config.test_data)"
+        )
     if process[0] == 0:
         _logger.info("%s", findings.summary(found))
         if others := sorted(set(options["exclude"]).difference(found)):
@@ -150,6 +153,11 @@ def open_run(
         label_spec=label_spec,
         contents=contents,
     )
+
+
+def _share(inside: np.ndarray, known: np.ndarray) -> np.ndarray:
+    """How many of the known are inside along the first axis, 0 where nothing is known."""
+    return inside.sum(axis=0) / np.maximum(known.sum(axis=0), 1)
 
 
 def _stretch(mask: np.ndarray, extent: np.ndarray) -> np.ndarray:
@@ -211,5 +219,11 @@ def _test(name: str, parts: Mapping[str, Examples], part: str) -> Examples:
             f"test_data has {name}={part}, which holds no image: it has {sizes}, by its official "
             f"splits or its column 'split'; give that split to images, or use another part, another"
             " set, or '' for none (config.test_data)"
+        )
+    if not any(parts[part].known(task).any() for task in Task):
+        raise DataError(
+            f"test_data has {name}={part}, but none of its {len(parts[part])} images has a mask or "
+            "a label to be measured by; label some, use another part, or take it out "
+            "(config.test_data)"
         )
     return parts[part]

@@ -16,8 +16,8 @@ from multimix_jax.names import Stream, Task
 
 Batch = dict[str, Any]
 
-# What a training batch holds of each stream, and `extent` of volumes. The unlabelled stream's label
-# feeds a monitor of the pseudo-labels and no loss.
+# What a training batch holds of each stream, and `extent` of volumes. The unlabelled stream's
+# label, if any is known, feeds a monitor of the pseudo-labels and no loss.
 FIELDS = {
     Stream.SEG_LABELED: ("image", "mask"),
     Stream.SEG_UNLABELED: ("image",),
@@ -71,9 +71,10 @@ class TrainingStreams:
             first = step * self.batch_size + index * share
             batch: Batch = {}
             for stream, pool in self.pools.items():
-                extent = () if pool.affines is None else ("extent",)
-                order = self._order(stream, first, share)
-                batch[stream] = _read(pool, order, (*FIELDS[stream], *extent))
+                fields = list(FIELDS[stream]) + ["extent"] * (pool.affines is not None)
+                if stream == Stream.CLS_UNLABELED and not pool.known(Task.CLS).any():
+                    fields.remove("label")  # no truth, no figure
+                batch[stream] = _read(pool, self._order(stream, first, share), tuple(fields))
             return batch
 
         return _read_ahead(tf.data.Dataset.range(start, stop), batch_of)

@@ -5,6 +5,7 @@ import pytest
 from scipy import special
 
 from multimix_jax import losses
+from multimix_jax.labels import VOID
 
 RNG = np.random.default_rng(0)
 
@@ -274,3 +275,46 @@ def test_slope_where_the_mask_is_rounded_to_one():
 def test_mask_of_distance_finite_anywhere(distance):
     for function in (losses.mask_of_distance, jax.grad(losses.mask_of_distance)):
         assert np.isfinite(function(distance, 1e6))
+
+
+def masked_losses(logits, stored, *, void=True):
+    """Each loss of a mask as it is stored, and its gradient."""
+    truth = losses.Truth.of_stored(jnp.asarray(stored, jnp.uint8), void=void)._asdict()
+    squared = lambda x: losses.squared_dice_loss(probability=jax.nn.sigmoid(x), **truth)
+    for loss in (losses.dice_loss, losses.binary_cross_entropy):
+        yield jax.value_and_grad(lambda x, loss=loss: loss(logits=x, **truth).sum())(logits)
+    yield jax.value_and_grad(lambda x: squared(x).sum())(logits)
+
+
+def test_void_pixels_are_as_if_cut_out():
+    """Of one image in which only a corner is known, the losses of that corner; of one that is void
+    everywhere nothing is learned."""
+    logits = jnp.asarray(normal(1, 6, 6, 2))
+    mask = np.full((1, 6, 6, 2), VOID)
+    nothing = [float(loss) for loss, _ in masked_losses(logits, mask)]
+    assert np.isfinite(nothing).all()
+    mask[:, :2, :3] = RNG.integers(0, 2, (1, 2, 3, 2))
+    corner = masked_losses(logits[:, :2, :3], mask[:, :2, :3], void=False)
+    for (got, gradient), (want, part) in zip(masked_losses(logits, mask), corner, strict=True):
+        np.testing.assert_allclose(got, want, rtol=1e-5)
+        np.testing.assert_allclose(gradient[:, :2, :3], part, rtol=1e-4, atol=1e-7)
+        np.testing.assert_array_equal(np.asarray(gradient)[mask == VOID], 0)
+
+
+def test_half_of_a_pixel_that_is_void():
+    """Moved by half a pixel, an edge to void pixels stays as inside as what is known of it."""
+    stored = jnp.asarray(np.array([1, 1, VOID, VOID, 0, 0]).reshape(1, 1, 6, 1), jnp.uint8)
+    half = lambda x, order=(): (x[:, :, 1:] + x[:, :, :-1]) / 2
+    mask, known = losses.Truth.of_stored(stored, void=True).moved(half)
+    np.testing.assert_allclose(known.ravel(), [1, 0.5, 0, 0.5, 1])
+    np.testing.assert_allclose(mask.ravel(), [1, 1, 0, 0, 0])
+
+
+def test_cross_entropy_of_what_is_known():
+    """What is unknown adds nothing, whatever is predicted of it."""
+    logits = special.logit(np.array([[0.8, 0.3, 0.5], [0.9, 0.1, 0.2]]))
+    label = jnp.array([[1, -1, 1], [-1, -1, -1]])
+    loss = lambda x: losses.cross_entropy(logits=x, label=label).sum()
+    got, gradient = jax.value_and_grad(loss)(jnp.asarray(logits, jnp.float32))
+    np.testing.assert_allclose(got, -np.log([0.8, 0.5]).sum() / 3, rtol=1e-5)
+    np.testing.assert_allclose(gradient, [[-0.2 / 3, 0, -0.5 / 3], [0, 0, 0]], rtol=1e-5)

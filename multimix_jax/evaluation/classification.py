@@ -1,6 +1,6 @@
 """How well predicted classes and their probabilities agree with the labels of a set."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -16,21 +16,24 @@ def classification_metrics(
     threshold: float = 0.5,
     weights: np.ndarray | None = None,
 ) -> dict[str, Any]:
-    """accuracy, balanced_accuracy, f1_<name> of each class, auroc, average_precision and ece.
+    """accuracy, balanced_accuracy, f1_<name>, auroc, average_precision, average_precision_<name>
+    and ece.
 
-    Two classes: class 1 is the positive one, predicted where its probability is at least the
-    threshold. More: the most probable class; AUROC and average precision are the mean over each
-    class against the rest. balanced_accuracy is the mean recall of the classes that occur; F1 of
-    a class neither present nor predicted is 0. auroc counts ties half; average_precision is the
-    sum of precision times increase of recall. Both are NaN where only one class occurs. ece: the
-    expected calibration error (Guo et al. 2017) of the class predicted at 0.5, 15 equal bins.
+    Of two classes, class 1 is predicted where its probability is at least the threshold; of more,
+    the most probable one. balanced_accuracy is the mean recall of the classes that occur; F1 of a
+    class neither present nor predicted is 0. auroc (of two classes the same for either) and
+    average_precision are the mean over each class against the rest, whose own
+    average_precision_<name> is. auroc counts ties half; average precision is the sum of precision
+    times increase of recall. Both are NaN where only one class occurs. ece: the expected
+    calibration error (Guo et al. 2017) of the class predicted at 0.5, 15 equal bins.
 
     Multi-label: each class is there or not, predicted from the threshold on; figures are the mean
-    over classes of those of two, and auroc_<name> of each class stands beside.
+    over classes of those of the images of which the class is known, its average precision that of
+    being there, and auroc_<name> of each class stands beside. NaN of a class that is known of none.
 
     Args:
       probabilities: `[N, K]` in [0, 1].
-      labels: integers `[N]` in 0..K-1; or, multi-label, `[N, K]` of 0 and 1.
+      labels: integers `[N]` in 0..K-1; or, multi-label, `[N, K]` of 0 and 1, -1 where unknown.
       class_names: K names.
       threshold: on the probability of class 1, read for two classes and multi-label only.
       weights: `[R, N]`, how often each image is in each of R sets, as from
@@ -44,13 +47,13 @@ def classification_metrics(
     if labels.ndim == 1:
         metrics = _metrics_of_sets(probabilities, labels, sets, class_names, threshold)
     else:
-        pairs = np.stack([1 - probabilities, probabilities], axis=-1)
-        metrics = _mean_over_classes(
-            {
-                name: _metrics_of_sets(pairs[:, k], labels[:, k], sets, ("", name), threshold)
-                for k, name in enumerate(class_names)
-            }
-        )
+        each = {}
+        for k, name in enumerate(class_names):
+            known = labels[:, k] >= 0
+            p = probabilities[known, k]
+            pairs, there = np.stack([1 - p, p], axis=-1), labels[known, k]
+            each[name] = _metrics_of_sets(pairs, there, sets[:, known], ("", name), threshold)
+        metrics = _mean_over_classes(each)
     if weights is None:
         return {name: float(values[0]) for name, values in metrics.items()}
     return metrics
@@ -63,15 +66,23 @@ def predicted_classes(probabilities: np.ndarray, threshold: float = 0.5) -> np.n
     return probabilities.argmax(1)
 
 
-def of_class(labels: np.ndarray, index: int) -> np.ndarray:
-    """bool [N]: which images are of a class, by labels [N], or [N,K] of multi-label."""
-    return labels[:, index] > 0 if labels.ndim == 2 else labels == index
+def of_class(
+    probabilities: np.ndarray, labels: np.ndarray, index: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Probability [n] of a class, and whether an image is of it, bool [n], of the images of which
+    that is known; by probabilities [N,K] and labels [N], or [N,K] of multi-label."""
+    if labels.ndim == 1:
+        return probabilities[:, index], labels == index
+    known = labels[:, index] >= 0
+    return probabilities[known, index], labels[known, index] > 0
 
 
 def share_right(probabilities: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """float [N]: 1 where the class is right at .5, else 0; multi-label, the share of classes."""
+    """float [N]: 1 where the class is right at .5, else 0; multi-label, the share of the known
+    classes, of which each image has one or more."""
     if labels.ndim == 2:
-        return ((probabilities >= 0.5) == (labels > 0)).mean(axis=1)
+        right = (probabilities >= 0.5) == (labels > 0)
+        return right.mean(axis=1, where=labels >= 0)
     return (predicted_classes(probabilities) == labels).astype(float)
 
 
@@ -115,8 +126,8 @@ def check_classification(
             f"probabilities are {probabilities.shape} for {len(labels)} labels, expected one row "
             f"per label, at least one, and {classes} columns, one per class"
         )
-    largest = classes - 1 if labels.ndim == 1 else 1
-    if labels.min() < 0 or labels.max() > largest:
+    least, largest = (0, classes - 1) if labels.ndim == 1 else (-1, 1)
+    if labels.min() < least or labels.max() > largest or (labels.max(axis=-1) < 0).any():
         raise ValueError(
             f"labels reach from {labels.min()} to {labels.max()}, expected 0 to {largest}: "
             "leave unlabelled images out"
@@ -138,30 +149,39 @@ def _metrics_of_sets(
     present, guessed = confusion.sum(2), confusion.sum(1)
     right = np.diagonal(confusion, axis1=1, axis2=2)
     metrics = {
-        "accuracy": right.sum(1) / weights.sum(1),
+        "accuracy": _ratio(right.sum(1), weights.sum(1)),
         "balanced_accuracy": _mean_of_defined(_ratio(right, present)),
     }
     f1 = 2 * right / np.maximum(present + guessed, 1)
+    f1[weights.sum(1) == 0] = np.nan
     metrics.update({f"f1_{name}": f1[:, k] for k, name in enumerate(class_names)})
-    positives = (1,) if classes == 2 else range(classes)
-    ranked = [_ranking(probabilities[:, k], labels == k, weights) for k in positives]
+    ranked = [_ranking(probabilities[:, k], labels == k, weights) for k in range(classes)]
     aurocs, precisions = zip(*ranked, strict=True)
-    metrics["auroc"] = _mean_of_defined(np.stack(aurocs, 1))
+    # Either of two classes has the same AUROC, but for rounding.
+    metrics["auroc"] = aurocs[1] if classes == 2 else _mean_of_defined(np.stack(aurocs, 1))
     metrics["average_precision"] = _mean_of_defined(np.stack(precisions, 1))
+    named = zip(class_names, precisions, strict=True)
+    metrics.update({f"average_precision_{name}": values for name, values in named})
     metrics["ece"] = _calibration_error(probabilities, labels, weights)
     return metrics
 
 
 def _mean_over_classes(each: Mapping[str, Mapping[str, np.ndarray]]) -> dict[str, np.ndarray]:
-    """Of classes that are each there or not, with the F1 and the AUROC of each."""
+    """Of classes that are each there or not, with F1, average precision and AUROC of each."""
 
-    def mean(metric: str) -> np.ndarray:
-        return _mean_of_defined(np.stack([metrics[metric] for metrics in each.values()], 1))
+    def mean(values: Iterable[np.ndarray]) -> np.ndarray:
+        return _mean_of_defined(np.stack(list(values), 1))
 
+    of_all = lambda metric: mean(metrics[metric] for metrics in each.values())
+    own = lambda metric: {f"{metric}_{name}": m[f"{metric}_{name}"] for name, m in each.items()}
+    precisions = own("average_precision")
     return {
-        **{metric: mean(metric) for metric in ("accuracy", "balanced_accuracy")},
-        **{f"f1_{name}": metrics[f"f1_{name}"] for name, metrics in each.items()},
-        **{metric: mean(metric) for metric in ("auroc", "average_precision", "ece")},
+        **{metric: of_all(metric) for metric in ("accuracy", "balanced_accuracy")},
+        **own("f1"),
+        "auroc": of_all("auroc"),
+        "average_precision": mean(precisions.values()),
+        **precisions,
+        "ece": of_all("ece"),
         **{f"auroc_{name}": metrics["auroc"] for name, metrics in each.items()},
     }
 
@@ -170,6 +190,8 @@ def _ranking(
     scores: np.ndarray, positive: np.ndarray, weights: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
     """AUROC and average precision of R sets; NaN for a set without positives or negatives."""
+    if not len(scores):
+        return np.full(len(weights), np.nan), np.full(len(weights), np.nan)
     order = np.argsort(-scores)
     _, starts = np.unique(-scores[order], return_index=True)  # Equal scores count as one step.
     hits = np.add.reduceat((weights * positive)[:, order], starts, axis=1)
@@ -191,7 +213,7 @@ def _calibration_error(
     bins = np.ceil(confidence * _CALIBRATION_BINS).astype(int).clip(1, _CALIBRATION_BINS) - 1
     gap = (predicted == labels) - confidence
     gaps = weights @ (np.eye(_CALIBRATION_BINS)[bins] * gap[:, None])
-    return np.abs(gaps).sum(1) / weights.sum(1)
+    return _ratio(np.abs(gaps).sum(1), weights.sum(1))
 
 
 def _ratio(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:

@@ -11,7 +11,11 @@ _SSIM_WINDOW = 7
 
 
 def segmentation_metrics(
-    prediction: np.ndarray, truth: np.ndarray, *, spacing: Sequence[float] | None = None
+    prediction: np.ndarray,
+    truth: np.ndarray,
+    *,
+    spacing: Sequence[float] | None = None,
+    void: np.ndarray | None = None,
 ) -> dict[str, float]:
     """Overlap and distance between two masks of one image.
 
@@ -27,6 +31,7 @@ def segmentation_metrics(
     Args:
       prediction, truth: bool `[H, W]` or `[D, H, W]`, at least 7 pixels a side.
       spacing: mm between neighbours along each axis; zeros mean that it is unknown.
+      void: bool, as the masks: pixels that count as outside of either.
 
     Raises:
       ValueError: the masks are not bool, differ in shape or are too small, or the spacing has not
@@ -42,6 +47,8 @@ def segmentation_metrics(
             f"masks are {truth.shape}, but SSIM needs {_SSIM_WINDOW} pixels a side: use a larger "
             "size, and drop the axis of the channel"
         )
+    if void is not None:
+        prediction, truth = prediction & ~void, truth & ~void
     both, ours, theirs = (int(mask.sum()) for mask in (prediction & truth, prediction, truth))
     if ours + theirs == 0:
         metrics = dict.fromkeys(("dice", "jaccard", "precision", "recall"), 1.0)

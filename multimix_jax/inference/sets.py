@@ -9,6 +9,7 @@ import numpy as np
 from multimix_jax.evaluation import geometry
 from multimix_jax.evaluation.evaluate import EvalSet, Predictions
 from multimix_jax.inference.predictor import Predictor
+from multimix_jax.labels import VOID
 from multimix_jax.names import Head
 
 PyTree = Any
@@ -46,7 +47,11 @@ def predict_set(
     for batch in eval_set.batches(batch_size):
         output = predictor(variables, batch["image"])
         row = {"has_mask": batch["has_mask"], "label": batch["label"]}
-        row["truth"] = batch["mask"].astype(bool)
+        row["truth"] = batch["mask"] == 1
+        if eval_set.label_spec.void:
+            row["void"] = (batch["mask"] == VOID).any(axis=-1, keepdims=True)
+            pixels = tuple(range(1, row["void"].ndim))
+            row["has_mask"] = row["has_mask"] & ~row["void"].all(axis=pixels)
         for head in Head:
             if head not in output:
                 continue
@@ -62,6 +67,7 @@ def predict_set(
         masks={head: joined[head] for head in Head if head.is_mask and head in joined},
         distance=joined.get(Head.DISTANCE),
         truths=joined["truth"],
+        voids=joined.get("void"),
         has_mask=joined["has_mask"],
         classes=joined.get(Head.CLASSES),
         labels=joined["label"],

@@ -72,14 +72,15 @@ class ConsistencyObjective(JointObjective):
         # The names of the keys decide the random numbers, and so stay as they are.
         views: dict[Stream, jax.Array] = {}
         mirrored: dict[Stream, Any] = {}
-        weak = mask = None
+        weak = truth = None
         weak_mirrored: jax.Array | bool = False
         for stream in self.streams:
             images = batch[stream]["image"].astype(jnp.float32)
             move, flags = self._transform(keys(f"{stream}/pose", len(images)), images, self.spatial)
             moved, mirrored[stream] = move(images), flags
             if stream == Stream.SEG_LABELED:
-                mask = move(batch[stream]["mask"].astype(jnp.float32), self.labels.mask_order)
+                stored = losses.Truth.of_stored(batch[stream]["mask"], void=self.labels.void)
+                truth = stored.moved(move, self.labels.mask_order)
             elif stream == Stream.CLS_UNLABELED:
                 weak_keys = keys(f"{stream}/weak_pose", len(images))
                 move, weak_mirrored = self._transform(weak_keys, images, self.weak_spatial)
@@ -90,7 +91,7 @@ class ConsistencyObjective(JointObjective):
                 if stream == Stream.CLS_UNLABELED:
                     moved = jax.vmap(cutout)(keys(f"{stream}/hole", len(images)), moved)
             views[stream] = moved
-        return Views(views, weak, mask, mirrored, weak_mirrored)
+        return Views(views, weak, truth, mirrored, weak_mirrored)
 
     def _transform(
         self, keys: jax.Array, images: jax.Array, strength: float
@@ -112,9 +113,9 @@ class ConsistencyObjective(JointObjective):
         variables = {"params": jax.lax.stop_gradient(state.ema_params)}
         return self.network.class_logits(variables, weak)
 
-    def _segmentation_terms(self, logits: jax.Array, mask: jax.Array) -> Metrics:
-        entropy = losses.binary_cross_entropy(logits=logits, mask=mask)
-        dice = losses.dice_loss(logits=logits, mask=mask)
+    def _segmentation_terms(self, logits: jax.Array, truth: losses.Truth) -> Metrics:
+        entropy = losses.binary_cross_entropy(logits=logits, **truth._asdict())
+        dice = losses.dice_loss(logits=logits, **truth._asdict())
         return {"seg/cross_entropy": entropy.mean(), "seg/dice": dice.mean()}
 
     def _class_weights(self, step: jax.Array) -> dict[str, Any]:

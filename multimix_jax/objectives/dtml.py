@@ -137,7 +137,7 @@ class DtmlObjective(Objective):
     distance_power: int = 2  # p, 1 or 2
     teacher_weight: float = 0.0  # 0 for no teacher
     teacher_noise: float = 0.1  # standard deviation, of the images as the network sees them
-    labels: LabelSpec = LabelSpec()  # what changes places in a mirror image
+    labels: LabelSpec = LabelSpec()  # what changes places in a mirror image, and what is void
 
     switches = ("ema_decay", "model.use_sdf", "objective.mutual_weight", "objective.teacher_weight")
 
@@ -156,6 +156,12 @@ class DtmlObjective(Objective):
                 raise UsageError(
                     f"config.{field}={value!r} is unknown; use one of {', '.join(allowed)}"
                 )
+        if labels.void and terms["distance_weight"]:
+            raise UsageError(
+                f"objective.distance_weight={terms['distance_weight']}, but some pixels of the "
+                "masks are void, so that distances to what is inside are not known; set "
+                "config.objective.distance_weight=0"
+            )
         patch = tuple(side for side in terms["patch"] if side)
         if terms["turn"] and patch and patch[0] != patch[1]:
             raise UsageError(
@@ -204,11 +210,12 @@ class DtmlObjective(Objective):
         """Loss of one batch: scalar, (terms and other metrics, batch statistics).
 
         Streams hold `image` [B,(D,)H,W,1], uint8 or float, `extent` int [B,2 or 3], the part of it
-        that is not filling (all of it without), and, labelled, `mask` of 0/1 of its shape.
+        that is not filling (all of it without), and, labelled, `mask` of 0/1 (and, where
+        `labels.void`, VOID) of its shape.
         """
         views = self._views(batch, keys)
         by_stream = {stream: view["image"] for stream, view in views.items()}
-        masks = views[LABELED]["mask"].astype(jnp.float32)
+        masks, known = losses.Truth.of_stored(views[LABELED]["mask"], void=self.labels.void)
         labeled = slice(len(masks))
         network = self.network
         dropout = {name: dropout_keys(keys, name, by_stream) for name in network.members}
@@ -216,16 +223,16 @@ class DtmlObjective(Objective):
         outputs, stats = network.apply(params, state.batch_stats, images, dropout, train=True)
 
         logits = outputs["seg"]
-        entropy = losses.binary_cross_entropy(logits=logits[labeled], mask=masks)
-        overlap = losses.squared_dice_loss(probability=jax.nn.sigmoid(logits[labeled]), mask=masks)
+        entropy = losses.binary_cross_entropy(logits=logits[labeled], mask=masks, known=known)
+        dice = functools.partial(losses.squared_dice_loss, mask=masks, known=known)
+        overlap = dice(probability=jax.nn.sigmoid(logits[labeled]))
         terms = {"seg/cross_entropy": entropy.mean() / 2, "seg/dice": overlap.mean() / 2}
         monitors: Metrics = {}
         if UNLABELED in views:
             monitors["ramp_up"] = ramp_up(state.step, self.ramp_up)
         if self.sdf is not None:
             inside = losses.mask_of_distance(outputs["sdf"], self.sharpness)
-            overlap = losses.squared_dice_loss(probability=inside[labeled], mask=masks)
-            terms["sdf/dice"] = overlap.mean()
+            terms["sdf/dice"] = dice(probability=inside[labeled]).mean()
             if self.distance_weight:
                 error = jnp.abs(outputs["sdf"][labeled] - signed_distance(masks))
                 terms["sdf/distance"] = self.distance_weight * (error**self.distance_power).mean()

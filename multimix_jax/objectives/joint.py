@@ -32,7 +32,7 @@ class Views(NamedTuple):
 
     images: dict[Stream, jax.Array]  # where a gradient flows
     weak: jax.Array | None  # those that give the pseudo-labels
-    mask: jax.Array | None  # of the labelled ones, as seen
+    truth: losses.Truth | None  # masks of the labelled ones, as seen
     # Which are mirror images, bool [B] by stream, and of the weak ones; only where it matters.
     mirrored: dict[Stream, Any]
     weak_mirrored: jax.Array | bool = False
@@ -82,13 +82,14 @@ class JointObjective(Objective):
     """A classifier and a decoder on one encoder, or one of the two.
 
     Which parts the model has decides which tasks are trained. Streams hold `image` [B,H,W,C] of
-    0..255, `mask` [B,H,W,mask_channels] of 0/1 in seg/labeled, `label` [B] (or, multi-label, [B,K]
-    of 0 and 1) in cls/labeled. In cls/unlabeled a `label` is read by a metric only; -1 is unknown.
+    0..255, `mask` [B,H,W,mask_channels] of 0/1 (and, where `labels.void`, VOID) in seg/labeled,
+    `label` [B] (or, multi-label, [B,K] of 0 and 1, -1 where unknown) in cls/labeled. In
+    cls/unlabeled a `label` is read by a metric only; -1 is unknown.
     """
 
     model: MultiMix
     multi_label: bool = False  # whether an image has any number of classes
-    labels: LabelSpec = LabelSpec()  # what changes places in a mirror image
+    labels: LabelSpec = LabelSpec()  # what changes places in a mirror image, and what is void
     pseudo_label_weight: float = 0.25  # 0 leaves the term out
     threshold: float = 0.7  # confidence in [0, 1] from which a pseudo-label counts
 
@@ -162,7 +163,7 @@ class JointObjective(Objective):
         """Class logits [B,K] of normalised images that give the pseudo-labels."""
         raise NotImplementedError
 
-    def _segmentation_terms(self, logits: jax.Array, mask: jax.Array) -> Metrics:
+    def _segmentation_terms(self, logits: jax.Array, truth: losses.Truth) -> Metrics:
         """Weighted terms, by mask logits of the labelled images, then of any unlabelled ones."""
         raise NotImplementedError
 
@@ -174,7 +175,7 @@ class JointObjective(Objective):
         self, params: Any, state: TrainState, batch: Batch, keys: ExampleKeys
     ) -> tuple[jax.Array, tuple[Metrics, Any]]:
         """Loss of one batch: scalar, (terms and other metrics, batch statistics)."""
-        views, weak, mask, mirrored, weak_mirrored = self._views(batch, keys)
+        views, weak, truth, mirrored, weak_mirrored = self._views(batch, keys)
         order = self.labels.class_order  # all classes are compared as of images as they are
         taught = None
         if weak is not None:
@@ -188,12 +189,12 @@ class JointObjective(Objective):
 
         terms: Metrics = {}
         monitors: Metrics = {}
-        if mask is not None:
+        if truth is not None:
             images, levels = images[:split], [level[:split] for level in features]
             saliency = self._apply(params, images, method="saliency")
             dropout = dropout_keys(keys, "decoder", views)[:split]
             logits = self._apply(params, images, levels, saliency, dropout, method="segment")
-            terms |= self._segmentation_terms(logits, mask)
+            terms |= self._segmentation_terms(logits, truth)
         if self.model.use_classifier:
             logits = self._apply(params, [level[split:] for level in features], method="classify")
             if order:
@@ -226,7 +227,9 @@ class JointObjective(Objective):
         label = batch[Stream.CLS_LABELED]["label"]
         labeled, strong = logits[: len(label)], logits[len(label) :]
         terms = {"cls/cross_entropy": losses.cross_entropy(logits=labeled, label=label).mean()}
-        monitors = {"cls/train_accuracy": (pseudo_labels(labeled)[0] == label).mean()}
+        right = pseudo_labels(labeled)[0] == label
+        known = label >= 0 if self.multi_label else None
+        monitors = {"cls/train_accuracy": right.mean(where=known)}
         if taught is not None:
             terms["cls/pseudo_label"] = losses.pseudo_label_cross_entropy(
                 weak_logits=taught,
@@ -237,8 +240,11 @@ class JointObjective(Objective):
             guessed, accepted = pseudo_labels(taught)
             monitors["cls/accepted"] = accepted.mean()
             if "label" in batch[Stream.CLS_UNLABELED]:
-                correct = accepted & (guessed == batch[Stream.CLS_UNLABELED]["label"])
-                monitors["cls/accepted_and_correct"] = correct.mean()
+                label = batch[Stream.CLS_UNLABELED]["label"]
+                # Both of all images, as the accepted ones, so that the quotient of their means over
+                # steps and devices is the share that is right, of those of known truth.
+                monitors["cls/accepted_and_known"] = (accepted & (label >= 0)).mean()
+                monitors["cls/accepted_and_correct"] = (accepted & (guessed == label)).mean()
         return terms, monitors
 
     def _apply(self, params: Any, *args: Any, method: str) -> Any:

@@ -5,7 +5,6 @@ import functools
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 
 from multimix_jax import losses
 from multimix_jax.augment import randaugment
@@ -47,12 +46,12 @@ class MultiMixObjective(JointObjective):
         }
         flips, matters = self.labels.may_mirror, bool(self.labels.class_order)
         views, mirrored = {}, {}
-        weak = mask = None
+        weak = truth = None
         weak_mirrored: jax.Array | bool = False
         for stream in self.streams:
             images = batch[stream]["image"]
             if stream == Stream.SEG_LABELED:
-                mask = batch[stream]["mask"].astype(jnp.float32)
+                truth = losses.Truth.of_stored(batch[stream]["mask"], void=self.labels.void)
             elif stream == Stream.CLS_UNLABELED:
                 weak_keys = keys(f"{stream}/weak", len(images))
                 weak = jax.vmap(functools.partial(randaugment.weak, flips=flips))(weak_keys, images)
@@ -65,7 +64,7 @@ class MultiMixObjective(JointObjective):
                 if matters:
                     mirrored[stream] = jax.vmap(is_mirrored)(own_keys)
             views[stream] = images
-        return Views(views, weak, mask, mirrored, weak_mirrored)
+        return Views(views, weak, truth, mirrored, weak_mirrored)
 
     def _teach(
         self, params: Any, state: TrainState, weak: jax.Array, keys: ExampleKeys
@@ -75,9 +74,9 @@ class MultiMixObjective(JointObjective):
         variables = {"params": jax.lax.stop_gradient(params)}
         return self.network.class_logits(variables, weak, dropout)
 
-    def _segmentation_terms(self, logits: jax.Array, mask: jax.Array) -> Metrics:
-        labeled, unlabeled = logits[: len(mask)], logits[len(mask) :]
-        dice = losses.dice_loss(logits=labeled, mask=mask)
+    def _segmentation_terms(self, logits: jax.Array, truth: losses.Truth) -> Metrics:
+        labeled, unlabeled = logits[: len(truth.mask)], logits[len(truth.mask) :]
+        dice = losses.dice_loss(logits=labeled, **truth._asdict())
         terms = {"seg/dice": self.dice_weight * dice.mean()}
         if self.kl_weight:
             kl = losses.bernoulli_kl(p_logits=labeled, q_logits=unlabeled)

@@ -48,7 +48,10 @@ class PictureObserver:
         """A few images of a validation set, to TensorBoard."""
         first = np.arange(len(evaluated.predictions.ids))[:PICTURED]
         _, rows = pictures.table(_of_evaluated(evaluated, first))
-        writer.picture(step, f"validation/{evaluated.eval_set.name}", pictures.mosaic(rows))
+        # Both tasks may be validated on one set, of which each has images of its own.
+        kind = "masks" if evaluated.predictions.masks else "classes"
+        name = f"validation/{evaluated.eval_set.name}, {kind}"
+        writer.picture(step, name, pictures.mosaic(rows))
 
     def tested(self, evaluated: Evaluated) -> None:
         """Figure of a few images of a test set, from the worst to the best, one for all
@@ -233,6 +236,7 @@ def model_card(spec: RunSpec, results: Mapping[str, Any], data: RunData) -> str:
         data=tables.markdown(["images", "number"], counts),
         results=_card_results(results),
         calibration="\n".join(_card_calibration(run, data.label_spec.class_names)),
+        warnings="\n".join(f"* {warning}." for warning in run["warnings"]) or "None.",
     )
 
 

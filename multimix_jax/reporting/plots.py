@@ -175,8 +175,7 @@ def roc(
 ) -> list[Curve]:
     """Sensitivity for a class against false alarms, of several runs the mean at each rate."""
     curves = [
-        roc_curve(images.probabilities[:, index], of_class(images.labels, index))
-        for _, images in tested
+        roc_curve(*of_class(images.probabilities, images.labels, index)) for _, images in tested
     ]
     if len(curves) == 1:
         return [Curve(label, *curves[0], color)]
@@ -191,10 +190,12 @@ def calibration(
 
     Dashed: after calibration, where that changes probabilities.
     """
-    truth = np.concatenate([of_class(images.labels, index) for _, images in tested])
-    points = lambda probabilities: reliability_curve(
-        np.concatenate([one[:, index] for one in probabilities]), truth
-    )
+
+    def points(probabilities: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+        of_all = zip(probabilities, tested, strict=True)
+        known = [of_class(one, images.labels, index) for one, (_, images) in of_all]
+        return reliability_curve(*map(np.concatenate, zip(*known, strict=True)))
+
     curves = [Curve(label, *points([images.probabilities for _, images in tested]), color)]
     chosen = [run.calibration(checkpoint) for run, _ in tested]
     if all(one is not None and one.temperature != 1 for one in chosen):

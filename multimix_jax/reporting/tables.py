@@ -19,7 +19,7 @@ Results = Mapping[str, Mapping[str, Mapping[str, Mapping[str, Any]]]]
 Row = Mapping[str, Any]
 
 # Columns of the table of one run, * for any name; results.json has all metrics.
-SEGMENTATION = ("dice", "ssim", "hd", "assd")
+SEGMENTATION = ("dice", "dice_present", "dice_absent", "ssim", "hd", "assd")
 CLASSIFICATION = ("accuracy", "auroc", "f1_*", "ece")
 OVERVIEW = ("dice", "accuracy", "auroc")
 # The published table's columns: (in-domain, metric, title).
@@ -98,7 +98,7 @@ def with_head(text: str, head: Head) -> str:
 
 
 def of_run(results: Results) -> str:
-    """The main metrics of every checkpoint and data set, for a terminal."""
+    """The main metrics of every checkpoint and data set, and warnings, for a terminal."""
     text = ""
     for title, patterns in (("Segmentation", SEGMENTATION), ("Classification", CLASSIFICATION)):
         leading = patterns[0]
@@ -118,7 +118,8 @@ def of_run(results: Results) -> str:
         lines = [[title, "data set", "n", *shown], *cells]
         lines = [[" ".join(cell.split()) for cell in line] for line in lines]
         text += tabulate.tabulate(lines, tablefmt="plain", disable_numparse=True) + "\n\n"
-    return text[:-1]
+    warnings = results.get("run", {}).get("warnings", ())
+    return text[:-1] + "".join(f"\nwarning: {warning}" for warning in warnings)
 
 
 def by_data_set(rows: Sequence[Row]) -> str:

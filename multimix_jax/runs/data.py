@@ -8,7 +8,7 @@ import numpy as np
 from multimix_jax.errors import UsageError
 from multimix_jax.evaluation.evaluate import EvalSet
 from multimix_jax.labels import LabelSpec
-from multimix_jax.names import Head
+from multimix_jax.names import Head, Task
 from multimix_jax.runs.programs import Programs
 from multimix_jax.training.loop import TrainingData
 
@@ -22,7 +22,7 @@ class RunData(TrainingData, Protocol):
     label_spec: LabelSpec  # of what is trained on
     ids: Mapping[str, Any]  # of the images used, by purpose, as JSON values
     contents: Mapping[str, str]  # digests of what folders of one's own hold, by kind of file
-    validation: Sequence[EvalSet]  # to choose the checkpoint and the calibration on
+    validation: Mapping[Task, EvalSet]  # to choose the checkpoint and the calibration on
     tests: Sequence[EvalSet]
     baseline: Mapping[Head, np.ndarray]
 
@@ -30,12 +30,12 @@ class RunData(TrainingData, Protocol):
 def check_belongs(data: RunData, programs: Programs, variables: PyTree) -> None:
     """Raises UsageError where the network, its training set and the test sets disagree."""
     shape = programs.network.input_shape(programs.size)
-    sets = (*data.validation, *data.tests)
+    sets = (*data.validation.values(), *data.tests)
     for eval_set in sets:
         _check_images(eval_set, shape)
     images: Any = np.zeros((1, *shape))
     if len(shape) == 3:
-        images = data.validation[0].images(np.zeros(1, int))
+        images = sets[0].images(np.zeros(1, int))
     predicted = programs.predicted_shapes(variables, images)
     if Head.MASK in predicted:
         for eval_set in sets:
@@ -76,10 +76,10 @@ def _check_masks(eval_set: EvalSet, channels: int, trained: LabelSpec) -> None:
 
 
 def _check_classes(data: RunData, count: int) -> None:
-    names = data.label_spec.class_names
+    names, trained = data.label_spec.class_names, data.validation[Task.CLS]
     if len(names) < (1 if data.label_spec.multi_label else 2):
         raise UsageError(
-            f"{data.validation[-1].name} has {len(names)} classes ({', '.join(names) or 'none'}), "
+            f"{trained.name} has {len(names)} classes ({', '.join(names) or 'none'}), "
             "but a classifier needs two or more; add labels, or classes.txt beside them, or choose "
             "a method without a classifier"
         )
@@ -89,7 +89,7 @@ def _check_classes(data: RunData, count: int) -> None:
             f"({', '.join(names)}); set config.model.num_classes"
         )
     kinds = ("one class", "any number of classes")
-    for eval_set in (*data.validation, *data.tests):
+    for eval_set in (*data.validation.values(), *data.tests):
         spec = eval_set.label_spec
         if spec.class_names and spec.multi_label != data.label_spec.multi_label:
             raise UsageError(

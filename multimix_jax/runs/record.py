@@ -43,8 +43,10 @@ class Images:
 
     @property
     def labels(self) -> np.ndarray:
-        """int [n] of the images that have one; [n,K] of 0 and 1 of independent classes."""
-        return self._labels[self._labeled].astype(int)
+        """int [n] of the images that have one; of independent classes [n,K] of 0 and 1, -1 where
+        unknown."""
+        labels = self._labels[self._labeled]
+        return np.where(np.isnan(labels), -1, labels).astype(int)
 
     @property
     def probabilities(self) -> np.ndarray:
@@ -53,14 +55,16 @@ class Images:
 
     @property
     def correct(self) -> np.ndarray:
-        """float [N], 1 where the class is right at .5, the share of independent classes that are,
-        NaN without a label."""
+        """float [N], 1 where the class is right at .5, the share of the known independent classes
+        that are, NaN without a label."""
         correct = np.full(len(self.ids), np.nan)
         correct[self._labeled] = classification.share_right(self.probabilities, self.labels)
         return correct
 
     def _by_class(self, what: str) -> np.ndarray:
-        return np.stack([self.columns[f"{what}_{name}"] for name in self.class_names], axis=1)
+        unknown = np.full(len(self.ids), np.nan)  # a class may be known of no image
+        columns = [self.columns.get(f"{what}_{name}", unknown) for name in self.class_names]
+        return np.stack(columns, axis=1)
 
     @property
     def _labels(self) -> np.ndarray:
@@ -68,7 +72,7 @@ class Images:
 
     @property
     def _labeled(self) -> np.ndarray:
-        return ~np.isnan(self._labels).reshape(len(self.ids), -1).any(axis=1)
+        return ~np.isnan(self._labels).reshape(len(self.ids), -1).all(axis=1)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -13,7 +13,7 @@ import numpy as np
 
 from multimix_jax import atomic
 from multimix_jax.errors import UsageError
-from multimix_jax.evaluation import calibration
+from multimix_jax.evaluation import calibration, cautions
 from multimix_jax.evaluation.calibration import Calibration
 from multimix_jax.evaluation.evaluate import (
     EvalSet,
@@ -25,7 +25,7 @@ from multimix_jax.evaluation.evaluate import (
 )
 from multimix_jax.inference.sets import Baseline, predict_set
 from multimix_jax.keys import ExampleKeys
-from multimix_jax.names import BASELINE, Checkpoint
+from multimix_jax.names import BASELINE, Checkpoint, Task
 from multimix_jax.runs import costs, workdir
 from multimix_jax.runs.data import RunData, check_belongs
 from multimix_jax.runs.programs import Programs
@@ -117,12 +117,13 @@ class Run:
         """Measures the best and the last weights, and the baseline, on every test set.
 
         Writes `results.json`, `per_image.csv` and, of volumes, `predictions/`, has the observer
-        make its pictures, and returns what is in the first.
+        make its pictures, and returns what is in the first; its `run` has `warnings`, sentences.
 
         Raises:
           UsageError: there is no checkpoint, or it was trained on other images.
         """
         results: dict[str, Any] = {"run": {}}
+        doubts: list[str] = []
         rows: dict[str, list[dict[str, Any]]] = {name: [] for name in (*Checkpoint, BASELINE)}
 
         def note(which: str, eval_set: EvalSet, summary: Summary, images: Sequence[Row]) -> None:
@@ -138,7 +139,8 @@ class Run:
         for names, step, variables, meta in _restored(self.path, like):
             if meta["data"]:  # not of converted weights
                 check_data(meta["data"], self.data.digest)
-            calibrated = self._calibration(variables)
+            calibrated, own = self._calibration(variables)
+            doubts += own
             chosen = {} if calibrated is None else dataclasses.asdict(calibrated)
             results["run"] |= {which: {"step": step, **chosen} for which in names}
             for eval_set in self.data.tests:
@@ -158,7 +160,9 @@ class Run:
         for eval_set in self.data.tests:
             same = predict_set(baseline, (), eval_set, batch_size=batch_size)
             note(BASELINE, eval_set, *measure(same, class_names=classes))
+        doubts += cautions.of_results(results, list(self.data.validation))
         results["run"] |= {
+            "warnings": list(dict.fromkeys(doubts)),
             "steps": self.spec.training.steps,
             "seconds": meta["seconds"],
             "tests": [eval_set.name for eval_set in self.data.tests],
@@ -180,9 +184,13 @@ class Run:
         checkpoints: Sequence[Checkpoint] = (),
         calibrated: Calibration | None = None,
         *,
+        task: Task | None = None,
         intervals: bool = True,
     ) -> tuple[Evaluated, Summary]:
+        """Of one task, or of what is known of either."""
         predictions = self._predict(variables, eval_set)
+        if task is not None:
+            predictions = predictions.of_task(task)
         names = self.data.label_spec.class_names
         summary, rows = measure(
             predictions, class_names=names, calibration=calibrated, intervals=intervals
@@ -190,22 +198,33 @@ class Run:
         saliency = functools.partial(self._saliency, variables, eval_set)
         return Evaluated(checkpoints, eval_set, predictions, rows, saliency), summary
 
-    def _calibration(self, variables: PyTree) -> Calibration | None:
-        """Chosen on the validation set of the classes, the last; None without a classifier."""
-        for eval_set in reversed(self.data.validation):
+    def _calibration(self, variables: PyTree) -> tuple[Calibration | None, list[str]]:
+        """Chosen on the validation set of the classes, None without one; and what there is to say
+        of either validation set."""
+        chosen = None
+        doubts: list[str] = []
+        for task, eval_set in self.data.validation.items():
+            if task == Task.SEG:
+                doubts += cautions.of_masks(eval_set.name, len(eval_set.ids))
+                continue
             predictions = self._predict(variables, eval_set)
             known = predictions.has_label
-            if predictions.classes is not None and known.any():
-                return calibration.fit(predictions.classes[known], predictions.labels[known])
-        return None
+            assert predictions.classes is not None
+            labels = predictions.labels[known]
+            names = self.data.label_spec.class_names
+            doubts += cautions.of_classes(eval_set.name, labels, names)
+            chosen, more = calibration.fit(predictions.classes[known], labels)
+            doubts += more
+        return chosen, doubts
 
     def _validate(
         self, variables: PyTree, step: int, writer: MetricWriter
     ) -> tuple[float, dict[str, float]]:
         summaries: list[Summary] = []
         values: dict[str, float] = {}
-        for eval_set in self.data.validation:
-            evaluated, summary = self._evaluated(variables, eval_set, intervals=False)
+        # Both tasks may be validated on one set, of which each has images of its own.
+        for task, eval_set in self.data.validation.items():
+            evaluated, summary = self._evaluated(variables, eval_set, task=task, intervals=False)
             summaries.append(summary)
             values |= {f"{eval_set.name}/{name}": entry["mean"] for name, entry in summary.items()}
             self.observer.validated(evaluated, step, writer)

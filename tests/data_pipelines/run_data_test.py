@@ -11,9 +11,9 @@ from configs import common
 from data_pipelines.errors import DataError
 from data_pipelines.findings import Finding
 from data_pipelines.run_data import open_run
-from multimix_jax.labels import LabelSpec
+from multimix_jax.labels import VOID, LabelSpec
 from tests.official_formats import write_csv
-from tests.small_runs import listed
+from tests.small_runs import ListedPixels, listed
 
 STREAMS = ("seg/labeled", "seg/unlabeled", "cls/labeled", "cls/unlabeled")
 TEST_DATA = {"folder:seg": "test"}
@@ -51,7 +51,7 @@ def pool(data, name):
 
 def test_every_stream_that_was_asked_for_and_no_other():
     assert tuple(run_data().pools) == STREAMS
-    assert tuple(run_data(("cls/labeled",)).pools) == ("cls/labeled",)
+    assert tuple(run_data(("cls/labeled",), test_data={}).pools) == ("cls/labeled",)
     (batch,) = run_data().batches(0, 1)
     assert {stream: tuple(fields) for stream, fields in batch.items()} == {
         "seg/labeled": ("image", "mask"),
@@ -59,6 +59,12 @@ def test_every_stream_that_was_asked_for_and_no_other():
         "cls/labeled": ("image", "label"),
         "cls/unlabeled": ("image", "label"),
     }
+
+
+def test_unlabelled_images_without_any_truth_have_no_label():
+    """Else what is watched of the pseudo-labels would tell that none of them is right."""
+    (batch,) = run_data(cls_labels="all").batches(0, 1)
+    assert tuple(batch["cls/unlabeled"]) == ("image",)
 
 
 def test_a_set_that_no_stream_needs_is_not_opened():
@@ -119,7 +125,30 @@ def test_what_the_labels_say_of_any_image():
     np.testing.assert_allclose(data.baseline["mask"][:, 5, 0], rows)
     ill = np.mean(SETS["folder:cls"].labels[pool(data, "cls/labeled")])
     np.testing.assert_allclose(data.baseline["classes"], [1 - ill, ill])
-    assert set(run_data(("cls/labeled",)).baseline) == {"classes"}
+    assert set(run_data(("cls/labeled",), test_data={}).baseline) == {"classes"}
+
+
+class VoidPixels(ListedPixels):
+    """Row 5 is void in the masks of odd images, row 15 in all."""
+
+    def fetch(self, places):
+        pixels = super().fetch(places)
+        pixels["mask"][places % 2 == 1, 5] = VOID
+        pixels["mask"][:, 15] = VOID
+        return pixels
+
+
+def test_what_is_unknown_is_in_no_baseline():
+    """Pixels that are void, and classes that are unknown of an image."""
+    labels = np.array([[0, 1], [1, -1], [-1, -1], [1, 0]] * 5)
+    spec = LabelSpec(("a", "b"), multi_label=True, void=True)
+    some = dataclasses.replace(SETS["folder:both"], label_spec=spec, labels=labels)
+    some = dataclasses.replace(some, pixels=VoidPixels())
+    data = run_data(load=lambda name: some, seg_labels="all", cls_labels="all", test_data={})
+    np.testing.assert_allclose(data.baseline["classes"], [2 / 3, 1 / 2])
+    rows = data.baseline["mask"][:, 0, 0]
+    np.testing.assert_allclose(rows[[4, 5, 6, 15]], [7 / 12, 3 / 6, 5 / 12, 0])
+    assert data.label_spec == spec
 
 
 def test_class_labels_up_to_the_budget():
@@ -155,12 +184,12 @@ def test_the_split_seed_divides_what_has_no_official_split():
     ids, other_ids = (data.ids["validation"]["cls/folder:unsplit"] for data in (ours, theirs))
     assert ids != other_ids
     used = [pool(ours, f"cls/{kind}") for kind in ("labeled", "unlabeled")]
-    val = ours.validation[1].places
+    val = ours.validation["cls"].places
     assert len(set(used[0]) | set(used[1]) | set(val.tolist())) == 16  # a fifth is for the test
 
 
 def test_validation_holds_what_can_be_measured():
-    seg, cls = run_data().validation
+    seg, cls = run_data().validation.values()
     assert (seg.name, seg.places.tolist()) == ("folder:seg", [14, 15])
     assert (cls.name, cls.places.tolist()) == ("folder:cls", [12, 13, 14])
 
@@ -173,15 +202,44 @@ def test_labels_mean_what_those_of_the_trained_sets_do():
     classes, masks = ("not folder:cls", "folder:cls"), ("a folder:seg", "b folder:seg")
     assert run_data(load=load).label_spec == LabelSpec(classes, mask_names=masks)
     assert run_data(("seg/labeled",), load=load).label_spec == LabelSpec(mask_names=masks)
-    assert run_data(("cls/labeled",), load=load).label_spec == LabelSpec(classes)
+    of_classes = run_data(("cls/labeled",), load=load, test_data={})
+    assert of_classes.label_spec == LabelSpec(classes)
 
 
 def test_parts_to_test_on():
     test_data = {"folder:seg": "test", "folder:cls": "val", "folder:both": "train"}
-    data = run_data(test_data=test_data | {"folder:plain": "all"})
-    assert [test.name for test in data.tests] == [*test_data, "folder:plain"]
+    data = run_data(test_data=test_data | {"folder:unsplit": "all"})
+    assert [test.name for test in data.tests] == [*test_data, "folder:unsplit"]
     places = [test.places.tolist() for test in data.tests]
-    assert places == [[16, 17, 18, 19], [12, 13, 14, 15], list(range(12)), list(range(6))]
+    assert places == [[16, 17, 18, 19], [12, 13, 14, 15], list(range(12)), list(range(20))]
+
+
+@pytest.mark.parametrize(
+    ("streams", "test_data", "words"),
+    [
+        (
+            STREAMS,
+            {"folder:both": "test", "folder:plain": "all"},
+            "none of its 6 images has a mask",
+        ),
+        # The set has masks, but this part of it none.
+        (
+            STREAMS,
+            {"folder:seg": "val", "folder:bare": "test"},
+            "folder:bare=test, but none of its",
+        ),
+        (
+            ("cls/labeled",),
+            TEST_DATA,
+            "test_data=folder:seg=test has a label, so there would be no",
+        ),
+        (("seg/labeled",), {"folder:cls": "test"}, "test_data=folder:cls=test has a mask, so"),
+    ],
+)
+def test_what_cannot_be_measured_is_not_tested_on(streams, test_data, words):
+    bare = listed(20, split=SPLIT, has_mask=[n < 16 for n in range(20)])
+    with pytest.raises(DataError, match=rf"{words}.*config\.test_data"):
+        run_data(streams, test_data=test_data, load=(SETS | {"folder:bare": bare}).__getitem__)
 
 
 def test_what_an_evaluation_set_tells_of_its_images():
@@ -233,7 +291,8 @@ def test_what_is_trained_on_is_not_tested_on(name, part):
 
 
 def test_a_set_trained_on_for_the_other_task_only_may_be_tested_on_whole():
-    (test,) = run_data(("seg/labeled",), test_data={"folder:cls": "all"}).tests
+    test_data = TEST_DATA | {"folder:cls": "all"}
+    _, test = run_data(("seg/labeled",), test_data=test_data).tests
     assert len(test.ids) == 20
 
 

@@ -35,7 +35,8 @@ def test_certainty_stays_finite():
 def test_finds_the_temperature(classes, overconfidence):
     logits, labels = drawn(classes)
     said = scipy.special.softmax(overconfidence * logits, 1)
-    found = calibration.fit(said, labels)
+    found, doubts = calibration.fit(said, labels)
+    assert not doubts
     assert found.temperature == pytest.approx(overconfidence, rel=0.1)
     loss = lambda t: log_loss(labels, scipy.special.softmax(overconfidence * logits / t, 1))
     least = min(loss(overconfidence * factor) for factor in np.linspace(0.8, 1.25, 91))
@@ -43,12 +44,36 @@ def test_finds_the_temperature(classes, overconfidence):
     assert (found.threshold is None) == (classes == 3)
 
 
-def test_a_set_without_errors_asks_for_no_certainty():
+@pytest.mark.parametrize(
+    ("right", "words"), [(0.9, "nearly all right"), (0.1, "no better than by chance")]
+)
+def test_a_set_that_would_have_any_temperature_has_none(right, words):
     labels = np.arange(20) % 2
-    said = np.where(np.eye(2)[labels] > 0, 0.9, 0.1)
-    found = calibration.fit(said, labels)
-    assert found.temperature == pytest.approx(0.25, rel=0.01)
-    assert found.threshold == pytest.approx(0.5, abs=0.01)
+    found, doubts = calibration.fit(np.where(np.eye(2)[labels] > 0, right, 1 - right), labels)
+    assert found == Calibration(threshold=pytest.approx(0.5))
+    assert len(doubts) == 1 and words in doubts[0]
+
+
+@pytest.mark.parametrize("few", [0, 1, 4])
+@pytest.mark.parametrize("side", [0, 1])
+def test_too_few_of_either_class_choose_nothing(few, side):
+    """As where a split leaves one class in validation: then no class would ever be predicted."""
+    labels = np.where(np.arange(14) < few, side, 1 - side)
+    ill = np.linspace(0.3, 0.9, 14)
+    found, doubts = calibration.fit(np.stack([1 - ill, ill], 1), labels)
+    assert found == Calibration(temperature=1.0, threshold=0.5)
+    assert len(doubts) == 1 and "takes 5 validation images of two classes" in doubts[0]
+
+
+def test_a_class_that_is_not_in_validation():
+    """The temperature is of all classes together: two common ones are enough."""
+    logits, labels = drawn(3)
+    kept = labels != 2
+    found, doubts = calibration.fit(scipy.special.softmax(logits, 1)[kept], labels[kept])
+    assert not doubts and found.temperature != 1
+    ones = np.where(labels == 0)[0]
+    found, doubts = calibration.fit(scipy.special.softmax(logits, 1)[ones], labels[ones])
+    assert found == Calibration() and doubts
 
 
 def test_the_threshold_is_of_calibrated_probabilities():
@@ -56,7 +81,7 @@ def test_the_threshold_is_of_calibrated_probabilities():
     logits = np.linspace(-4, 4, 401)
     labels = (logits > 2).astype(int)
     said = scipy.special.softmax(np.stack([np.zeros(401), 4 * logits], 1), 1)
-    found = calibration.fit(said, labels)
+    found, _ = calibration.fit(said, labels)
     wanted = np.asarray(found(said))[logits > 2][0, 1]
     assert found.threshold == pytest.approx(wanted, abs=0.01)
 
@@ -64,13 +89,18 @@ def test_the_threshold_is_of_calibrated_probabilities():
 def test_multi_label():
     logits = np.random.default_rng(0).normal(0, 1.5, (2000, 3))
     labels = (np.random.default_rng(1).random((2000, 3)) < scipy.special.expit(logits)).astype(int)
-    found = calibration.fit(scipy.special.expit(3 * logits), labels)
+    found, _ = calibration.fit(scipy.special.expit(3 * logits), labels)
     assert found.temperature == pytest.approx(3, rel=0.1)
     assert found.threshold is None and found.multi_label
     got = found(scipy.special.expit(3 * logits))
     np.testing.assert_allclose(got, scipy.special.expit(3 * logits / found.temperature), atol=1e-5)
     at = lambda t: log_loss(labels.ravel(), scipy.special.expit(3 * logits / t).ravel())
     assert at(found.temperature) <= min(map(at, np.linspace(2.5, 3.5, 101))) + 1e-6
+    # What is unknown of an image is as if the image had not been asked for that class.
+    unknown = np.random.default_rng(2).random((2000, 3)) < [0, 0.3, 0.6]
+    got, _ = calibration.fit(scipy.special.expit(3 * logits), np.where(unknown, -1, labels))
+    one = scipy.special.expit(3 * logits)[~unknown][:, None]
+    assert calibration.fit(one, labels[~unknown][:, None])[0] == got != found
 
 
 def test_labels_that_are_no_classes():
@@ -83,8 +113,9 @@ def test_labels_that_are_no_classes():
     [
         ([0.1, 0.2, 0.6, 0.9], [0, 0, 1, 1], 0.4),
         ([0.1, 0.2, 0.3, 0.9], [1, 0, 1, 0], 0.25),
-        ([0.3, 0.3, 0.7], [1, 1, 1], 0.0),
-        ([0.3, 1.0], [0, 0], 1.0),
+        ([0.3, 0.3, 0.7], [1, 1, 1], 0.5),
+        ([0.3, 1.0], [0, 0], 0.65),
+        ([0.2, 0.2], [0, 1], 0.5),
     ],
 )
 def test_best_threshold_by_hand(positive, labels, want):
@@ -104,7 +135,8 @@ def test_no_threshold_is_more_accurate(dtype):
             probabilities, labels, class_names=names(2), threshold=threshold
         )
         scores = probabilities[:, 1]
-        best = max(np.mean((scores >= t) == labels) for t in [*scores, 2.0])
+        best = max(np.mean((scores >= t) == labels) for t in scores[scores > scores.min()])
+        assert scores.min() < threshold < scores.max()
         assert got["accuracy"] == pytest.approx(best, abs=5e-8)
 
 

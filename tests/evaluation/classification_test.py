@@ -40,11 +40,9 @@ def sklearn_classification(probabilities, labels, threshold=0.5):
     classes = probabilities.shape[1]
     if classes == 2:
         predicted = (probabilities[:, 1] >= threshold).astype(int)
-        columns = [1]
     else:
         predicted = probabilities.argmax(1)
-        columns = range(classes)
-    occurring = [k for k in columns if 0 < (labels == k).sum() < len(labels)]
+    occurring = [k for k in range(classes) if 0 < (labels == k).sum() < len(labels)]
     f1 = sklearn_metrics.f1_score(
         labels, predicted, labels=range(classes), average=None, zero_division=0
     )
@@ -53,15 +51,22 @@ def sklearn_classification(probabilities, labels, threshold=0.5):
         balanced = sklearn_metrics.balanced_accuracy_score(labels, predicted)
 
     def one_against_rest(score):
-        values = [score(labels == k, probabilities[:, k]) for k in occurring]
-        return np.mean(values) if values else np.nan
+        return {
+            k: score(labels == k, probabilities[:, k]) if k in occurring else np.nan
+            for k in range(classes)
+        }
 
+    def mean(values):
+        return np.nanmean(list(values)) if occurring else np.nan
+
+    precisions = one_against_rest(sklearn_metrics.average_precision_score)
     return {
         "accuracy": sklearn_metrics.accuracy_score(labels, predicted),
         "balanced_accuracy": balanced,
         **{f"f1_{k}": f1[k] for k in range(classes)},
-        "auroc": one_against_rest(sklearn_metrics.roc_auc_score),
-        "average_precision": one_against_rest(sklearn_metrics.average_precision_score),
+        "auroc": mean(one_against_rest(sklearn_metrics.roc_auc_score).values()),
+        "average_precision": mean(precisions.values()),
+        **{f"average_precision_{k}": value for k, value in precisions.items()},
         "ece": loop_ece(probabilities, labels),
     }
 
@@ -83,7 +88,8 @@ def test_by_hand():
         np.asarray([1, 0, 1, 0]),
         class_names=("normal", "pneumonia"),
     )
-    # Three of four pairs are in order; precision is 1 at recall 1/2 and 2/3 at recall 1.
+    # Three of four pairs are in order; precision is 1 at recall 1/2 and 2/3 at recall 1, whichever
+    # class is the positive one.
     # Confidences .9 right, .6 wrong, .6 wrong, .8 right; the two of .6 share a bin.
     want = {
         "accuracy": 1 / 2,
@@ -92,6 +98,8 @@ def test_by_hand():
         "f1_pneumonia": 1 / 2,
         "auroc": 3 / 4,
         "average_precision": 5 / 6,
+        "average_precision_normal": 5 / 6,
+        "average_precision_pneumonia": 5 / 6,
         "ece": (0.1 + 0.6 + 0.6 + 0.2) / 4,
     }
     check(got, want)
@@ -119,12 +127,55 @@ def test_multi_label():
     mean = lambda key: np.mean([one[key] for one in each])
     want = {key: mean(key) for key in ("accuracy", "balanced_accuracy")}
     want |= {f"f1_{k}": one["f1_1"] for k, one in enumerate(each)}
-    want |= {key: mean(key) for key in ("auroc", "average_precision", "ece")}
+    precisions = {f"average_precision_{k}": each[k]["average_precision_1"] for k in range(3)}
+    want |= {"auroc": mean("auroc"), "average_precision": np.mean(list(precisions.values()))}
+    want |= precisions | {"ece": mean("ece")}
     want |= {f"auroc_{k}": one["auroc"] for k, one in enumerate(each)}
     got = classification_metrics(probabilities, labels, class_names=names(3), threshold=0.4)
     check(got, want)
     right = ((probabilities >= 0.5) == labels).mean(1)
     np.testing.assert_array_equal(share_right(probabilities, labels), right)
+
+
+def test_no_figure_depends_on_which_class_comes_first():
+    """As where one is called 'pneumonia' or 'abnormal' beside 'normal'."""
+    probabilities, labels = random_classes(60, 2, 0, 8)
+    labels[labels == 1] *= np.arange((labels == 1).sum()) % 4 == 0  # one class is rare
+    got = classification_metrics(probabilities, labels, class_names=("normal", "pneumonia"))
+    turned = classification_metrics(
+        probabilities[:, ::-1], 1 - labels, class_names=("pneumonia", "normal")
+    )
+    assert got == pytest.approx(turned)
+    rare, common = (got[f"average_precision_{name}"] for name in ("pneumonia", "normal"))
+    assert rare < common - 0.3 and got["average_precision"] == pytest.approx((rare + common) / 2)
+
+
+def test_what_is_unknown_of_an_image_is_left_out_class_by_class():
+    """Each class is as scikit-learn sees it on the images of which it is known."""
+    rng = np.random.default_rng(4)
+    probabilities, labels = rng.random((40, 3)), rng.integers(0, 2, (40, 3))
+    labels[rng.random((40, 3)) < 0.4] = -1
+    labels[:, 2] = -1
+    some = (labels >= 0).any(axis=1)
+    probabilities, labels = probabilities[some], labels[some]
+    each = []
+    for k in range(2):
+        known = labels[:, k] >= 0
+        p = probabilities[known, k]
+        each.append(sklearn_classification(np.stack([1 - p, p], 1), labels[known, k]))
+    got = classification_metrics(probabilities, labels, class_names=names(3))
+    for key in ("accuracy", "balanced_accuracy", "auroc", "ece"):
+        assert got[key] == pytest.approx(np.mean([one[key] for one in each])), key
+    for k, one in enumerate(each):
+        assert got[f"f1_{k}"] == pytest.approx(one["f1_1"])
+        assert got[f"average_precision_{k}"] == pytest.approx(one["average_precision_1"])
+    assert all(np.isnan(got[f"{key}_2"]) for key in ("f1", "auroc", "average_precision"))
+    weights = resampled_counts(len(labels), resamples=5)
+    drawn = classification_metrics(probabilities, labels, class_names=names(3), weights=weights)
+    assert np.isfinite(drawn["accuracy"]).all() and np.isnan(drawn["f1_2"]).all()
+    known = (labels >= 0).sum(axis=1)
+    right = ((labels >= 0) & ((probabilities >= 0.5) == (labels > 0))).sum(axis=1)
+    np.testing.assert_allclose(share_right(probabilities, labels), right / known)
 
 
 def test_a_class_that_never_occurs():

@@ -9,7 +9,7 @@ from sklearn import metrics as sklearn_metrics
 from multimix_jax.errors import UsageError
 from multimix_jax.evaluation.calibration import Calibration
 from multimix_jax.evaluation.evaluate import Predictions, measure, validation_score
-from multimix_jax.names import Head
+from multimix_jax.names import Head, Task
 
 NAMES = ("well", "ill")
 
@@ -94,6 +94,68 @@ def test_several_mask_channels_are_averaged():
     assert measure(named, class_names=NAMES)[1][0]["dice_heart"] == 1
 
 
+def test_void_pixels_count_neither_as_right_nor_as_wrong():
+    """Two columns more than the truth are found: of them one is void, and so is one of the truth's,
+    and a far corner."""
+    found = box(slice(4, 12), slice(4, 12))
+    found[15, 15] = True
+    voids = box(slice(0, 16), slice(11, 16)) | box(slice(0, 16), slice(0, 5))
+    truth = box(slice(4, 12), slice(5, 10))
+    one = segmented(
+        ids=["a"],
+        masks={Head.MASK: found[None]},
+        truths=truth[None],
+        has_mask=np.array([True]),
+        labels=np.array([-1]),
+        spacing=np.zeros((1, 2)),
+        voids=voids[None],
+    )
+    _, (row,) = measure(one, class_names=NAMES)
+    assert row["dice"] == pytest.approx(2 * 5 / (5 + 6))
+    assert (row["recall"], row["precision"]) == (1, pytest.approx(5 / 6))
+    assert row["hd"] == 1
+    cut = dataclasses.replace(one, masks={Head.MASK: (found & ~voids)[None]}, voids=None)
+    assert measure(cut, class_names=NAMES)[1] == [row]
+
+
+def test_empty_truths_are_counted_apart():
+    """Lesions, of which most images have none: of 3 with and 2 without, one each is right."""
+    lesion, other, nothing = box(2, 2), box(9, 9), box(0, 0) & False
+    truths = np.stack([lesion, lesion, lesion, nothing, nothing])
+    masks = np.stack([lesion, nothing, other, nothing, other])
+    many = segmented(
+        ids=list("abcde"),
+        masks={Head.MASK: masks},
+        truths=truths,
+        has_mask=np.ones(5, bool),
+        labels=np.full(5, -1),
+        spacing=np.zeros((5, 2)),
+    )
+    summary, rows = measure(many, class_names=())
+    figures = {name: (summary[name]["mean"], summary[name]["n"]) for name in summary}
+    assert figures["dice"] == (pytest.approx(2 / 5), 5)
+    assert figures["dice_present"] == (pytest.approx(1 / 3), 3)
+    assert figures["dice_absent"] == (pytest.approx(1 / 2), 2)
+    assert [row.get("dice_absent") for row in rows] == [None] * 3 + [1, 0]
+    assert validation_score([summary]) == pytest.approx(2 / 5)
+    full = dataclasses.replace(many, has_mask=np.arange(5) < 3)
+    assert not {"dice_present", "dice_absent"} & set(measure(full, class_names=())[0])
+
+    # Of two channels, the second the other way round.
+    both = lambda arrays, turned: np.concatenate([arrays, turned[::-1]], axis=-1)
+    two = dataclasses.replace(
+        many,
+        truths=both(truths, truths),
+        masks={Head.MASK: both(masks, masks)},
+        mask_names=("spot", "leaf"),
+    )
+    summary, rows = measure(two, class_names=())
+    figures = {name: (summary[name]["mean"], summary[name]["n"]) for name in summary}
+    assert figures["dice_present_spot"] == figures["dice_present_leaf"] == (pytest.approx(1 / 3), 3)
+    assert figures["dice_absent_leaf"] == (pytest.approx(1 / 2), 2)
+    assert rows[0] | {"dice": 0.5, "dice_present": 1, "dice_absent": 0} == rows[0]
+
+
 def test_every_mask_has_its_metrics():
     one = segmented()
     summary, rows = measure(
@@ -115,7 +177,8 @@ def test_classes():
         "f1_well": sklearn_metrics.f1_score(labels, guess, pos_label=0),
         "f1_ill": sklearn_metrics.f1_score(labels, guess),
         "auroc": sklearn_metrics.roc_auc_score(labels, ill),
-        "average_precision": sklearn_metrics.average_precision_score(labels, ill),
+        "average_precision_ill": sklearn_metrics.average_precision_score(labels, ill),
+        "average_precision_well": sklearn_metrics.average_precision_score(1 - labels, 1 - ill),
     }.items():
         assert summary[name]["mean"] == pytest.approx(value), name
         assert summary[name]["n"] == 7
@@ -130,6 +193,21 @@ def test_classes():
     }
     assert rows[5] == {"id": "i5"}  # its label is unknown
     assert "dice" not in summary
+
+
+def test_classes_of_which_some_are_unknown():
+    labels = [[0, 1, -1], [-1, 0, -1], [-1, -1, -1], [1, -1, -1], [1, 1, -1]]
+    p = np.array([[0.9, 0.8, 0.5], [0.2, 0.1, 0.5], [0.4, 0.4, 0.4], [0.3, 0.7, 0.1], [1, 0.3, 0]])
+    some = dataclasses.replace(classified(labels, np.zeros(5)), classes=p)
+    assert some.has_label.tolist() == [True, True, False, True, True]
+    summary, rows = measure(some, class_names=("a", "b", "c"))
+    assert summary["accuracy"]["mean"] == pytest.approx((1 / 3 + 2 / 3) / 2)
+    assert (summary["accuracy"]["n"], summary["auroc_a"]["n"], summary["f1_b"]["n"]) == (4, 3, 3)
+    assert summary["auroc_a"]["mean"] == pytest.approx(1 / 2)
+    assert not {"auroc_c", "f1_c", "average_precision_c"} & set(summary)
+    said = {"probability_a": 0.9, "probability_b": 0.8, "probability_c": 0.5}
+    assert rows[0] == {"id": "i0", "label_a": 0, "label_b": 1} | said
+    assert rows[2] == {"id": "i2"}
 
 
 def test_what_was_chosen_on_validation():
@@ -181,6 +259,15 @@ def test_one_class_alone_has_no_auroc():
     summary, _ = measure(classified([1, 1, 1], [0.9, 0.2, 0.8]), class_names=NAMES)
     assert summary["accuracy"]["mean"] == pytest.approx(2 / 3)
     assert not {"auroc", "average_precision"} & set(summary)
+
+
+def test_one_set_for_both_tasks_gives_each_its_own_figures():
+    """Whatever a set knows of the other task, the score is of one figure of each."""
+    classes = np.array([[0.2, 0.8], [0.7, 0.3], [0.4, 0.6]])
+    both = segmented(classes=classes, labels=np.array([1, 0, 0]))
+    masks, labels = (measure(both.of_task(task), class_names=NAMES)[0] for task in Task)
+    assert "dice" in masks and "auroc" in labels and not set(masks) & set(labels)
+    assert validation_score([masks, labels]) == pytest.approx((0.4 + 1) / 2)
 
 
 def test_the_score_is_the_mean_of_dice_and_auroc():

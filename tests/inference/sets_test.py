@@ -7,7 +7,7 @@ import pytest
 from multimix_jax.evaluation.evaluate import measure
 from multimix_jax.evaluation.geometry import largest_components
 from multimix_jax.inference.sets import Baseline, predict_set
-from multimix_jax.labels import LabelSpec
+from multimix_jax.labels import VOID, LabelSpec
 from multimix_jax.names import Head
 from tests.small_runs import listed
 
@@ -106,6 +106,26 @@ def test_volumes(keep_largest):
     assert "hd95_mm" in rows[0] and "hd95_mm" not in rows[1]
     if not keep_largest:  # from the far corner to the ball
         assert rows[0]["hd_mm"] == pytest.approx(np.linalg.norm([2, 3, 4 * 2]))
+
+
+class Void(Volumes):
+    """Of the first volume one slice is void, of the second all."""
+
+    label_spec = LabelSpec(void=True)
+
+    def batches(self, batch_size):
+        for index, batch in enumerate(super().batches(batch_size)):
+            batch["mask"][:, :, :, 2 if index == 0 else slice(None)] = VOID
+            yield batch
+
+
+def test_void_pixels_are_not_inside():
+    predict = lambda variables, images: {"mask": images}
+    found = predict_set(Predicts(predict), (), Void(), batch_size=7)
+    assert found.truths[0].sum() == 4 * 4 * 3 and found.voids[0].sum() == 8 * 9
+    assert found.has_mask.tolist() == [True, False]  # of the second no pixel is known
+    _, rows = measure(found, class_names=())
+    assert rows[0]["dice"] == pytest.approx(2 * 48 / (2 * 48 + 1)) and "dice" not in rows[1]
 
 
 def test_the_same_answer_is_stretched_over_volumes():

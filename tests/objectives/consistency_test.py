@@ -9,7 +9,7 @@ import pytest
 
 from configs import consistency, dtml, multimix
 from multimix_jax.errors import UsageError
-from multimix_jax.labels import LabelSpec
+from multimix_jax.labels import VOID, LabelSpec
 from multimix_jax.models import normalize
 from multimix_jax.objectives import (
     ConsistencyObjective,
@@ -189,6 +189,31 @@ def test_several_labels():
     np.testing.assert_allclose(metrics["cls/cross_entropy"], want, rtol=1e-4)
     predicted = objective.network.predict(variables, images)
     np.testing.assert_allclose(predicted["classes"], sigmoid(logits), rtol=1e-4)
+    assert metrics["cls/accepted"] == metrics["cls/accepted_and_known"]
+
+
+def test_what_is_unknown_of_the_classes_is_in_no_term_and_in_no_figure():
+    objective = dataclasses.replace(STILL, multi_label=True)
+    batch = tiny.batch()
+    both = np.eye(2, dtype=np.int32)[batch["cls/labeled"]["label"]]
+    batch["cls/labeled"]["label"] = np.where([[1, 1], [0, 1], [1, 0], [1, 1]], both, -1)
+    hidden = np.where([[1, 1], [0, 0], [0, 0], [1, 0]], both, -1)
+    batch["cls/unlabeled"]["label"] = hidden
+    (_, (metrics, _)), _ = evaluate(objective, batch)
+    apply = lambda params, stream: np.asarray(
+        MODEL.apply({"params": params}, normalize(batch[stream]["image"])).class_logits, np.float64
+    )
+    state = state_of(objective)
+    logits = apply(state.params, CLS)
+    known = batch["cls/labeled"]["label"] >= 0
+    want = 0.5 * sum(entropy(one, answer) for one, answer in zip(logits[known], both[known])) / 8
+    np.testing.assert_allclose(metrics["cls/cross_entropy"], want, rtol=1e-4)
+    right = ((logits > 0) == both)[known].mean()
+    np.testing.assert_allclose(metrics["cls/train_accuracy"], right)
+    assert metrics["cls/accepted"] == 1  # from .5 on
+    assert metrics["cls/accepted_and_known"] == 3 / 8
+    guess = apply(state.ema_params, CLS_U) > 0
+    np.testing.assert_allclose(metrics["cls/accepted_and_correct"], (guess == hidden).sum() / 8)
 
 
 @pytest.mark.parametrize(
@@ -247,8 +272,16 @@ def test_masks_move_with_their_images():
     batch["seg/labeled"]["image"] = 255 * mask
     alone = dataclasses.replace(MOVING, model=tiny.model(use_bridge=False, use_classifier=False))
     views, _, moved, *_ = jax.jit(alone._views)(batch, tiny.keys())
-    np.testing.assert_allclose(views[SEG], 255 * np.asarray(moved), atol=1e-2)
-    assert np.abs(np.asarray(moved) - mask).max() > 0.5
+    np.testing.assert_allclose(views[SEG], 255 * np.asarray(moved.mask), atol=1e-2)
+    assert np.abs(np.asarray(moved.mask) - mask).max() > 0.5
+    assert moved.known is None
+
+    # With a mask that is void where it was inside, what is known moves as the image does.
+    batch["seg/labeled"]["mask"] = np.where(mask, VOID, 0).astype(np.uint8)
+    may_be_void = dataclasses.replace(alone, labels=LabelSpec(void=True))
+    _, _, void, *_ = jax.jit(may_be_void._views)(batch, tiny.keys())
+    np.testing.assert_allclose(1 - np.asarray(void.known), moved.mask, atol=1e-5)
+    np.testing.assert_array_equal(void.mask, 0)
 
 
 def halves(count):
@@ -273,7 +306,7 @@ def test_left_stays_left_in_mirror_images(masks):
         MOVING, model=tiny.model(use_bridge=False, use_classifier=False), labels=labels
     )
     make_views = jax.jit(alone._views, compiler_options=machine.quick_options())
-    views, _, moved, *_ = make_views(batch, tiny.keys())
+    views, _, (moved, _), *_ = make_views(batch, tiny.keys())
     middle = tiny.SIDE / 2 - 0.5
     assert (middles(moved)[:, 0] < middle + 2).all()
     if len(masks) > 1:
