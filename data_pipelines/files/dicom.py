@@ -32,6 +32,7 @@ _TAGS: list[Any] = (
     "PixelData RescaleSlope RescaleIntercept ModalityLUTSequence WindowCenter WindowWidth "
     "VOILUTFunction VOILUTSequence PixelSpacing ImagerPixelSpacing"
 ).split()
+_DECIMAL = ("RescaleSlope", "RescaleIntercept", "WindowCenter", "WindowWidth")
 _NEEDED = ("Rows", "Columns", "PhotometricInterpretation", "SamplesPerPixel", "BitsAllocated")
 # What a file without a preamble begins with: an element of group 2 or 8, with its type or without.
 _BARE = re.compile(
@@ -167,6 +168,13 @@ def _read_header(path: Path) -> pydicom.Dataset:
 
 def _complete(header: pydicom.Dataset, refuse: _Refuse) -> None:
     """Gives a header what it leaves out, where that is beyond doubt."""
+    for name in _TAGS:
+        try:
+            value = header.get(name)
+            if name in _DECIMAL:
+                dicom_values.first(value)
+        except Exception:  # of many kinds, with the value in them
+            raise refuse(f"has a {name} that cannot be read", "export the image again") from None
     packed = header["PixelData"].is_undefined_length
     if not header.file_meta.get("TransferSyntaxUID"):
         if packed:

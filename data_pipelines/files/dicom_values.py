@@ -10,7 +10,7 @@ from pydicom import pixels
 
 from data_pipelines.errors import DataError
 from data_pipelines.files import images
-from data_pipelines.findings import WARNING, note
+from data_pipelines.findings import NOTE, WARNING, note
 
 _FLAT = 0.99  # of an image that is black, or white: it shows nothing
 
@@ -44,7 +44,7 @@ def grey(header: pydicom.Dataset, path: Path) -> np.ndarray:
     stretched, as for other images. Padding (PS3.3 C.7.5.1.1.2) is black, and counts nowhere else.
     Raises DataError for values that are not finite.
     """
-    stored, padding = _stored(header)
+    stored, padding = _stored(header, path)
     with np.errstate(over="ignore", invalid="ignore"):  # refused below
         values = _rescaled(stored, header).astype(np.float32)
     if not np.isfinite(values).all():
@@ -62,7 +62,7 @@ def grey(header: pydicom.Dataset, path: Path) -> np.ndarray:
     return image if padding is None else np.where(padding, np.float32(0), image)
 
 
-def _stored(header: pydicom.Dataset) -> tuple[np.ndarray, np.ndarray | None]:
+def _stored(header: pydicom.Dataset, path: Path) -> tuple[np.ndarray, np.ndarray | None]:
     """The numbers [H, W] that are stored, and which of them are padding, None if none are."""
     signs = header.get("PixelRepresentation")
     if signs is None:
@@ -76,7 +76,11 @@ def _stored(header: pydicom.Dataset) -> tuple[np.ndarray, np.ndarray | None]:
         # Read the wrong way, the sign alone makes a number large.
         if np.ptp(other.astype(np.int32)) < np.ptp(stored.astype(np.int32)) / 2:
             raw, stored = signed, other
+    if header.HighBit + 1 == header.BitsStored and (raw != stored).any():
+        note("unused bits", NOTE, f"{path}: bits that do not count are set, and not read")
     padding = _padding(raw, stored, header)
+    if padding is not None:
+        note("padding", NOTE, f"{path}: {padding.mean():.1%} of its pixels are padding, and black")
     return stored, padding
 
 
@@ -108,13 +112,13 @@ def _rescaled(stored: np.ndarray, header: pydicom.Dataset) -> np.ndarray:
     table = _table(header, "ModalityLUTSequence")
     if table is not None:
         return table(stored)
-    slope, intercept = (_first(header.get(name)) for name in ("RescaleSlope", "RescaleIntercept"))
+    slope, intercept = (first(header.get(name)) for name in ("RescaleSlope", "RescaleIntercept"))
     return stored * np.float64(1 if np.isnan(slope) else slope or 1) + np.nan_to_num(intercept)
 
 
 def _views(values: np.ndarray, header: pydicom.Dataset) -> Iterator[tuple[str, np.ndarray]]:
     """What the header would have seen of the values, by name: float32 [H, W] in 0..255."""
-    centre, width = (_first(header.get(name)) for name in ("WindowCenter", "WindowWidth"))
+    centre, width = (first(header.get(name)) for name in ("WindowCenter", "WindowWidth"))
     form = header.get("VOILUTFunction")
     form = form if form in ("LINEAR_EXACT", "SIGMOID") else "LINEAR"
     if np.isfinite([centre, width]).all() and width >= (1 if form == "LINEAR" else 1e-6):
@@ -152,7 +156,7 @@ def _table(header: pydicom.Dataset, name: str) -> Table | None:
     """The first table of a sequence; None where there is none, or nothing in it."""
     item = next(iter(header.get(name) or ()), None)
     data, descriptor = (item and item.get(key) for key in ("LUTData", "LUTDescriptor"))
-    if not data or not descriptor:
+    if not data or not descriptor or len(descriptor) != 3:
         return None
     length, first, bits = map(int, descriptor)
     word = "<u2" if header.original_encoding[1] else ">u2"
@@ -168,7 +172,7 @@ def _table(header: pydicom.Dataset, name: str) -> Table | None:
     return Table(first, entries, bits) if len(entries) else None
 
 
-def _first(value: Any) -> float:
+def first(value: Any) -> float:
     """The first number of an element; NaN where it is absent or empty."""
     values = [value] if isinstance(value, str | float | int) else list(value or ())
     return float(values[0]) if values and values[0] not in ("", None) else np.nan

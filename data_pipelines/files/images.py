@@ -118,6 +118,7 @@ def stretch(values: np.ndarray, path: Path, counted: np.ndarray | None = None) -
     least, most = np.percentile(few, (0.1, 99.9)).astype(np.float32)
     narrow = 0 < most - least < (high - low) / 2
     if narrow:
+        note("few pixels far from the others", NOTE, f"{path}: they do not count for its contrast")
         low, high = least, most
     stretched -= low
     stretched *= 255 / (high - low) if high - low > _LEAST else 0
