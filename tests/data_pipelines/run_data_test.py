@@ -329,7 +329,7 @@ def test_few_masks_and_rare_classes_lie_in_every_part():
     options = dict(load=sets.__getitem__, test_data=dict.fromkeys(sets, "test"), cls_labels="all")
     for seed in range(5):
         data = run_data(**options, split_seed=seed)
-        (seg, cls), tests = data.validation, data.tests
+        (seg, cls), tests = data.validation.values(), data.tests
         assert seg.has_mask.all() and tests[0].has_mask.any()
         for examples in (tests[0], data.pools["cls/labeled"], cls, tests[1]):
             answers = examples.labels.reshape(len(examples), -1)
