@@ -31,6 +31,7 @@ def get_config() -> ConfigDict:
             images="",  # folder of images; "" is data_dir/folder/images
             masks="",  # folder of masks; "" is data_dir/folder/masks
             labels="",  # table of labels; "" is data_dir/folder/labels.csv
+            mask_values="",  # of masks, as "1=lung,255=void", or "soft": cut at half; "" looks
         )
     )
     c.prepared_dir = ""  # prepared sets; "" is TFDS' own, ~/tensorflow_datasets

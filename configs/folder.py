@@ -35,7 +35,7 @@ def get_config(arguments: str | None = None) -> ConfigDict:
     c.keep_largest = -1  # the recipe's two are those of lungs
     for name in ("seed", "size", "steps", "fit", "seg_labels", "cls_labels"):
         c[name] = args[name]
-    for name in c.folder:
+    for name in ("images", "masks", "labels"):
         c.folder[name] = args[name]
     c.seg_data = c.cls_data = "folder"
     c.test_data = "folder=test"

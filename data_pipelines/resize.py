@@ -1,12 +1,14 @@
 """The square that images of any size and shape are fitted to."""
 
 import dataclasses
+import functools
 from collections.abc import Callable
 
 import numpy as np
 
 from data_pipelines.errors import DataError
 from data_pipelines.files import images
+from multimix_jax.labels import VOID
 
 FITS = ("squash", "pad")
 
@@ -61,17 +63,28 @@ class ResizeSpec:
             raise ValueError(f"values are {values.shape}, for {self.channels} channels")
         return self._place(planes * (self.channels // len(planes)), images.resize_image)
 
-    def mask(self, mask: np.ndarray) -> np.ndarray:
-        """bool [H, W] -> uint8 [size, size]: 1 where at least half of the area is in."""
-        return self._place([mask], images.resize_mask)[..., 0]
+    def masks(self, masks: np.ndarray) -> np.ndarray:
+        """bool, or uint8 with VOID, [H, W, C] -> uint8 [size, size, C]; see `images.resize_mask`.
+
+        A pixel is VOID, in all channels, where at least half of its area is.
+        """
+        void = masks[..., 0] == VOID
+        known = images.coverage(~void, *self._sides(void)) if void.any() else None
+        resize = functools.partial(images.resize_mask, known=known)
+        placed = self._place(list(np.moveaxis(masks == 1, -1, 0)), resize)
+        if known is not None:
+            placed[self.inside(*void.shape)][known <= 0.5] = VOID
+        return placed
+
+    def _sides(self, plane: np.ndarray) -> tuple[int, int]:
+        rows, columns = self.inside(*plane.shape[:2])
+        return rows.stop - rows.start, columns.stop - columns.start
 
     def _place(self, planes: list[np.ndarray], resize: Callable[..., np.ndarray]) -> np.ndarray:
         rows, columns = self.inside(*planes[0].shape)
         square = np.zeros((self.size, self.size, len(planes)), np.uint8)
         for channel, plane in enumerate(planes):
-            square[rows, columns, channel] = resize(
-                plane, rows.stop - rows.start, columns.stop - columns.start
-            )
+            square[rows, columns, channel] = resize(plane, *self._sides(plane))
         return square
 
     def spacing(self, spacing: tuple[float, float], height: int, width: int) -> np.ndarray:

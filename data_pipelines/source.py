@@ -18,3 +18,4 @@ class Source:
     masks: tuple[Path, ...] = ()
     label: int = -1  # a class; of a multi-label set bit k is set for class k; -1 for unknown
     unknown: int = 0  # of a multi-label set bit k is set where class k is not known
+    empty: bool = False  # was looked at, so that without `masks` nothing is there to be marked

@@ -19,13 +19,16 @@ from typing import Any
 from unittest import mock
 
 import h5py
+import imagecodecs
 import nibabel
 import numpy as np
 import pydicom
+import tifffile
 from PIL import Image
 from pydicom import uid
 
 from data_pipelines import DataError
+from data_pipelines.files.images import FORMATS
 from tests.fuzzing import ROOT, mutate
 
 Read = Callable[[Path], None]
@@ -97,6 +100,8 @@ def _pictures(form: str) -> Callable[[Path], list[bytes]]:
         "GIF": ["L", "P"],
         "BMP": ["L", "RGB", "1", "P"],
         "TIFF": ["L", "RGB", "I;16", "F", "1", "P"],
+        "WEBP": ["RGB", "RGBA"],
+        "JPEG2000": ["L", "RGB", "RGBA", "I;16"],
     }
 
     def seeds(folder: Path) -> list[bytes]:
@@ -108,11 +113,24 @@ def _pictures(form: str) -> Callable[[Path], list[bytes]]:
             except (OSError, ValueError):  # not every mode goes with every option
                 continue
             found.append(file.getvalue())
+        if form in _DEEP:
+            found.append(_DEEP[form](np.dstack([RAMP.astype(np.uint16) * 257] * 3)))
         return found
 
     return seeds
 
 
+def _deep_tiff(pixels: np.ndarray) -> bytes:
+    file = io.BytesIO()
+    tifffile.imwrite(file, pixels, photometric="rgb", compression="zlib")
+    return file.getvalue()
+
+
+_DEEP: dict[str, Callable[[np.ndarray], bytes]] = {
+    "PNG": imagecodecs.png_encode,
+    "TIFF": _deep_tiff,
+    "JPEG2000": lambda pixels: imagecodecs.jpeg2k_encode(pixels, level=0),
+}
 _OPTIONS: dict[str, list[dict[str, Any]]] = {
     "TIFF": [
         dict(compression=kind) for kind in ("raw", "tiff_lzw", "packbits", "tiff_adobe_deflate")
@@ -120,6 +138,8 @@ _OPTIONS: dict[str, list[dict[str, Any]]] = {
     "PNG": [{}, dict(transparency=3)],
     "JPEG": [{}, dict(progressive=True), dict(exif=Image.Exif())],
     "GIF": [{}, dict(interlace=True, transparency=3)],
+    "WEBP": [{}, dict(lossless=True)],
+    "JPEG2000": [{}, dict(no_jp2=True, irreversible=True)],
 }
 
 
@@ -132,7 +152,7 @@ def _check_example(example: dict[str, Any], dims: int) -> None:
 
 def _own_images(folder: Path) -> Read:
     """As picture and mask, by preparation and by the audit, which says nothing of persons."""
-    from data_pipelines import audit
+    from data_pipelines import checks
     from data_pipelines.sets.folder import Folder
     from data_pipelines.source import Source
     from tests.official_formats import IDENTIFYING
@@ -141,7 +161,9 @@ def _own_images(folder: Path) -> Read:
 
     def read(path: Path) -> None:
         masks = (path,) if path.suffix != ".dcm" else ()
-        facts = audit.examine("own", builder, Source(id="a", group="a", image=path, masks=masks))
+        facts = checks.examine(
+            "own", builder.label_spec, builder.example, Source("a", "a", image=path, masks=masks)
+        )[0]
         assert not [value for value in IDENTIFYING.values() if value in str(facts.problems)]
         _check_example(builder.example(Source(id="a", group="a", image=path)), 2)
         if masks:
@@ -547,9 +569,12 @@ TABLE = b'image,label,patient,split\na.png,well,p1,train\nb,ill,,val\n"c",,p1,\n
 TARGETS: dict[str, Target] = {
     **{
         form.lower(): Target(
-            f"a.{form.lower()}", _pictures(form), _own_images, _png if form == "PNG" else mutate
+            f"a.{form.lower().replace('eg2000', '2')}",
+            _pictures(form),
+            _own_images,
+            _png if form == "PNG" else mutate,
         )
-        for form in ("PNG", "JPEG", "GIF", "BMP", "TIFF")
+        for form in FORMATS
     },
     "dicom": Target("a.dcm", _dicoms, _own_images),
     "jsrt": Target("JPCLN001.IMG", _raw_films, _jsrt),

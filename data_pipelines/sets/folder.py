@@ -1,19 +1,23 @@
 """A folder of one's own images, with masks, with class labels, or with both."""
 
 import dataclasses
+import functools
 import hashlib
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from data_pipelines.errors import DataError
 from data_pipelines.files import IMAGE_SUFFIXES, images, what_is
 from data_pipelines.files.paths import files_below, files_by_name, size_of
-from data_pipelines.sets import folder_masks, folder_patients, folder_table
+from data_pipelines.sets import folder_masks, folder_patients, folder_table, mask_values
 from data_pipelines.sets.image_set import ImageSetBuilder
 from data_pipelines.source import Roots, Source
+from multimix_jax.labels import VOID, LabelSpec
 
 
 class Folder(ImageSetBuilder):
@@ -39,10 +43,13 @@ class Folder(ImageSetBuilder):
         images: str = "",
         masks: str = "",
         labels: str = "",
+        mask_values: str = "",
         **options: Any,
     ):
         """Folders and the table may lie elsewhere: where `images` is given, nothing is looked for
-        in `source_dir`. The other options are those of `ImageSetBuilder`.
+        in `source_dir`. `mask_values` says what the values of masks mean, as `mask_values.parse`
+        has it; by default that is found by looking at them. The other options are those of
+        `ImageSetBuilder`.
         """
         for key, path in (("images", images), ("masks", masks)):
             if path and not Path(path).is_dir():
@@ -64,7 +71,7 @@ class Folder(ImageSetBuilder):
         if self.masks is not None and self.masks.is_dir():
             self.masks_inside = folder_masks.inside(self.masks, self.images)
             self.mask_folders = folder_masks.folders(self.masks, self.images)
-        self.label_spec = dataclasses.replace(self.table.spec, mask_names=tuple(self.mask_folders))
+        self.mask_values = mask_values
         super().__init__(source_dir=home, name=re.sub(r"\W", "_", name), **options)
 
     def fingerprint(self) -> str:
@@ -74,8 +81,43 @@ class Folder(ImageSetBuilder):
         files = (path for path in below if named(path) or not what_is(path))
         rows = sorted(repr(dataclasses.replace(row, line="")) for row in self.table.rows)
         inside = self.masks_inside and self.masks_inside.relative_to(self.images)
-        words = str(inside), *self.label_spec.mask_names, *self.label_spec.class_names
+        words = str(inside), *self.mask_folders, self.mask_values, *self.table.spec.class_names
         return self.digest(files, *words, *rows)
+
+    @functools.cached_property
+    def meanings(self) -> mask_values.Found:
+        """Of the values of all masks, or of those in each folder of masks; see `mask_values`. All
+        files are looked at, unless that was done when the set was prepared."""
+        roots = self._mask_roots()
+        if self.mask_values:
+            found = [mask_values.parse(self.mask_values)] * len(roots)
+        elif self._note_path.exists():
+            found = mask_values.from_json(self._note_path.read_text())
+        else:
+            found = mask_values.find_in(tuple(roots), self.fingerprint(), self.exclude)
+        if self.mask_folders:
+            mask_values.refuse_classes(found, roots)
+        return found
+
+    @functools.cached_property
+    def label_spec(self) -> LabelSpec:  # type: ignore[override]
+        found = [meaning for meaning in self.meanings if meaning]
+        names = tuple(self.mask_folders) or (found[0].names if found else ())
+        void = any(meaning.void for meaning in found)
+        return dataclasses.replace(self.table.spec, mask_names=names, void=void)
+
+    @property
+    def _note_path(self) -> Path:
+        return self.index_path.with_name("masks.json")
+
+    def _write_index(self, rows: Iterable[tuple[Any, ...]]) -> None:
+        self._note_path.write_text(mask_values.to_json(self.meanings))
+        super()._write_index(rows)
+
+    def _mask_roots(self) -> list[Path]:
+        if self.masks is None or not self.masks.is_dir():
+            return []
+        return list(self.mask_folders.values()) or [self.masks]
 
     def places(self) -> str:
         return "\n".join(str(p and p.resolve()) for p in (self.images, self.masks, self.labels))
@@ -93,10 +135,13 @@ class Folder(ImageSetBuilder):
         size = lambda path: path and size_of(path)
         contents = {
             "images": [(s.id, size(s.image)) for s in sources],
-            "masks": [(s.id, self.channel_of(m), size(m)) for s in sources for m in s.masks],
+            "masks": [(s.id, self._place_of(m), size(m)) for s in sources for m in s.masks],
             "labels": [one for s in sources if (one := _stated(s))[1:] != (-1, 0, s.id, "")],
         }
-        words = {"masks": self.label_spec.mask_names, "labels": self.table.spec.class_names}
+        words = {
+            "masks": (*self.mask_folders, self.mask_values),
+            "labels": self.table.spec.class_names,
+        }
         digest = lambda *values: hashlib.sha256(json.dumps(values).encode()).hexdigest()[:12]
         return {k: digest(v, words.get(k)) if v else "" for k, v in contents.items()}
 
@@ -105,6 +150,7 @@ class Folder(ImageSetBuilder):
         files = files_by_name(self.images, IMAGE_SUFFIXES, what_is, apart)
         if not files:
             raise self.missing(f"no images ({', '.join(IMAGE_SUFFIXES)}) in {self.images}")
+        folder_masks.refuse_beside(files)
         masks = self._find_masks(files)
         row_of = self._match_rows(files)
         stated = {name: row.patient for name, row in row_of.items() if row.patient}
@@ -143,23 +189,35 @@ class Folder(ImageSetBuilder):
     def _find_masks(self, files: Mapping[str, Path]) -> dict[str, list[Path]]:
         """The mask files of each image."""
         masks: dict[str, list[Path]] = {}
-        if self.masks is None:
-            return masks
-        for root in self.mask_folders.values() or [self.masks]:
-            for name, path in files_by_name(root, IMAGE_SUFFIXES, what_is).items():
+        for root in self._mask_roots():
+            of_root = files_by_name(root, IMAGE_SUFFIXES, what_is)
+            for name, path in folder_masks.match(of_root, files).items():
                 if path.suffix.lower() not in images.SUFFIXES:
                     raise DataError(f"{path}: a mask cannot be DICOM; export it as PNG")
                 if name not in files:
                     raise DataError(
                         f"{path} is a mask without an image; add {self.images / name}.* or remove "
-                        "the mask"
+                        "the mask, or give each mask the name of its image, or that with "
+                        f"{', '.join(folder_masks.ENDINGS[:3])}, ... behind it"
                     )
                 masks.setdefault(name, []).append(path)
         return masks
 
-    def channel_of(self, mask: Path) -> int:
-        around = (n for n, root in enumerate(self.mask_folders.values()) if root in mask.parents)
+    def _place_of(self, mask: Path) -> int:
+        """Which of the folders of masks a file is in."""
+        around = (n for n, root in enumerate(self._mask_roots()) if root in mask.parents)
         return next(around, 0)
+
+    def planes(self, path: Path) -> np.ndarray:
+        place = self._place_of(path)
+        meaning = self.meanings[place] if self.meanings else None
+        planes = meaning.read(path) if meaning else super().planes(path)
+        if not self.mask_folders:
+            return planes
+        spread = np.zeros((*planes.shape[:2], len(self.mask_folders)), planes.dtype)
+        spread[..., place] = planes[..., 0]
+        spread[planes[..., 0] == VOID] = VOID
+        return spread
 
 
 def _stated(source: Source) -> tuple[str, int, int, str, str]:

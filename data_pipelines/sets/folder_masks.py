@@ -1,11 +1,17 @@
 """How the masks of one's own images lie: in one folder, or in one for each class."""
 
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 from data_pipelines.errors import DataError
 from data_pipelines.files import IMAGE_SUFFIXES, images
 from data_pipelines.files.paths import files_below, is_stray, one_form
 from data_pipelines.sets.folder_table import split_of
+
+# What tools put behind the names of images to name their masks.
+ENDINGS = (
+    *("_mask", "-mask", "_masks", "_seg", "-seg", "_segmentation", "_label", "-label", "_labels"),
+)
 
 
 def inside(masks: Path, images: Path) -> Path | None:
@@ -57,3 +63,29 @@ def folders(masks: Path, image_folder: Path) -> dict[str, Path]:
             f"{stray} lies beside the folders of the classes ({', '.join(found)}); move it into one"
         )
     return found
+
+
+def match(masks: Mapping[str, Path], names: Collection[str]) -> dict[str, Path]:
+    """The masks by the names of their images: the same, or for all masks with one ending more.
+
+    Those that match neither way keep their own names.
+    """
+    if masks.keys() <= set(names):
+        return dict(masks)
+    for ending in ENDINGS:
+        matched = {name.removesuffix(ending): path for name, path in masks.items()}
+        if matched.keys() <= set(names) and all(name.endswith(ending) for name in masks):
+            return matched
+    return dict(masks)
+
+
+def refuse_beside(files: Mapping[str, Path]) -> None:
+    """Raises DataError where images seem to have their masks beside them, under their own names."""
+    for name, path in files.items():
+        for ending in ENDINGS:
+            image = files.get(name.removesuffix(ending)) if name.endswith(ending) else None
+            if image is not None:
+                raise DataError(
+                    f"{path} lies beside {image} among the images and is named like its mask; move "
+                    "the masks into a folder of their own (--config.folder.masks), or rename it"
+                )

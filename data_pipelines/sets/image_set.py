@@ -1,6 +1,7 @@
 """Data sets of images: each is resized once to the working size."""
 
 import collections
+import functools
 import re
 from collections.abc import Iterable
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from data_pipelines.errors import DataError
-from data_pipelines.files import images, read_image
+from data_pipelines.files import masks, read_image
 from data_pipelines.prepare import SetBuilder
 from data_pipelines.resize import ResizeSpec
 from data_pipelines.source import Source
@@ -33,52 +34,52 @@ class ImageSetBuilder(SetBuilder):
         self.variant = self.resize.variant
         self.sides = (size, size)
         self.channels = channels
-        self.example_bytes = size**2 * (channels + self.label_spec.mask_channels)
         super().__init__(**options)
+
+    @functools.cached_property
+    def example_bytes(self) -> int:  # type: ignore[override]
+        return self.resize.size**2 * (self.channels + self.label_spec.mask_channels)
 
     def read(self, source: Source) -> DecodedImage:
         """Decodes one example: image float32 [H, W], or [H, W, 3] of 3 channels, in 0..255; mask
-        bool [H, W] or [H, W, C], or None; millimetres from one row and from one column of the
-        source to the next, (0, 0) where unknown.
+        [H, W] or [H, W, C], bool, or uint8 with VOID, or None; millimetres from one row and from
+        one column of the source to the next, (0, 0) where unknown.
         """
         assert source.image is not None
         image, spacing = read_image(source.image, self.channels)
         return image, self.read_masks(source, image.shape[:2]), spacing
 
-    def channel_of(self, mask: Path) -> int:
-        """Which channel of the mask a file belongs to."""
-        return 0
+    def planes(self, path: Path) -> np.ndarray:
+        """What a mask file marks: bool [H, W, C], or uint8 with VOID in all channels of a pixel."""
+        return masks.read_soft(path)[..., None]
 
     def read_masks(self, source: Source, shape: tuple[int, ...]) -> np.ndarray | None:
-        """The union of an example's masks, by channel: bool [*shape, C]; None where it has none."""
-        if not source.masks:
+        """The union of an example's masks, by channel: [*shape, C], see `planes`; where it has
+        none, zeros if it is said to show nothing, else None.
+        """
+        if not source.masks and not source.empty:
             return None
         union = np.zeros((*shape, self.label_spec.mask_channels), bool)
         for path in source.masks:
-            mask = images.read_mask(path)
-            if mask.shape != shape:
+            planes = self.planes(path)
+            if planes.shape[:2] != shape:
+                turned = " (as EXIF in either says to turn them)" * (planes.shape[1::-1] == shape)
                 raise DataError(
-                    f"{path} is {mask.shape[0]}x{mask.shape[1]} (rows x columns), but the mask of "
-                    f"{source.image} must be {shape[0]}x{shape[1]}; export it again at that size"
+                    f"{path} is {planes.shape[0]}x{planes.shape[1]} (rows x columns), but the mask "
+                    f"of {source.image} must be {shape[0]}x{shape[1]}{turned}; export it again at "
+                    "that size"
                 )
-            union[..., self.channel_of(path)] |= mask
-        if not union.any():
-            raise DataError(
-                f"{source.masks[0]} marks no pixel (no value above half of the full scale); "
-                "draw the mask again, or remove the file to use the image without a mask"
-            )
+            union = np.maximum(union, planes)
         return union
 
     def example(self, source: Source) -> dict[str, Any]:
         image, mask, spacing = self.read(source)
-        size, channels = self.resize.size, self.label_spec.mask_channels
-        stored = np.zeros((size, size, channels), np.uint8)
-        if mask is not None:
-            planes = np.moveaxis(np.atleast_3d(mask), -1, 0)
-            stored[...] = np.stack([self.resize.mask(plane) for plane in planes], axis=-1)
+        nothing = np.zeros(
+            (self.resize.size, self.resize.size, self.label_spec.mask_channels), np.uint8
+        )
         return {
             "image": self.resize.image(image),
-            "mask": stored,
+            "mask": nothing if mask is None else self.resize.masks(np.atleast_3d(mask)),
             "has_mask": mask is not None,
             "spacing": self.resize.spacing(spacing, *image.shape[:2]),
         }

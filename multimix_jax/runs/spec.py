@@ -32,6 +32,7 @@ class FolderSpec:
     images: str
     masks: str
     labels: str
+    mask_values: str  # of the masks; '' where it is found by looking at them
 
 
 @dataclasses.dataclass(frozen=True)

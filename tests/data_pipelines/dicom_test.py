@@ -411,3 +411,4 @@ def test_files_are_known_by_their_content(tmp_path, case):
 
 def test_other_readers_do_not_take_dicom():
     assert "DICOM" not in images.FORMATS
+    assert images.FORMATS == ("PNG", "JPEG", "GIF", "BMP", "TIFF", "WEBP", "JPEG2000")

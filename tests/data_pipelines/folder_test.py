@@ -8,7 +8,8 @@ import pytest
 
 from data_pipelines import make_builder
 from data_pipelines.errors import DataError
-from multimix_jax.labels import LabelSpec
+from data_pipelines.sets import mask_values
+from multimix_jax.labels import VOID, LabelSpec
 from multimix_jax.names import Task
 from tests.official_formats import box, write_csv, write_image
 
@@ -401,3 +402,67 @@ def test_contents_are_what_is_used(folder, tmp_path):
     assert at() == before
     (folder / "labels.csv").write_text(text.replace(";p;", ";q;"))
     assert [key for key, value in at().items() if value != before[key]] == ["labels"]
+
+
+def test_masks_of_several_values_are_classes(load_set, folder, monkeypatch):
+    mask = box(24, 20, slice(0, 12), slice(0, 20)) // 255
+    mask[12:18], mask[18:] = 2, 255
+    write_image(folder / "masks" / "i2.png", mask)
+    write_image(folder / "masks" / "i3.png", box(24, 20, slice(0, 24), slice(0, 10)) // 255)
+    examples = load_set("folder")
+    assert (examples.label_spec.mask_names, examples.label_spec.void) == (("1", "2"), True)
+    masks = examples.fetch(np.array([2, 3]))["mask"]
+    rows = masks[0, :, 0].tolist()
+    assert rows == [[1, 0]] * 8 + [[0, 1]] * 4 + [[VOID, VOID]] * 4
+    assert masks[1, :, :8, 0].all() and not masks[1, ..., 1].any()
+    monkeypatch.setattr(mask_values, "find", None)  # nothing is looked at a second time
+    mask_values.find_in.cache_clear()
+    assert load_set("folder").label_spec == examples.label_spec
+
+
+def test_meanings_of_values_are_given(load_set, folder):
+    mask = box(24, 20, slice(0, 12), slice(0, 20)) // 2
+    mask[12:] = 255
+    write_image(folder / "masks" / "i2.png", mask)
+    with pytest.raises(DataError, match=r"i2\.png holds the values 0, 127, 255: neither"):
+        load_set("folder")
+    examples = load_set("folder", folder={"mask_values": "127=disc,255=void"})
+    assert examples.label_spec == LabelSpec(mask_names=("disc",), void=True)
+    rows = examples.fetch(np.array([2]))["mask"][0, :, 0, 0].tolist()
+    assert rows == [1] * 8 + [VOID] * 8
+    soft = load_set("folder", folder={"mask_values": "soft"})
+    assert soft.fetch(np.array([2]))["mask"][0, :, 0, 0].tolist() == [0] * 8 + [1] * 8
+
+
+def test_values_in_the_folder_of_one_class(load_set, folder):
+    (folder / "masks" / "i2.png").unlink()
+    mask = box(24, 20, slice(0, 12), slice(0, 20))
+    left = write_image(folder / "masks" / "left" / "i2.png", mask)
+    right = write_image(folder / "masks" / "right" / "i2.png", mask // 127)
+    with pytest.raises(DataError, match=r"right/i2\.png marks no pixel: it holds the values 0, 2,"):
+        load_set("folder")
+    write_image(right, np.maximum(mask // 255, np.eye(24, 20, -12, np.uint8) * 255))
+    examples = load_set("folder")
+    assert (examples.label_spec.mask_names, examples.label_spec.void) == (("left", "right"), True)
+    write_image(left, mask // 255 + np.eye(24, 20, dtype=np.uint8))
+    with pytest.raises(DataError, match=r"masks/left is the folder of one class, but its masks hold several"):
+        load_set("folder")
+    with pytest.raises(DataError, match=r"masks/left is the folder of one class, .* or --config\.folder\.mask_values says"):
+        load_set("folder", folder={"mask_values": "1=a"})
+
+
+@pytest.mark.parametrize("ending", ["_mask", "-mask", "_seg", "_segmentation", "_label"])
+def test_masks_named_by_an_ending(load_set, folder, ending):
+    (folder / "masks" / "i2.png").rename(folder / "masks" / f"i2{ending}.png")
+    assert load_set("folder").has_mask.tolist() == [n == 2 for n in range(7)]
+    write_image(folder / "masks" / "i3.png", box(24, 20, slice(9), slice(9)))
+    match = rf"i2{ending}\.png is a mask without an image; .*each mask the name of .*_mask, -mask"
+    with pytest.raises(DataError, match=match):
+        load_set("folder")
+
+
+def test_masks_beside_their_images(load_set, folder):
+    write_image(folder / "images" / "i3_mask.png")
+    match = r"i3_mask\.png lies beside \S*i3\.gif.* mask; move .*--config\.folder\.masks"
+    with pytest.raises(DataError, match=match):
+        load_set("folder")

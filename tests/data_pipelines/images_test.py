@@ -4,13 +4,15 @@ import struct
 import warnings
 import zlib
 
+import imagecodecs
 import numpy as np
 import pytest
-from PIL import Image
+import tifffile
+from PIL import ExifTags, Image, ImageOps
 from skimage import color
 
 from data_pipelines.errors import DataError
-from data_pipelines.files import images
+from data_pipelines.files import images, masks
 
 RGB = np.array([[[255, 0, 0], [0, 255, 0], [0, 0, 255]], [[9, 99, 200], [7, 7, 7], [0, 0, 0]]])
 
@@ -72,22 +74,93 @@ def test_values_that_are_not_finite(tmp_path):
         images.read(path)
 
 
-@pytest.mark.parametrize(
-    ("scale", "dtype"), [(1, np.uint8), (255, np.uint8), (65535, np.uint16), (1.0, np.float32)]
-)
-def test_masks_of_any_scale_read_alike(tmp_path, scale, dtype):
-    path = save(tmp_path / "a.tif", np.array([[0, scale], [scale, 0]], dtype))
-    read = images.read_mask(path)
-    assert read.dtype == bool
-    np.testing.assert_array_equal(read, [[False, True], [True, False]])
+@pytest.mark.parametrize("turned", range(1, 9))
+@pytest.mark.parametrize("suffix", ["png", "jpg", "tif", "webp"])
+def test_exif_turns_images_and_masks_of_all_formats_alike(tmp_path, suffix, turned):
+    pixels = np.zeros((16, 24), np.uint8)
+    pixels[:8, :8], pixels[8:, :8] = 255, 60
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = turned
+    image = Image.fromarray(pixels)
+    image.save(tmp_path / f"a.{suffix}", exif=exif, quality=100)
+    image.getexif()[ExifTags.Base.Orientation] = turned
+    shown = np.asarray(ImageOps.exif_transpose(image))
+    read = images.read(tmp_path / f"a.{suffix}")
+    np.testing.assert_allclose(read, shown, atol=4)
+    np.testing.assert_array_equal(masks.read_soft(tmp_path / f"a.{suffix}"), shown > 127)
+    np.testing.assert_array_equal(images.turn(pixels, turned), shown)
 
 
-def test_soft_mask_is_cut_at_half_of_full_scale(tmp_path):
-    path = save(tmp_path / "a.png", np.array([[0, 127, 128, 200, 250]], np.uint8))
-    np.testing.assert_array_equal(images.read_mask(path), [[False, False, True, True, True]])
+def test_a_damaged_note_of_exif_turns_nothing(tmp_path):
+    image = Image.fromarray(np.arange(256, dtype=np.uint8).reshape(16, 16))
+    image.save(tmp_path / "a.png", exif=b"Exif\0\0MM\0\x2a\0\0\0\x08\0\x05\x01\x12")
+    np.testing.assert_array_equal(images.read(tmp_path / "a.png"), np.asarray(image))
 
 
-@pytest.mark.parametrize("read", [images.read, images.read_mask])
+DEEP = np.random.default_rng(3).integers(700, 860, (16, 20, 4)).astype(np.uint16)  # few levels
+
+
+@pytest.mark.parametrize("bands", [2, 3, 4])
+@pytest.mark.parametrize("form", ["png", "tif", "planar.tif", "jp2", "turned.tif"])
+def test_colours_of_16_bits_keep_their_levels(tmp_path, form, bands):
+    path, values = tmp_path / f"a.{form}", np.ascontiguousarray(DEEP[..., :bands])
+    if bands == 2 and form != "png":
+        pytest.skip("Pillow has no such images")
+    if form == "png":
+        path.write_bytes(imagecodecs.png_encode(values))
+    elif form == "jp2":
+        path.write_bytes(imagecodecs.jpeg2k_encode(values, level=0, bitspersample=12))
+    else:
+        planar = dict(planarconfig="separate") if form == "planar.tif" else {}
+        more = dict(extratags=[(274, 3, 1, 6, True)]) if form == "turned.tif" else {}
+        pixels = np.moveaxis(values, -1, 0) if planar else values
+        extra = ["unassalpha"] if bands == 4 else None
+        options = dict(photometric="rgb", extrasamples=extra, compression="zlib")
+        tifffile.imwrite(path, np.ascontiguousarray(pixels), **options, **planar, **more)
+    colour = values[..., :3].astype(float) if bands > 2 else values[..., :1].astype(float)
+    grey = colour @ [0.299, 0.587, 0.114] if bands > 2 else colour[..., 0]
+    if form == "turned.tif":
+        colour, grey = np.rot90(colour, -1), np.rot90(grey, -1)
+    stretched = lambda x: (x - x.min()) / (x.max() - x.min()) * 255
+    np.testing.assert_allclose(images.read(path), stretched(grey), atol=1e-2)
+    three = np.broadcast_to(stretched(colour), (*grey.shape, 3))
+    np.testing.assert_allclose(images.read(path, 3), three, atol=1e-2)
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.float32])
+def test_tiff_in_which_0_is_white(tmp_path, dtype):
+    values = np.array([[0, 50], [200, 255]], dtype)
+    tifffile.imwrite(tmp_path / "a.tif", values, photometric="miniswhite")
+    expected = [[255, 205], [55, 0]]
+    np.testing.assert_allclose(images.read(tmp_path / "a.tif"), expected, atol=1e-3)
+    full = {np.uint8: 255, np.uint16: 65535, np.float32: 1}[dtype]
+    tifffile.imwrite(tmp_path / "m.tif", (values < 99).astype(dtype) * full, photometric=0)
+    np.testing.assert_array_equal(masks.read_soft(tmp_path / "m.tif"), values > 99)
+
+
+@pytest.mark.parametrize("deep", [False, True])
+@pytest.mark.parametrize("bands", [1, 3])
+def test_what_is_drawn_in_alpha_alone_is_the_picture(tmp_path, bands, deep):
+    alpha = np.array([[0, 255], [90, 0]], np.uint16 if deep else np.uint8)
+    values = np.dstack([np.full((2, 2, bands), 7, alpha.dtype), alpha])
+    (tmp_path / "a.png").write_bytes(imagecodecs.png_encode(values))
+    np.testing.assert_allclose(images.read(tmp_path / "a.png"), alpha, atol=1e-3)
+    np.testing.assert_allclose(images.read(tmp_path / "a.png", 3)[..., 2], alpha, atol=1e-3)
+    np.testing.assert_array_equal(masks.read_soft(tmp_path / "a.png"), alpha > 99)
+
+
+@pytest.mark.parametrize("suffix", [".webp", ".jp2", ".j2k"])
+def test_newer_formats(tmp_path, suffix):
+    pixels = np.random.default_rng(0).integers(0, 255, (24, 20, 3)).astype(np.uint8)
+    path = tmp_path / f"a{suffix}"
+    Image.fromarray(pixels).save(path, **({"lossless": True} if suffix == ".webp" else {}))
+    np.testing.assert_array_equal(images.read(path, 3), pixels)
+    path.write_bytes(path.read_bytes()[:60])
+    with pytest.raises(DataError, match=rf"a\{suffix} cannot be read as an image"):
+        images.read(path)
+
+
+@pytest.mark.parametrize("read", [images.read, masks.read_soft])
 @pytest.mark.parametrize("suffix", [".png", ".jpeg", ".gif", ".tif"])
 def test_damaged_files_are_named(tmp_path, read, suffix):
     noise = np.random.default_rng(0).integers(0, 255, (64, 64)).astype(np.uint8)

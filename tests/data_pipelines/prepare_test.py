@@ -289,9 +289,17 @@ def test_mask_of_another_size(source):
         build(source).prepare()
 
 
-def test_mask_without_a_pixel(source):
+def test_a_mask_of_zeros_says_that_nothing_is_there(source):
     write_image(source / "a1.gif", np.zeros((32, 64), np.uint8))
-    with pytest.raises(DataError, match=r"a1\.gif marks no pixel .*draw the mask again, or remove"):
+    builder = build(source)
+    builder.prepare()
+    assert Examples.open(builder, cache_bytes=0).has_mask.tolist() == [True, False]
+
+
+def test_a_mask_that_is_scaled_badly_is_named(source):
+    write_image(source / "a1.gif", box(32, 64, slice(0, 16), slice(0, 32)) // 127)
+    match = r"a1\.gif marks no pixel: it holds the values 0, 2, .* scale 255; .*mask_values"
+    with pytest.raises(DataError, match=match):
         build(source).prepare()
 
 

@@ -6,6 +6,7 @@ from PIL import Image
 
 from data_pipelines.errors import DataError
 from data_pipelines.resize import ResizeSpec
+from multimix_jax.labels import VOID
 
 
 def ramp(height, width):
@@ -39,7 +40,7 @@ def test_pad_keeps_the_ratio(sides, rows, columns):
     covered = np.zeros((32, 32), bool)
     covered[spec.inside(*sides)] = True
     np.testing.assert_array_equal(image, np.where(covered, 200, 0))
-    np.testing.assert_array_equal(spec.mask(np.ones(sides, bool)), covered)
+    np.testing.assert_array_equal(spec.masks(np.ones((*sides, 1), bool))[..., 0], covered)
     height, width = rows[1] - rows[0], columns[1] - columns[0]
     np.testing.assert_allclose(spec.spacing((1, 1), *sides), (sides[0] / height, sides[1] / width))
 
@@ -69,3 +70,29 @@ def test_names_tell_them_apart():
 def test_what_cannot_be(fields, words):
     with pytest.raises(DataError, match=words):
         ResizeSpec(**fields)
+
+
+def test_what_is_too_thin_does_not_vanish():
+    masks = np.zeros((128, 128, 3), bool)
+    masks[64:67, 8:120, 0] = True  # three pixels wide, where eight become one
+    masks[40, 40, 1] = True
+    placed = ResizeSpec(16).masks(masks)
+    expected = np.zeros((16, 16), np.uint8)
+    expected[8, 1:15] = 1
+    np.testing.assert_array_equal(placed[..., 0], expected)
+    assert placed[5, 5, 1] == 1 and placed[..., 1].sum() == 1
+    assert not placed[..., 2].any()
+
+
+def test_void_is_void_where_it_covers_half():
+    masks = np.zeros((64, 32, 2), np.uint8)
+    masks[:32, :, 1] = 1
+    masks[:4, :2] = VOID  # half of the first pixel
+    masks[31:33] = VOID  # a quarter of two rows
+    masks[33:35, :, 0] = 1  # more than half of what is left
+    placed = ResizeSpec(16, "pad").masks(masks)
+    columns = slice(4, 12)
+    assert placed[0, 4].tolist() == [VOID, VOID] and (placed == VOID).sum() == 2
+    assert placed[1:8, columns, 1].all() and not placed[8:, :, 1].any()
+    assert placed[8, columns, 0].all()
+    assert not placed[:, :4].any()

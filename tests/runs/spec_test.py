@@ -81,7 +81,7 @@ def test_what_is_out_of_range_is_refused(fields, message):
         ({"window": {}}, r"config\.window\.patch is missing"),
         ({"speed": 1}, r"config\.speed is unknown; see configs/common\.py"),
         (
-            {"folder": {"images": "", "masks": "", "labels": "", "x": 1}},
+            {"folder": {"images": "", "masks": "", "labels": "", "mask_values": "", "x": 1}},
             r"config\.folder\.x is unk",
         ),
     ],
