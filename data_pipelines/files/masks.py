@@ -8,6 +8,7 @@ from PIL import Image
 
 from data_pipelines.errors import DataError
 from data_pipelines.files import images
+from data_pipelines.files.paths import require_file
 from data_pipelines.findings import NOTE, note
 
 Colour = tuple[int, int, int]
@@ -35,6 +36,7 @@ def decode(path: Path) -> MaskFile:
 
     Raises DataError as `images.open_file` does, and where colour and alpha mark different pixels.
     """
+    require_file(path)
     with images.open_file(path) as (image, content):
         turned = images.orientation(path, image)
         lossy = image.format == "JPEG" or (image.format == "WEBP" and b"VP8L" not in content[:64])

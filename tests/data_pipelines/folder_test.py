@@ -445,9 +445,9 @@ def test_values_in_the_folder_of_one_class(load_set, folder):
     examples = load_set("folder")
     assert (examples.label_spec.mask_names, examples.label_spec.void) == (("left", "right"), True)
     write_image(left, mask // 255 + np.eye(24, 20, dtype=np.uint8))
-    with pytest.raises(DataError, match=r"masks/left is the folder of one class, but its masks hold several"):
+    with pytest.raises(DataError, match=r"masks/left is the folder of one class, .* several \(1,"):
         load_set("folder")
-    with pytest.raises(DataError, match=r"masks/left is the folder of one class, .* or --config\.folder\.mask_values says"):
+    with pytest.raises(DataError, match=r"masks/left is .* one class, .*folder\.mask_values says"):
         load_set("folder", folder={"mask_values": "1=a"})
 
 
