@@ -172,6 +172,10 @@ def _of_all(
         if missing:
             detail = f"{len(missing)} of {len(facts)} examples have no label"
             yield Finding(name, "no label", NOTE, missing, detail)
+        partly = [source.id for source in sources if source.unknown]
+        if partly:
+            detail = f"of {len(partly)} of {len(facts)} examples some classes are not known"
+            yield Finding(name, "labels known in part", NOTE, partly, detail)
     thumbnails = np.array([one.thumbnail for one in facts])
     if np.count_nonzero(thumbnails.any(axis=(1, 2))) >= 10:
         mean = thumbnails.mean(axis=0, dtype=np.float32)
@@ -217,7 +221,7 @@ def _duplicate(kind: str, members: Sequence[Facts]) -> Finding:
     rank: dict[str, int] = {Split.TEST: 0, Split.VAL: 1}
     ordered = sorted(members, key=lambda one: rank.get(one.source.split, 2))
     splits = sorted({one.source.split or "none" for one in members})
-    labels = {one.source.label for one in members}
+    labels = {(one.source.label, one.source.unknown) for one in members}
     places = f" in {' and '.join(splits)}" if len(splits) > 1 else ""
     labelled = ", with different labels" if len(labels) > 1 else ""
     return Finding(

@@ -139,6 +139,12 @@ def _class_names(path: Path, lines: Mapping[str, Mapping[str, str]]) -> tuple[st
             f"{lines_of[twins[1]]} has the label {twins[1]!r}, and {lines_of[twins[0]]} has "
             f"{twins[0]!r}, which seem to be one class; spell them alike"
         )
+    two = next((line for line, cells in lines.items() if table.stated(cells["label"]) == "-1"), "")
+    if two and not names and len(lines_of) == 1:
+        raise DataError(
+            f"{two} has the label -1, and all others are {next(iter(lines_of))!r} or empty; "
+            "write 0 if it is a class, and nothing if it is not known"
+        )
     return names or tuple(sorted(lines_of))
 
 
@@ -163,6 +169,9 @@ def _note_what_is_not_used(path: Path, spec: LabelSpec, rows: Sequence[Mapping[s
     if nobody:
         detail = f"{path}: {nobody} rows name no patient, so that each image counts as one"
         note("rows without a patient", WARNING, detail)
+    if len(spec.class_names) == 1 and not spec.multi_label:
+        detail = f"{path}: every label is {shown(spec.class_names[0])}, which cannot be learned so"
+        note("a single class", WARNING, detail)
     if not spec.multi_label:
         return
     for value, meaning in (("1", "is known to have"), ("0", "is known to be without")):

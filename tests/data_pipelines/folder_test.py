@@ -74,6 +74,8 @@ def test_findings_that_are_known_in_part(load_set, folder, caplog):
     assert "4 labels that are -1.0, nan, -1, NA are taken as unknown" in caplog.text
     assert "no image is known to have Edema, which cannot be learned" in caplog.text
     assert "no image is known to be without Lung mass" in caplog.text
+    (partly,) = (found for found in examples.findings if found.kind == "labels known in part")
+    assert partly.ids == ["i0", "i1", "i2"]
 
 
 @pytest.mark.parametrize("cell", ["yes", "2", "-2"])
@@ -99,6 +101,8 @@ def test_headers_as_people_write_them(load_set, folder, caplog):
         "1 rows name no patient, so that each image counts as one",
     ):
         assert words in caplog.text
+    kinds = {finding.kind for finding in examples.findings}
+    assert {"columns not used", "labels taken as unknown", "rows without a patient"} <= kinds
 
 
 def test_folders_of_images_that_are_called_after_splits(load_set, folder):
@@ -130,6 +134,14 @@ def test_one_class_in_two_spellings(load_set, folder, labels, classes, match):
         (folder / "classes.txt").write_text(classes)
     with pytest.raises(DataError, match=match):
         load_set("folder")
+
+
+def test_minus_one_as_a_class(load_set, folder):
+    write_labels(folder, ("i0", "1"), ("i1", "-1"))
+    with pytest.raises(DataError, match=r"line 3, has the label -1, and all others are '1' or em"):
+        load_set("folder")
+    write_labels(folder, ("i0", "1"), ("i1", "-1"), ("i2", 0))
+    assert load_set("folder").labels.tolist()[:3] == [1, -1, 0]
 
 
 def test_a_class_may_be_called_none_where_it_is_listed(load_set, folder):
