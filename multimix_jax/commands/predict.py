@@ -184,7 +184,7 @@ def main(image_files: ImageFiles) -> None:
         type=_share,
         help="probability from which the second class of two, or each independent one, is named "
         "(default: the most accurate one on validation, which is as often pathological as the "
-        "images that it was chosen on; for independent classes .5)",
+        "images that it was chosen on; .5 where these were too few, and for independent classes)",
     )
     parser.add_argument(
         "--seed", type=_count, default=0, help="of dropout and noise (default: %(default)s)"

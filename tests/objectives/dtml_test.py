@@ -1,5 +1,6 @@
 import dataclasses
 import functools
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -7,10 +8,13 @@ import numpy as np
 import optax
 import pytest
 
+from configs import dtml
 from multimix_jax import losses
+from multimix_jax.errors import UsageError
 from multimix_jax.keys import ExampleKeys
-from multimix_jax.labels import LabelSpec
+from multimix_jax.labels import VOID, LabelSpec
 from multimix_jax.models import UNet, VNet
+from multimix_jax.objectives import ObjectiveSpec, make_objective
 from multimix_jax.objectives.dtml import DtmlObjective, ramp_up
 from multimix_jax.ops.distance import signed_distance
 from multimix_jax.state import TrainState
@@ -210,6 +214,47 @@ def test_unet_in_two_dimensions():
     assert stats == state.batch_stats
     assert max(jnp.abs(g).max() for g in jax.tree.leaves(gradient["sdf"])) > 0
     assert objective.components == ("decoder", "distance network", "mutual term")
+
+
+class Says:
+    """A network that gives the same logits whatever it sees."""
+
+    heads, norm = ("mask",), ""
+
+    def __init__(self, logits):
+        self.logits = logits
+
+    def apply(self, variables, images, dropout, *, train, mutable):
+        return {"mask": self.logits}, {}
+
+
+def test_void_pixels_are_in_no_term():
+    """They are moved with their image, and count neither way."""
+    images = batch()
+    labeled = images["seg/labeled"]
+    labeled["mask"][:, :, :3] = VOID
+    labeled["image"] = (labeled["mask"] == VOID).astype(np.float32)
+    spec = LabelSpec(void=True)
+    alone = DtmlObjective(seg=Says(None), sdf=None, patch=(8, 8), labels=spec)
+    void = np.asarray(views(alone, images)["seg/labeled"]) == 1
+    logits = np.random.default_rng(1).normal(size=void.shape).astype(np.float32)
+    terms = []
+    for other in (logits, np.where(void, 5.0, logits), np.where(void, logits, 5.0)):
+        objective = dataclasses.replace(alone, seg=Says(jnp.asarray(other)))
+        values = objective({"seg": None}, SimpleNamespace(batch_stats={}), images, KEYS)[1][0]
+        terms.append({name: float(value) for name, value in values.items()})
+    assert 0.2 < void.mean() < 0.5
+    for name in ("seg/cross_entropy", "seg/dice"):
+        assert terms[0][name] == pytest.approx(terms[1][name])
+        assert terms[0][name] != pytest.approx(terms[2][name], rel=0.01)
+
+
+def test_distances_to_what_is_void_are_refused():
+    c = dtml.get_config("data=jsrt")
+    spec = ObjectiveSpec(c.method, c.dtype, c.model, {**c.objective, "distance_weight": 0.5})
+    with pytest.raises(UsageError, match=r"distance_weight=0.5, but some pixels .* are void"):
+        make_objective(spec, LabelSpec(void=True))
+    assert make_objective(spec).distance_weight == 0.5
 
 
 def test_predicts_three_masks():

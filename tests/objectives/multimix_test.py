@@ -9,6 +9,7 @@ from jax.interpreters.partial_eval import dce_jaxpr
 from configs import common, multimix
 from multimix_jax import losses
 from multimix_jax.inference.saliency import make_map
+from multimix_jax.labels import VOID, LabelSpec
 from multimix_jax.models import MultiMix, normalize
 from multimix_jax.objectives import MultiMixObjective, ObjectiveSpec, make_objective
 from tests import tiny
@@ -120,6 +121,18 @@ def test_equals_its_parts():
     assert metrics["cls/accepted"] == 1
     correct = (classes[1].argmax(-1) == batch["cls/unlabeled"]["label"]).mean()
     np.testing.assert_allclose(metrics["cls/accepted_and_correct"], correct)
+
+
+def test_void_pixels_are_in_no_term():
+    objective = dataclasses.replace(tiny.objective("unet"), labels=LabelSpec(void=True))
+    batch = only(tiny.batch(), [SEG])
+    batch[SEG]["mask"][:, :, :6] = VOID
+    void = batch[SEG]["mask"] == VOID
+    _, _, truth, *_ = objective._views(batch, tiny.keys())
+    logits = np.random.default_rng(0).normal(size=void.shape)
+    dice = lambda values: float(objective._segmentation_terms(jnp.asarray(values), truth)[DICE])
+    assert dice(np.where(void, 9.0, logits)) == pytest.approx(dice(logits))
+    assert dice(np.where(void, logits, 9.0)) != pytest.approx(dice(logits), rel=0.01)
 
 
 @pytest.mark.parametrize(
