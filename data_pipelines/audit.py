@@ -8,14 +8,16 @@ better not be used; a run takes that list as --config.exclude. Exit status 1 whe
 be used.
 """
 
+import contextlib
 import csv
 import functools
 import itertools
 import signal
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import tabulate
 from absl import app, flags
@@ -28,6 +30,8 @@ from data_pipelines.errors import DataError
 from data_pipelines.findings import ERROR, NOTE, WARNING, Finding
 from data_pipelines.prepare import SetBuilder
 from data_pipelines.threads import in_threads, show_progress
+from multimix_jax import atomic
+from multimix_jax.errors import UsageError
 
 
 def audit(builders: Mapping[str, SetBuilder]) -> list[Finding]:
@@ -78,29 +82,40 @@ def write_exclude_list(path: Path, found: Sequence[Finding]) -> int:
     return len(reasons)
 
 
+def audit_config(config: Mapping[str, Any], names: Iterable[str]) -> list[Finding]:
+    """All findings of some data sets as a config (nested dictionaries) has them prepared."""
+    options = preparation(config) | {"exclude": {}}
+    found, builders = [], {}
+    for name in names:
+        try:
+            builders[name] = data_pipelines.make_builder(name, **options)
+        except DataError as error:
+            found.append(cannot_be_listed(name, error))
+    return found + audit(builders)
+
+
 def main(argv: list[str]) -> None:
     del argv
     values = flags.FLAGS
     config = values.config
     tests = [item.partition("=")[0].strip() for item in config.test_data.split(",")]
     names = dict.fromkeys(filter(None, (config.seg_data, config.cls_data, *tests)))
-    found, builders = [], {}
     try:
-        options = preparation(config.to_dict()) | {"exclude": {}}
-        for name in names:
-            try:
-                builders[name] = data_pipelines.make_builder(name, **options)
-            except DataError as error:
-                found.append(cannot_be_listed(name, error))
-        found += audit(builders)
-    except DataError as error:
+        with contextlib.ExitStack() as stack:  # before anything is read
+            for flag in ("json", "exclude_list"):
+                if path := getattr(values, flag):
+                    folder = Path(path).parent
+                    stack.enter_context(atomic.writing(f"--{flag}", folder))
+                    folder.mkdir(parents=True, exist_ok=True)
+            found = audit_config(config.to_dict(), names)
+            print(table(found))
+            if values.json:
+                findings.write(Path(values.json), found)
+            if values.exclude_list:
+                count = write_exclude_list(Path(values.exclude_list), found)
+                print(f"{count} examples to exclude: --config.exclude={values.exclude_list}")
+    except UsageError as error:
         sys.exit(f"error: {error}")
-    print(table(found))
-    if values.json:
-        findings.write(Path(values.json), found)
-    if values.exclude_list:
-        count = write_exclude_list(Path(values.exclude_list), found)
-        print(f"{count} examples to exclude: --config.exclude={values.exclude_list}")
     if any(finding.severity == ERROR for finding in found):
         sys.exit(1)
 

@@ -217,9 +217,11 @@ def _near_pairs(thumbnails: np.ndarray) -> list[tuple[int, int]]:
 
 
 def _duplicate(kind: str, members: Sequence[Facts]) -> Finding:
-    """One is kept: of the test set if there is one there, else the first."""
+    """One is kept: of the test set if there is one there, else the first that is annotated."""
     rank: dict[str, int] = {Split.TEST: 0, Split.VAL: 1}
-    ordered = sorted(members, key=lambda one: rank.get(one.source.split, 2))
+    bare = lambda source: (not source.masks) + (source.label < 0)
+    order = lambda one: (rank.get(one.source.split, 2), bare(one.source))
+    ordered = sorted(members, key=order)
     splits = sorted({one.source.split or "none" for one in members})
     labels = {(one.source.label, one.source.unknown) for one in members}
     places = f" in {' and '.join(splits)}" if len(splits) > 1 else ""

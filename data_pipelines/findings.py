@@ -103,9 +103,9 @@ def summary(by_set: Mapping[str, Sequence[Finding] | None]) -> str:
         kinds = [f"{kind}: {len(ids) or details[kind]}" for kind, ids in examples.items()]
         if kinds:
             plural = "s" if len(kinds) > 1 else ""
-            of_sets.append(f"{name}: {len(kinds)} warning{plural} ({', '.join(kinds)})")
+            of_sets.append(f"{name}: {len(kinds)} warning{plural} ({'; '.join(kinds)})")
     if unknown:
         of_sets.append(f"not known of {', '.join(unknown)}")
     if not of_sets:
         return "audit: no warnings"
-    return f"audit: {'; '.join(of_sets)}; multimix-audit --config=... lists them"
+    return f"audit: {', '.join(of_sets)}; multimix-audit --config=... lists them"

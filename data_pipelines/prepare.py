@@ -172,7 +172,7 @@ class SetBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):
         """`sources`, and what was noted of the set as a whole, even before."""
         with collected() as problems:
             sources = self.sources(scratch)
-        return sources, [*self.problems, *problems]
+        return sources, list(dict.fromkeys([*self.problems, *problems]))
 
     def sources(self, scratch: Path) -> list[Source]:
         """See `find`, in the order of the ids; where that fails, with the archives extracted into

@@ -200,6 +200,22 @@ def test_more_images_than_a_batch(folder, tmp_path, monkeypatch):
         assert float(one["probability_1"]) == pytest.approx(float(other["probability_1"]), abs=2e-6)
 
 
+def test_what_is_no_file_or_has_no_name_in_utf_8_costs_nothing_but_itself(folder, tmp_path, capsys):
+    images, odd = tmp_path / "images", b"b\xfc.png".decode(errors="surrogateescape")
+    images.mkdir()
+    (images / odd).write_bytes((folder / "images" / "one.png").read_bytes())
+    (images / "loop.png").symlink_to("loop.png")
+    (images / "nowhere.png").symlink_to("absent")
+    command(folder / "a", images, images / "nowhere.png", "--out", tmp_path / "out")
+    said = capsys.readouterr()
+    assert "1 of 3 images" in said.out
+    for name in ("loop", "nowhere"):
+        assert f"not read: {images}/{name}.png is a link that leads to no file;" in said.err
+    (row,) = read_rows(tmp_path / "out")
+    assert row["image"] == f"{images}/b\\udcfc.png"
+    assert (tmp_path / "out" / "masks" / "b\\udcfc.png").exists()
+
+
 def test_names(tmp_path):
     for name in ("a/x.png", "a/x.jpg", "b/x.png", "y.PNG"):
         (tmp_path / name).parent.mkdir(exist_ok=True)

@@ -3,11 +3,13 @@
 import json
 import subprocess
 import sys
+import types
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from configs import common
 from data_pipelines import DataError, audit, exclude, load, make_builder
 from tests.official_formats import box, write_csv, write_image
 from tests.small_runs import ROOT
@@ -185,6 +187,17 @@ def test_the_command_and_the_list_that_training_takes(own, tmp_path):
     assert excluded == {"folder:own": {"i03", "i04"}}
     examples = load("folder:own", exclude=excluded, **where)
     assert len(examples) == 22 and not {"i03", "i04"} & set(examples.ids)
+
+
+@pytest.mark.parametrize("flag", ["json", "exclude_list"])
+def test_what_cannot_be_written_is_said_before_anything_is_read(tmp_path, flag, monkeypatch):
+    (tmp_path / "file").touch()
+    values = dict(json=None, exclude_list=None) | {flag: str(tmp_path / "file" / "x")}
+    chosen = types.SimpleNamespace(config=common.get_config(), **values)
+    monkeypatch.setattr(audit.flags, "FLAGS", chosen)
+    monkeypatch.setattr(audit, "audit_config", None)
+    with pytest.raises(SystemExit, match=f"^error: --{flag}={tmp_path}/file cannot be written"):
+        audit.main([])
 
 
 def test_faulty_lists(tmp_path):

@@ -85,7 +85,7 @@ def test_a_training_says_how_many_warnings_the_audit_has(caplog):
         run_data(load=sets.__getitem__)
         run_data(load=sets.__getitem__, process=(1, 2))
     assert [record.getMessage() for record in caplog.records] == [
-        "audit: folder:seg: 2 warnings (same image: 3, columns not used: a); "
+        "audit: folder:seg: 2 warnings (same image: 3; columns not used: a); "
         "multimix-audit --config=... lists them"
     ]
 
