@@ -20,9 +20,7 @@ from absl import logging as absl_logging
 from ml_collections import ConfigDict, config_flags
 
 from configs import common, grid
-from data_pipelines import arguments, contents, files
-from data_pipelines.resize import ResizeSpec
-from data_pipelines.threads import in_threads
+from data_pipelines import arguments, contents, image_files
 from multimix_jax.commands import predict as predict_command
 from multimix_jax.commands import train
 from multimix_jax.commands.ends import ends_quietly
@@ -87,11 +85,7 @@ def run() -> None:
         app.run(main, flags_parser=arguments.parse)
 
 
-# The command `multimix-predict`, which reads files exactly as for training.
-IMAGE_FILES = predict_command.ImageFiles(
-    files.IMAGE_SUFFIXES, files.images_below, files.read_image, ResizeSpec, in_threads
-)
-predict = functools.partial(predict_command.main, IMAGE_FILES)
+predict = functools.partial(predict_command.main, image_files)  # the command `multimix-predict`
 
 if __name__ == "__main__":
     run()

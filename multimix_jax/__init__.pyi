@@ -23,6 +23,12 @@ from .names import Stream as Stream
 from .objectives import ConsistencyObjective as ConsistencyObjective
 from .objectives import DtmlObjective as DtmlObjective
 from .objectives import MultiMixObjective as MultiMixObjective
+from .runs.image_predictor import ImagePredictor as ImagePredictor
+from .runs.image_predictor import Prediction as Prediction
+from .runs.image_predictor import load as load
+from .runs.record import read_run as read_run
+from .runs.trained_model import TrainedModel as TrainedModel
+from .runs.trained_model import read_model as read_model
 from .state import TrainState as TrainState
 from .training import make_train_step as make_train_step
 

@@ -100,6 +100,14 @@ def test_one_file_knows_devices():
     assert users == ["parallel.py"]
 
 
+def test_one_file_looks_the_pipelines_up():
+    """By name, when images are to be read: whoever predicts needs them, and nobody else."""
+    users = [
+        f.name for f in files("multimix_jax") if '"data_pipelines' in f.read_text(encoding="utf-8")
+    ]
+    assert users == ["image_predictor.py"]
+
+
 def test_public_names_are_there():
     for name in multimix_jax.__all__:
         assert hasattr(multimix_jax, name), name

@@ -9,44 +9,26 @@ where several answers were averaged, disagreement/. Not a medical device, and no
 
 import argparse
 import contextlib
-import dataclasses
 import os
 import pathlib
 import re
 import sys
 import time
-from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from collections.abc import Sequence
 
-import numpy as np
 from tqdm import tqdm
 
 from multimix_jax import atomic
 from multimix_jax.commands.ends import add_which, ends_quietly, make_parser
 from multimix_jax.errors import UsageError, as_text
 from multimix_jax.inference import saliency
-from multimix_jax.inference.images import ImagePrediction, Resize, predict_images
-from multimix_jax.inference.predictor import Predictor
-from multimix_jax.names import Head
+from multimix_jax.inference.images import ImageFiles
 from multimix_jax.reporting.prediction_files import OutputOptions, write_predictions
 from multimix_jax.runs import workdir
-from multimix_jax.runs.trained_model import TrainedModel, read_models
+from multimix_jax.runs.image_predictor import load
 from multimix_jax.training import machine
 
-BATCH = 8
 FEW = 16  # images up to which quick compilation is worth slower programs
-
-
-@dataclasses.dataclass(frozen=True)
-class ImageFiles:
-    """How image files are found and read: as for training, which data_pipelines knows."""
-
-    suffixes: Sequence[str]
-    # Those in and below a folder, and what to say of the files that are none, '' if there are none.
-    below: Callable[[pathlib.Path], tuple[Sequence[pathlib.Path], str]]
-    read: Callable[[pathlib.Path, int], tuple[np.ndarray, Any]]  # float32 [H,W(,3)] of 0 to 255
-    resize: Callable[[int, str, int], Resize]  # of side, fit and channels
-    in_threads: Callable[..., Iterable[Any]]  # of a function and items, gives results in order
 
 
 def find_files(paths: Sequence[pathlib.Path], image_files: ImageFiles) -> dict[str, pathlib.Path]:
@@ -88,68 +70,38 @@ def run(arguments: argparse.Namespace, image_files: ImageFiles) -> int:
     """Does what the command asks for; gives its exit status."""
     files = find_files(arguments.images, image_files)
     workdir.check_new(arguments.out)
-    runs = [arguments.run, *arguments.ensemble]
-    models = read_models(runs, arguments.which)
-    for path, model in zip(runs, models):
-        if arguments.dropout and not model.spec.objective.model.get("dropout_rate"):
-            raise UsageError(
-                f"{path} was trained without dropout (config.model.dropout_rate=0.0), so that "
-                "--dropout makes no difference; leave it out, or use --flips or --ensemble"
-            )
-    first = models[0]
-    predictor = Predictor(
-        [model.member for model in models],
-        compare_flips=arguments.flips,
-        draws=arguments.dropout,
+    loaded = load(
+        arguments.run,
+        arguments.which,
+        ensemble=arguments.ensemble,
+        flips=arguments.flips,
+        dropout=arguments.dropout,
         saliency=arguments.saliency,
+        threshold=arguments.threshold,
         seed=arguments.seed,
         quick=len(files) <= FEW,
     )
-
-    def read(entry: tuple[str, pathlib.Path]) -> ImagePrediction:
-        name, path = entry
-        try:
-            return ImagePrediction(name, path, image_files.read(path, first.channels)[0])
-        except (UsageError, OSError) as error:
-            return ImagePrediction(name, path, error=str(error))
-
-    predictions = predict_images(
-        image_files.in_threads(read, files.items()),
-        predictor,
-        [model.variables for model in models],
-        resize=image_files.resize(first.size, first.spec.data.fit, first.channels),
-        batch_size=min(BATCH, len(files)),
-    )
+    images = image_files.in_threads(lambda entry: loaded.read(*entry), files.items())
+    predictions = loaded.outputs(images, len(files))
     begun = time.monotonic()
     # Shown on a terminal only.
     progress = tqdm(predictions, total=len(files), unit=" images", disable=None)
-    threshold = _threshold(models, arguments.threshold)
-    options = OutputOptions(first.labels, predictor, threshold)
+    labels, threshold = loaded.models[0].labels, loaded.threshold
+    options = OutputOptions(labels, loaded.predictor, threshold)
     unreadable = write_predictions(arguments.out, progress, options, image_files.in_threads)
     for image in unreadable:
         print(f"not read: {image.error}", file=sys.stderr)
     done = len(files) - len(unreadable)
     if threshold is not None:
-        named = "each class" if first.labels.multi_label else "the second class"
+        named = "each class" if labels.multi_label else "the second class"
         print(f"{named} is named from a probability of {threshold:.3f} on")
-    sources = ("the {checkpoint} weights of {run} (step {step})".format(**m.source) for m in models)
+    source = "the {checkpoint} weights of {run} (step {step})"
+    sources = (source.format(**model.source) for model in loaded.models)
     print(
         f"{arguments.out}: {done} of {len(files)} images in {time.monotonic() - begun:.1f} s, "
         f"by {', '.join(sources)}"
     )
     return 0 if done else 1
-
-
-def _threshold(models: Sequence[TrainedModel], asked: float | None) -> float | None:
-    """What was asked for, or the mean of the networks' own."""
-    if asked is None:
-        own = [model.calibration.threshold for model in models]
-        known = [threshold for threshold in own if threshold is not None]
-        return float(np.mean(known)) if len(known) == len(models) else None
-    classes = models[0].outputs.get(Head.CLASSES)
-    if classes is None or (not models[0].labels.multi_label and classes != (2,)):
-        raise UsageError("--threshold is for two classes, or independent ones; leave it out")
-    return asked
 
 
 @ends_quietly()

@@ -3,7 +3,7 @@
 import dataclasses
 import itertools
 import pathlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
 import jax
@@ -11,6 +11,7 @@ import numpy as np
 from PIL import Image
 
 from multimix_jax.inference.predictor import Predictor
+from multimix_jax.labels import LabelSpec
 
 PyTree = Any
 
@@ -23,6 +24,24 @@ class Resize(Protocol):
 
     def inside(self, height: int, width: int) -> tuple[slice, slice]:
         """Rows and columns of the square that an image of that size covers."""
+
+
+class ImageFiles(Protocol):
+    """How image files are found and read: as for training, which data_pipelines knows."""
+
+    @property
+    def suffixes(self) -> Sequence[str]: ...
+
+    def below(self, folder: pathlib.Path, /) -> tuple[Sequence[pathlib.Path], str]:
+        """Those in and below a folder, and what to say of the files that are none, or ''."""
+
+    def read(self, path: pathlib.Path, channels: int, /) -> tuple[np.ndarray, Any]:
+        """float32 [H,W] or [H,W,3] of 0 to 255, and the spacing."""
+
+    def resize(self, side: int, fit: str, channels: int, /) -> Resize: ...
+
+    def in_threads(self, function: Callable[[Any], Any], items: Iterable[Any], /) -> Iterable[Any]:
+        """Results in order."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,6 +65,22 @@ class ImagePrediction:
     def covered(self, name: str) -> np.ndarray:
         """The part of an output that the image covers, [h,w,C]."""
         return self.output[name][self.inside]
+
+
+def name_class(
+    probabilities: np.ndarray, names: Sequence[str], labels: LabelSpec, threshold: float | None
+) -> str:
+    """The class of an image; of several labels those that it has, joined by "|".
+
+    `threshold`: on the probability of class 1 of two, or of each of several labels; None: the most
+    probable class is named, or each label from .5 on.
+    """
+    if labels.multi_label:
+        cut = 0.5 if threshold is None else threshold
+        return "|".join(name for name, p in zip(names, probabilities) if float(p) >= cut)
+    if threshold is None:
+        return names[int(probabilities.argmax())]
+    return names[int(float(probabilities[1]) >= threshold)]
 
 
 def stretch_bilinear(values: np.ndarray, height: int, width: int) -> np.ndarray:

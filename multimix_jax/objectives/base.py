@@ -97,6 +97,12 @@ class Objective(Protocol):
         """Whether the loss reads the moving average of the weights."""
         return False
 
+    def check_batch(self, batch: Batch) -> None:
+        """Raises UsageError where a batch is not what this learns from: a stream is missing, axes
+        are others, pixels are not 0 to 255, masks or labels hold other values. To be called on the
+        first one, since a compiled step knows no values; that looks at shapes by itself."""
+        ...
+
     def __call__(
         self, params: PyTree, state: TrainState, batch: Batch, keys: ExampleKeys
     ) -> tuple[jax.Array, tuple[Metrics, PyTree]]:

@@ -26,6 +26,7 @@ from multimix_jax.objectives.base import (
     ObjectiveSpec,
     make_checked,
 )
+from multimix_jax.objectives.checks import check_batch
 from multimix_jax.objectives.joint import dropout_keys
 from multimix_jax.ops.distance import signed_distance
 from multimix_jax.state import TrainState
@@ -204,6 +205,19 @@ class DtmlObjective(Objective):
     def _mutual(self) -> bool:
         return self.sdf is not None and self.mutual_weight > 0
 
+    def check_batch(self, batch: Batch) -> None:
+        """See `Objective`; images may be of any range."""
+        check_batch(
+            batch,
+            self.streams,
+            image_shape=self.network.input_shape(0),
+            mask_channels=self.seg.mask_channels,
+            num_classes=0,
+            labels=self.labels,
+            multi_label=False,
+            eight_bit=False,
+        )
+
     def __call__(
         self, params: Any, state: TrainState, batch: Batch, keys: ExampleKeys
     ) -> tuple[jax.Array, tuple[Metrics, Any]]:
@@ -213,6 +227,7 @@ class DtmlObjective(Objective):
         that is not filling (all of it without), and, labelled, `mask` of 0/1 (and, where
         `labels.void`, VOID) of its shape.
         """
+        self.check_batch(batch)
         views = self._views(batch, keys)
         by_stream = {stream: view["image"] for stream, view in views.items()}
         masks, known = losses.Truth.of_stored(views[LABELED]["mask"], void=self.labels.void)

@@ -24,6 +24,7 @@ from multimix_jax.objectives.base import (
     PyTree,
     make_checked,
 )
+from multimix_jax.objectives.checks import check_batch
 from multimix_jax.state import TrainState
 
 
@@ -171,10 +172,24 @@ class JointObjective(Objective):
         """By term of the classes."""
         return {"cls/cross_entropy": 1.0, "cls/pseudo_label": self.pseudo_label_weight}
 
+    def check_batch(self, batch: Batch) -> None:
+        """See `Objective`."""
+        check_batch(
+            batch,
+            self.streams,
+            image_shape=self.network.input_shape(0),
+            mask_channels=self.model.mask_channels,
+            num_classes=self.model.num_classes,
+            labels=self.labels,
+            multi_label=self.multi_label,
+            eight_bit=True,
+        )
+
     def __call__(
         self, params: Any, state: TrainState, batch: Batch, keys: ExampleKeys
     ) -> tuple[jax.Array, tuple[Metrics, Any]]:
         """Loss of one batch: scalar, (terms and other metrics, batch statistics)."""
+        self.check_batch(batch)
         views, weak, truth, mirrored, weak_mirrored = self._views(batch, keys)
         order = self.labels.class_order  # all classes are compared as of images as they are
         taught = None

@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image
 
 from multimix_jax.errors import as_text
-from multimix_jax.inference.images import ImagePrediction, stretch_bilinear
+from multimix_jax.inference.images import ImagePrediction, name_class, stretch_bilinear
 from multimix_jax.inference.predictor import DISAGREEMENT, SALIENCY, SPREAD, Predictor
 from multimix_jax.labels import LabelSpec
 from multimix_jax.names import Head
@@ -21,24 +21,11 @@ OVERLAY_SIDE = 1024  # pixels; larger films are shown smaller
 
 @dataclasses.dataclass(frozen=True)
 class OutputOptions:
-    """How predictions are written: numbers stand where classes and masks have no names.
-
-    `threshold`: on the probability of class 1 of two, or of each of several labels; None: the most
-    probable class is named, or each label from .5 on.
-    """
+    """How predictions are written: numbers stand where classes and masks have no names."""
 
     labels: LabelSpec
     predictor: Predictor
-    threshold: float | None = None
-
-    def name_class(self, probabilities: np.ndarray, names: list[str]) -> str:
-        """The class of an image; of several labels those that it has, joined by "|"."""
-        if self.labels.multi_label:
-            cut = 0.5 if self.threshold is None else self.threshold
-            return "|".join(name for name, p in zip(names, probabilities) if float(p) >= cut)
-        if self.threshold is None:
-            return names[int(probabilities.argmax())]
-        return names[int(float(probabilities[1]) >= self.threshold)]
+    threshold: float | None = None  # see `name_class`
 
 
 def write_predictions(
@@ -96,7 +83,7 @@ def _write(
 def _class_columns(prediction: ImagePrediction, options: OutputOptions) -> dict[str, str]:
     probabilities = prediction.output[Head.CLASSES]
     names = list(options.labels.class_names) or list(map(str, range(len(probabilities))))
-    columns = {"class": options.name_class(probabilities, names)}
+    columns = {"class": name_class(probabilities, names, options.labels, options.threshold)}
     columns |= {f"probability_{name}": f"{p:.6f}" for name, p in zip(names, probabilities)}
     spread = prediction.output.get(SPREAD[Head.CLASSES])
     if spread is not None:

@@ -5,6 +5,7 @@ import csv
 import dataclasses
 import functools
 import json
+import os
 import pathlib
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -216,9 +217,10 @@ def find_runs(paths: Sequence[str | pathlib.Path]) -> list[FinishedRun]:
     return runs
 
 
-def read_run(path: pathlib.Path, label: str = "") -> FinishedRun:
+def read_run(path: str | os.PathLike[str], label: str = "") -> FinishedRun:
     """What a finished run left behind; UsageError where it is damaged, Unfinished where there are
     no results of the last step."""
+    path = pathlib.Path(path)
     file = path / workdir.RESULTS
     if not file.exists():
         raise Unfinished(

@@ -97,6 +97,7 @@ class Run:
             workdir.claim(self.path, self.config, self.data)
             done = newest_step(self.path, Checkpoint.LAST) or 0
             batch = next(self.data.batches(0, 1))
+            self.programs.objective.check_batch(batch)
             if self.spec.training.steps - done >= costs.TOLD_FROM:
                 print(costs.forecast(self.programs, batch, self.spec.training.steps - done))
             if not done:

@@ -1,6 +1,7 @@
 """A trained network, from the folder of its run."""
 
 import dataclasses
+import os
 import pathlib
 from collections.abc import Sequence
 from typing import Any
@@ -55,12 +56,15 @@ class TrainedModel:
         return {head: shapes[head].shape[1:] for head in Head if head in shapes}
 
 
-def read_model(source: pathlib.Path, which: Checkpoint, dtype: str | None = None) -> TrainedModel:
+def read_model(
+    source: str | os.PathLike[str], which: Checkpoint = Checkpoint.BEST, dtype: str | None = None
+) -> TrainedModel:
     """The network of the run in a folder, with its best or last weights.
 
     It computes in `dtype`, 'float32' or 'bfloat16'; None is that of the training. UsageError where
     there is no such checkpoint, or it is of a network for volumes or windows.
     """
+    source = pathlib.Path(source)
     spec = workdir.read_spec(source)
     objective = dataclasses.replace(spec.objective, dtype=dtype or spec.objective.dtype)
     labels = read_labels(source)

@@ -220,7 +220,7 @@ def test_names(tmp_path):
     for name in ("a/x.png", "a/x.jpg", "b/x.png", "y.PNG"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).touch()
-    find = lambda *paths: predict.find_files([tmp_path / p for p in paths], launch.IMAGE_FILES)
+    find = lambda *paths: predict.find_files([tmp_path / p for p in paths], launch.image_files)
     assert list(find("b", "y.PNG")) == ["x", "y"]
     assert list(find("a")) == ["x.jpg", "x.png"]
     assert list(find(".")) == ["a/x.jpg", "a/x.png", "b/x.png", "y.PNG"]
