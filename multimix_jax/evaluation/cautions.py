@@ -8,7 +8,7 @@ import numpy as np
 from multimix_jax.evaluation.calibration import FEWEST
 from multimix_jax.names import BASELINE, Checkpoint, Task
 
-Results = Mapping[str, Mapping[str, Mapping[str, Mapping[str, Any]]]]
+Summary = Mapping[str, Mapping[str, Any]]
 
 # Fewer validation images than these choose little but by chance: a share of 50 is known to within
 # .14, and Dice differs far less from image to image.
@@ -36,7 +36,9 @@ def of_classes(name: str, labels: np.ndarray, class_names: Sequence[str]) -> Ite
         yield f"{name}: fewer than {FEWEST} validation images are {', '.join(few)}"
 
 
-def of_results(results: Results, tasks: Sequence[Task]) -> Iterator[str]:
+def of_results(
+    results: Mapping[str, Mapping[str, Summary]], tasks: Sequence[Task]
+) -> Iterator[str]:
     """Where a calibration makes things worse, where a model is worse than its baseline, and which
     of its tasks is not tested at all."""
     tested = {metric for summary in results.get(Checkpoint.LAST, {}).values() for metric in summary}
@@ -46,21 +48,27 @@ def of_results(results: Results, tasks: Sequence[Task]) -> Iterator[str]:
     ):
         if task in tasks and results.get(BASELINE) and metric not in tested:
             yield f"{what} predicted, but known of no test image"
+    found: dict[str, list[str]] = {}
     for which in Checkpoint:
         for data_set, summary in results.get(which, {}).items():
-            at = f"{data_set}, {which} weights"
-            for plain, (calibrated, sign) in _CALIBRATED.items():
-                if calibrated not in summary:
-                    continue
-                before, after = summary[plain]["mean"], summary[calibrated]["mean"]
-                if sign * (after - before) > _NOTED:
-                    yield f"{at}: {plain} is {before:.3f}, but {after:.3f} as calibrated"
             same = results.get(BASELINE, {}).get(data_set, {})
-            for metric in ("dice", "accuracy", "auroc"):
-                if metric in summary and metric in same:
-                    ours, theirs = summary[metric]["mean"], same[metric]["mean"]
-                    if ours < theirs:
-                        yield (
-                            f"{at}: {metric} {ours:.3f} is below the {theirs:.3f} of the baseline, "
-                            "which looks at no image"
-                        )
+            for sentence in _of_summary(summary, same):
+                found.setdefault(f"{data_set}: {sentence}", []).append(which)
+    for sentence, checkpoints in found.items():
+        yield f"{sentence} ({' and '.join(checkpoints)} weights)"
+
+
+def _of_summary(summary: Summary, baseline: Summary) -> Iterator[str]:
+    for plain, (calibrated, sign) in _CALIBRATED.items():
+        if calibrated in summary:
+            before, after = summary[plain]["mean"], summary[calibrated]["mean"]
+            if sign * (after - before) > _NOTED:
+                yield f"{plain} is {before:.3f}, but {after:.3f} as calibrated"
+    for metric in ("dice", "accuracy", "auroc"):
+        if metric in summary and metric in baseline:
+            ours, theirs = summary[metric]["mean"], baseline[metric]["mean"]
+            if ours < theirs:
+                yield (
+                    f"{metric} {ours:.3f} is below the {theirs:.3f} of the baseline, which looks "
+                    "at no image"
+                )

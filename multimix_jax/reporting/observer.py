@@ -24,7 +24,17 @@ Row = Mapping[str, float | int | str]
 PICTURED = 4  # images of each set in a figure
 EXAMPLES = 6  # images of each set kept with their masks, to compare models by
 GALLERY, GALLERY_SIDE = 48, 256  # images of each set kept to look through, and their largest side
-ON_CARD = ("dice", "hd95", "hd95_mm", "accuracy", "auroc", "ece", "ece_calibrated")
+ON_CARD = (
+    "dice",
+    "dice_present",
+    "dice_absent",
+    "hd95",
+    "hd95_mm",
+    "accuracy",
+    "auroc",
+    "ece",
+    "ece_calibrated",
+)
 
 
 class PictureObserver:
