@@ -75,6 +75,7 @@ def test_what_it_tells(written):
     assert f"{results['best']['jsrt']['dice']['mean']:.3f} " in elements.text
     for name in ("optimizer.name", "accepted, of all", "chex: ROC", "training: loss"):
         assert name in text, name
+    assert "jsrt: a word of caution" in text
     anchors = [a["href"][1:] for a in elements.all("a")]
     assert set(anchors) <= {a["id"] for _, a in elements.tags if "id" in a}
 
