@@ -186,8 +186,11 @@ def _dicoms(folder: Path) -> list[bytes]:
         (np.stack([RAMP] * 3, -1), dict(PhotometricInterpretation="RGB", PlanarConfiguration=0)),
     ]
     found = [write_dicom(path, values, **more).read_bytes() for values, more in elements]
-    from tests.data_pipelines.dicom_test import compressed
+    from tests.data_pipelines.dicom_test import PACKED, TWELVE, compress, compressed, packed
 
+    for syntax, options, _ in PACKED.values():
+        frame = compress(syntax, options)
+        found.append(packed(path, TWELVE, syntax, frame, BitsStored=12, HighBit=11).read_bytes())
     found.append(compressed(path, RAMP, uid.JPEGBaseline8Bit, "JPEG").read_bytes())
     found.append(compressed(path, RAMP, uid.JPEG2000Lossless, "JPEG2000").read_bytes())
     data = pydicom.dcmread(write_dicom(path, deep, **window))

@@ -7,9 +7,12 @@ from pydicom import pixels, uid
 
 _JPEG = (uid.JPEGExtended12Bit, uid.JPEGLossless, uid.JPEGLosslessSV1)
 _JPEG_LS = (uid.JPEGLSLossless, uid.JPEGLSNearLossless)
-_HTJ2K = (uid.HTJ2KLossless, uid.HTJ2KLosslessRPCL, uid.HTJ2K)
+_JPEG_2000 = (
+    *(uid.JPEG2000Lossless, uid.JPEG2000),
+    *(uid.HTJ2KLossless, uid.HTJ2KLosslessRPCL, uid.HTJ2K),
+)
 NAME = "imagecodecs"
-DECODER_DEPENDENCIES = {syntax: (NAME,) for syntax in (*_JPEG, *_JPEG_LS, *_HTJ2K)}
+DECODER_DEPENDENCIES = {syntax: (NAME,) for syntax in (*_JPEG, *_JPEG_LS, *_JPEG_2000)}
 
 
 def is_available(syntax: str) -> bool:
@@ -27,7 +30,7 @@ def decode(frame: bytes, runner: Any) -> bytes:
     elif runner.transfer_syntax in _JPEG_LS:
         samples = imagecodecs.jpegls_decode(frame)
     else:
-        samples = imagecodecs.htj2k_decode(frame)
+        samples = imagecodecs.jpeg2k_decode(frame)
     runner.set_option("planar_configuration", 0)
     return samples.astype(f"{samples.dtype.kind}{runner.bits_allocated // 8}").tobytes()
 

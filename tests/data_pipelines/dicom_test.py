@@ -100,7 +100,7 @@ PACKED = {
 }
 
 
-def _pack(syntax, options):
+def compress(syntax, options):
     if syntax in uid.JPEGLSTransferSyntaxes:
         return imagecodecs.jpegls_encode(TWELVE, **options)
     if syntax == uid.HTJ2KLossless:
@@ -112,7 +112,7 @@ def _pack(syntax, options):
 def test_what_archives_hold(tmp_path, form):
     syntax, options, atol = PACKED[form]
     window = dict(BitsStored=12, HighBit=11, WindowCenter=2048, WindowWidth=4096)
-    path = packed(tmp_path / "a.dcm", TWELVE, syntax, _pack(syntax, options), **window)
+    path = packed(tmp_path / "a.dcm", TWELVE, syntax, compress(syntax, options), **window)
     image, _ = dicom.read(path)
     np.testing.assert_allclose(image * np.float32(4095 / 255), TWELVE, atol=atol + 0.01)
     for name, value in (("Columns", 2**15), ("SamplesPerPixel", 3)):
