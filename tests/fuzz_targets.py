@@ -189,6 +189,8 @@ def _dicoms(folder: Path) -> list[bytes]:
     from tests.data_pipelines.dicom_test import PACKED, TWELVE, compress, compressed, packed
 
     for syntax, options, _ in PACKED.values():
+        if syntax in uid.JPEGLSTransferSyntaxes:
+            continue  # over a few damaged ones CharLS 2.4.3 counts for 20 s before it refuses them
         frame = compress(syntax, options)
         found.append(packed(path, TWELVE, syntax, frame, BitsStored=12, HighBit=11).read_bytes())
     found.append(compressed(path, RAMP, uid.JPEGBaseline8Bit, "JPEG").read_bytes())
