@@ -83,7 +83,8 @@ def report(arguments: argparse.Namespace) -> None:
     grouped = groups.group_runs(runs)
     rows, compared = compare.summarize(grouped), compare.compare(grouped, arguments.against)
     written = [tables.overview(rows), tables.by_data_set(rows), tables.comparisons(compared)]
-    text = "\n".join([LEGEND, *written, pairs.in_words(grouped, arguments.against)]).rstrip() + "\n"
+    written += [pairs.in_words(grouped, arguments.against), tables.warnings(runs)]
+    text = "\n".join([LEGEND, *filter(None, written)])
     print(text)
     if arguments.json:
         atomic.write_json(pathlib.Path(arguments.json), rows)

@@ -246,7 +246,8 @@ def model_card(spec: RunSpec, results: Mapping[str, Any], data: RunData) -> str:
         data=tables.markdown(["images", "number"], counts),
         results=_card_results(results),
         calibration="\n".join(_card_calibration(run, data.label_spec.class_names)),
-        warnings="\n".join(f"* {warning}." for warning in run["warnings"]) or "None.",
+        warnings="\n".join(f"* {tables.escaped(warning)}." for warning in run["warnings"])
+        or "None.",
     )
 
 

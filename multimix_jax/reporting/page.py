@@ -19,8 +19,8 @@ from PIL import Image
 from multimix_jax import atomic
 from multimix_jax.errors import UsageError
 from multimix_jax.names import Task
-from multimix_jax.reporting import observer, pictures, plots, tables
-from multimix_jax.reporting.plots import Curve
+from multimix_jax.reporting import observer, pictures, plots, series, tables
+from multimix_jax.reporting.series import Curve
 from multimix_jax.runs import record, workdir
 from multimix_jax.runs.picture_files import Picture
 from multimix_jax.runs.record import FinishedRun, Images
@@ -28,7 +28,7 @@ from multimix_jax.runs.record import FinishedRun, Images
 # Nothing may be fetched, whatever stands in the page.
 POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'unsafe-inline'"
 POINTS = 150  # of a learning curve; more are averaged
-NO_CURVE = ("step", "split", "seconds", "skipped", plots.ACCEPTED, plots.KNOWN, plots.CORRECT)
+NO_CURVE = ("step", "split", "seconds", "skipped", series.ACCEPTED, series.KNOWN, series.CORRECT)
 MANY = 4  # classes; of more each has charts of its own
 SIDE_BY_PIXEL = 128  # up to here a picture is kept pixel by pixel, since it is shown enlarged
 
@@ -94,15 +94,21 @@ def _results(run: FinishedRun) -> Iterator[tuple[str, str, list[str], list[list[
                 for metric, entry in part.items()
                 if of_masks(entry) == of_masks(part[leading])
             )
-            yield (
-                f"{data_set} ({tables.domain(run.trained_on(data_set, task))}), {kind}",
-                f"{data_set}: {rows[0][1][leading]['n']} images",
-                ["checkpoint", *(name.replace("_", " ") for name in metrics_shown)],
-                [
-                    [label, *(tables.estimate(part.get(name)) for name in metrics_shown)]
-                    for label, part in rows
-                ],
-            )
+            title = f"{data_set} ({tables.domain(run.trained_on(data_set, task))}), {kind}"
+            caption = f"{data_set}: {rows[0][1][leading]['n']} images"
+            each = tables.of_one_class(metrics_shown)
+            of_all = [name for name in metrics_shown if name not in each]
+            lines = [[at, *(tables.estimate(part.get(n)) for n in of_all)] for at, part in rows]
+            yield title, caption, ["checkpoint", *(n.replace("_", " ") for n in of_all)], lines
+            if each:
+                kinds = list(dict.fromkeys(kind for kind, _ in each.values()))
+                lines = [
+                    [f"{at}, {name}", *(tables.estimate(part.get(f"{k}_{name}")) for k in kinds)]
+                    for name in dict.fromkeys(name for _, name in each.values())
+                    for at, part in rows
+                ]
+                columns = ["checkpoint, class", *(kind.replace("_", " ") for kind in kinds)]
+                yield f"{title}, each", f"{caption}, each class against the others", columns, lines
 
 
 def _class_curves(run: FinishedRun) -> Iterator[tuple[str, list[dict[str, Any]]]]:
@@ -114,18 +120,18 @@ def _class_curves(run: FinishedRun) -> Iterator[tuple[str, list[dict[str, Any]]]
             images = run.images.get((which, data_set))
             if images is None or not images.class_names:
                 continue
-            for index in plots.shown_classes(images.class_names, run.labels.multi_label):
+            for index in series.shown_classes(images.class_names, run.labels.multi_label):
                 name, label = images.class_names[index], " and ".join(together)
                 each = apart.setdefault(name if len(images.class_names) > MANY else "", ([], []))
                 style = f"{label}, {name}", f"C{len(each[0])}"
-                for curves, of in zip(each, (plots.roc, plots.calibration)):
+                for curves, of in zip(each, (series.roc, series.calibration)):
                     curves += of(*style, [(run, images)], which, index)
         charts = []
         for name, (roc, calibration) in apart.items():
             title = f"{data_set}, {name}" if name else data_set
             bins = f"{title}: calibration, bins of at least 5 images"
-            charts.append(_chart(f"{title}: ROC", roc, *plots.ROC, diagonal=True))
-            charts.append(_chart(bins, calibration, *plots.CALIBRATION, diagonal=True))
+            charts.append(_chart(f"{title}: ROC", roc, *series.ROC, diagonal=True))
+            charts.append(_chart(bins, calibration, *series.CALIBRATION, diagonal=True))
         if charts:
             yield data_set, charts
 
@@ -140,7 +146,7 @@ def _training(run: FinishedRun) -> dict[str, Any]:
 
     def curve(split: str, name: str, label: str = "", color: str = "C0") -> Curve:
         """A metric over the steps, of many steps the means of some together."""
-        steps, values = plots.history([run], split, name)
+        steps, values = series.history([run], split, name)
         parts = min(POINTS, len(steps))
         means = lambda numbers: np.array([part.mean() for part in np.array_split(numbers, parts)])
         return Curve(label or name, means(steps), means(values), color)
@@ -151,10 +157,10 @@ def _training(run: FinishedRun) -> dict[str, Any]:
         title = "validation: the score that chooses the checkpoint, and its parts"
         parts = [curve("validation", n, color=f"C{index}") for index, n in enumerate(scores)]
         drawn.append(_chart(title, parts))
-    if plots.ACCEPTED in names["train"]:
+    if series.ACCEPTED in names["train"]:
         both = ("accepted, of all", "right, of the accepted")
         smooth = max(len(lines["train"]) // POINTS, 1)
-        accepted, right = plots.accepted_curves([run], *both, smooth)
+        accepted, right = series.accepted_curves([run], *both, smooth)
         title = "pseudo-labels" if right else "pseudo-labels, the truth of which is not known"
         shown = [accepted, *(curve._replace(color="C1") for curve in right)]
         some = [c._replace(x=c.x[::-smooth][::-1], y=c.y[::-smooth][::-1]) for c in shown]

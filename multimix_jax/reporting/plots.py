@@ -1,10 +1,9 @@
 """Charts: of systems beside each other as PNG, and of one run for its page as SVG."""
 
 import io
-import math
 import pathlib
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import matplotlib
 import numpy as np
@@ -12,33 +11,16 @@ from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from multimix_jax.evaluation.classification import of_class, reliability_curve, roc_curve
 from multimix_jax.names import Checkpoint, Component, Head, Task
-from multimix_jax.reporting import pictures, tables
+from multimix_jax.reporting import pictures, series, tables
 from multimix_jax.reporting.groups import Group, by_budget, comparable
 from multimix_jax.reporting.pictures import plain
+from multimix_jax.reporting.series import Curve
 from multimix_jax.runs.picture_files import Picture
-from multimix_jax.runs.record import FinishedRun, Images
+from multimix_jax.runs.record import FinishedRun
 
-Tested = tuple[FinishedRun, Images]  # a run, and its figures of each image of a data set
 FEW = 20  # points of a line up to which each is marked
-# Shares of pseudo-labels: accepted; and of which, too, the truth is known; and that are right.
-ACCEPTED, KNOWN = "cls/accepted", "cls/accepted_and_known"
-CORRECT = "cls/accepted_and_correct"
-# What stands at the axes.
-ROC = ("false positive rate", "true positive rate")
-CALIBRATION = ("predicted probability", "share of the class")
 IN_A_ROW = 4  # charts of a figure, and names in its legend
-
-
-class Curve(NamedTuple):
-    """A line of a chart: its name, x [n] and y [n], and how it is drawn."""
-
-    label: str
-    x: np.ndarray
-    y: np.ndarray
-    color: str = "C0"
-    style: str = "-"
 
 
 def panels(count: int, height: float = 3.6) -> tuple[Figure, list[Axes]]:
@@ -150,62 +132,6 @@ def draw_all(
             _of_classes(members, checkpoint, folder, name)
 
 
-def history(
-    runs: Sequence[FinishedRun], split: str, name: str, smooth: int = 1
-) -> tuple[np.ndarray, np.ndarray]:
-    """Steps at which all runs logged a number for a metric, and its mean; `smooth` together."""
-    columns = [
-        {
-            line["step"]: line[name]
-            for line in run.history
-            if line["split"] == split and math.isfinite(line.get(name, math.nan))
-        }
-        for run in runs
-    ]
-    steps = sorted(set.intersection(*map(set, columns)))
-    if not steps:
-        return np.zeros(0), np.zeros(0)
-    values = np.mean([[column[step] for step in steps] for column in columns], axis=0)
-    window = np.ones(min(smooth, len(steps))) / min(smooth, len(steps))
-    return np.convolve(steps, window, "valid"), np.convolve(values, window, "valid")
-
-
-def roc(
-    label: str, color: str, tested: Sequence[Tested], checkpoint: str, index: int = 1
-) -> list[Curve]:
-    """Sensitivity for a class against false alarms, of several runs the mean at each rate."""
-    curves = [
-        roc_curve(*of_class(images.probabilities, images.labels, index)) for _, images in tested
-    ]
-    if len(curves) == 1:
-        return [Curve(label, *curves[0], color)]
-    at = np.linspace(0, 1, 201)
-    return [Curve(label, at, np.mean([np.interp(at, *one) for one in curves], axis=0), color)]
-
-
-def calibration(
-    label: str, color: str, tested: Sequence[Tested], checkpoint: str, index: int = 1
-) -> list[Curve]:
-    """How often a class is true, against its probability, in ten bins, all runs together.
-
-    Dashed: after calibration, where that changes probabilities.
-    """
-
-    def points(probabilities: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
-        of_all = zip(probabilities, tested, strict=True)
-        known = [of_class(one, images.labels, index) for one, (_, images) in of_all]
-        return reliability_curve(*map(np.concatenate, zip(*known, strict=True)))
-
-    curves = [Curve(label, *points([images.probabilities for _, images in tested]), color)]
-    chosen = [run.calibration(checkpoint) for run, _ in tested]
-    if all(one is not None and one.temperature != 1 for one in chosen):
-        calibrated = [
-            np.asarray(one(images.probabilities)) for one, (_, images) in zip(chosen, tested) if one
-        ]
-        curves.append(Curve(f"{label}, calibrated", *points(calibrated), color, "--"))
-    return curves
-
-
 def _data_sets(groups: Sequence[Group], checkpoint: str, column: str) -> list[str]:
     """Test sets of which some system has a column that begins so, those trained on first."""
     task = Task.SEG if column == "dice" else Task.CLS
@@ -298,7 +224,11 @@ def _dice(
 
 def _of_classes(groups: Sequence[Group], checkpoint: str, folder: pathlib.Path, name: str) -> None:
     """ROC and calibration: a panel per data set and class, of two the second; a line per system."""
-    for kind, curves_of, (x, y) in (("roc", roc, ROC), ("calibration", calibration, CALIBRATION)):
+    of_kinds = {
+        "roc": (series.roc, series.ROC),
+        "calibration": (series.calibration, series.CALIBRATION),
+    }
+    for kind, (curves_of, (x, y)) in of_kinds.items():
         charts: dict[str, list[Curve]] = {}
         for data_set in _data_sets(groups, checkpoint, "probability_"):
             title = _title(groups[0], data_set, Task.CLS)
@@ -306,15 +236,10 @@ def _of_classes(groups: Sequence[Group], checkpoint: str, folder: pathlib.Path, 
                 tested = group.tested(checkpoint, data_set)
                 names = next((images.class_names for _, images in tested if images.class_names), [])
                 of_classes = [one for one in tested if one[1].class_names == names]
-                for index in shown_classes(names, group.runs[0].labels.multi_label):
+                for index in series.shown_classes(names, group.runs[0].labels.multi_label):
                     curves = charts.setdefault(f"{title}\n{names[index]}", [])
                     curves += curves_of(group.system, f"C{number}", of_classes, checkpoint, index)
         _save(folder / f"{kind}_{name}", charts, x=x, y=y, diagonal=True)
-
-
-def shown_classes(names: Sequence[str], multi_label: bool) -> Sequence[int]:
-    """Which classes have a curve: of two that exclude each other one, which says all."""
-    return range(1 if len(names) == 2 and not multi_label else 0, len(names))
 
 
 def _intensities(groups: Sequence[Group], path: pathlib.Path) -> None:
@@ -344,7 +269,7 @@ def _learning_curves(groups: Sequence[Group], path: pathlib.Path) -> None:
     }
     charts = {
         f"{split}: {name}": [
-            Curve(group.system, *history(group.runs, split, name), f"C{index}")
+            Curve(group.system, *series.history(group.runs, split, name), f"C{index}")
             for index, group in enumerate(groups)
             if any(name in line for line in group.runs[0].history)
         ]
@@ -358,23 +283,12 @@ def _pseudo_labels(groups: Sequence[Group], path: pathlib.Path) -> None:
     accepted, right = [], []
     for index, group in enumerate(groups):
         if Component.PSEUDO_LABELS in group.runs[0].components:
-            all_of, known = accepted_curves(group.runs, group.system, group.system, smooth=10)
+            all_of, known = series.accepted_curves(
+                group.runs, group.system, group.system, smooth=10
+            )
             accepted.append(all_of._replace(color=f"C{index}"))
             right += [curve._replace(color=f"C{index}") for curve in known]
     charts = {"share of pseudo-labels accepted": accepted}
     if right:
         charts["share of the accepted that is right"] = right
     _save(path, charts if accepted else {}, x="step", shares=True)
-
-
-def accepted_curves(
-    runs: Sequence[FinishedRun], accepted: str, right: str, smooth: int = 1
-) -> tuple[Curve, list[Curve]]:
-    """The share of weak views whose pseudo-label is accepted; and, where their truth is known, how
-    many of those are right, at the steps where some were accepted."""
-    steps, of_all = history(runs, "train", ACCEPTED, smooth)
-    also, known = history(runs, "train", KNOWN, smooth)
-    _, correct = history(runs, "train", CORRECT, smooth)
-    share = correct / np.where(known > 0, known, np.nan)
-    shown = [Curve(right, also, share)] if np.isfinite(share).any() else []
-    return Curve(accepted, steps, of_all), shown

@@ -1,19 +1,17 @@
-"""Results as tables: rows are gathered here, and `tabulate` writes them.
+"""Results as tables: rows are gathered here, and `tabulate` writes them."""
 
-The published tables of MultiMix (Haque et al. 2021, MELBA 2021:011) stand beside our own.
-"""
-
-import csv
 import fnmatch
 import math
 import pathlib
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 import tabulate
 
 from multimix_jax.names import BASELINE, Checkpoint, Head
+from multimix_jax.reporting import published
 from multimix_jax.runs import record
+from multimix_jax.runs.record import FinishedRun
 
 Results = Mapping[str, Mapping[str, Mapping[str, Mapping[str, Any]]]]
 Row = Mapping[str, Any]
@@ -21,37 +19,8 @@ Row = Mapping[str, Any]
 # Columns of the table of one run, * for any name; results.json has all metrics.
 SEGMENTATION = ("dice", "dice_present", "dice_absent", "ssim", "hd", "assd")
 CLASSIFICATION = ("accuracy", "auroc", "f1_*", "ece")
+OF_ONE_CLASS = ("f1", "average_precision", "auroc")  # of each class; f1_ill, ...
 OVERVIEW = ("dice", "accuracy", "auroc")
-# The published table's columns: (in-domain, metric, title).
-LATEX_COLUMNS = (
-    (True, "accuracy", "Acc"),
-    (True, "f1_normal", "F1-N"),
-    (True, "f1_pneumonia", "F1-P"),
-    (True, "dice", "Dice"),
-    (True, "ssim", "SSIM"),
-    (True, "ahd", "HD"),
-    (True, "jaccard", "Jaccard"),
-    (True, "precision", "P"),
-    (True, "recall", "R"),
-    (False, "accuracy", "Acc"),
-    (False, "dice", "Dice"),
-    (False, "ssim", "SSIM"),
-    (False, "ahd", "HD"),
-)
-_NOTES = (
-    "Jaccard can never exceed Dice, yet it does in many published rows without the bridge. Dice by "
-    "the printed Jaccard, 2J / (1 + J), in brackets, agrees with the printed Dice for systems with "
-    "the bridge and is .02 to .30 higher for those without: these tables do not show that the "
-    "bridge helps; pseudo-labels do.",
-    "Published accuracy on the external test set below .658 is below that of always answering "
-    "normal.",
-    "Published distances are of 256 x 256 images; which Hausdorff distance they are is not stated. "
-    "Values below one pixel cannot be the greatest distance, so they stand beside the average one.",
-    "The published external test sets, 4,185 images of NIH ChestX-ray14 and 35 of MCU, were chosen "
-    "in a way that is not published, and are not the images of our tables.",
-)
-# How the names of columns of `published.csv` begin that are of these sets.
-_PUBLISHED_SETS = {"jsrt": "", "chex": "", "mcu": "external ", "nihx": "external "}
 # What LaTeX would take for commands.
 _LATEX = str.maketrans(
     {c: rf"\{c}" for c in "&%$#_{}"}
@@ -122,6 +91,23 @@ def of_run(results: Results) -> str:
     return text[:-1] + "".join(f"\nwarning: {warning}" for warning in warnings)
 
 
+def of_one_class(metrics: Collection[str]) -> dict[str, tuple[str, str]]:
+    """Kind and class of the metrics that are of one class alone: of 'f1_ill' ('f1', 'ill')."""
+    names = [metric.removeprefix("f1_") for metric in metrics if metric.startswith("f1_")]
+    pairs = ((kind, name) for name in dict.fromkeys(names) for kind in OF_ONE_CLASS)
+    return {f"{kind}_{name}": (kind, name) for kind, name in pairs if f"{kind}_{name}" in metrics}
+
+
+def warnings(runs: Sequence[FinishedRun]) -> str:
+    """Markdown: what to bear in mind about the figures of some runs, and of which."""
+    said: dict[str, list[str]] = {}
+    for run in runs:
+        for warning in run.results["run"]["warnings"]:
+            said.setdefault(warning, []).append(run.label or run.path.name)
+    lines = [f"* {escaped(text)} ({escaped(', '.join(of))})\n" for text, of in said.items()]
+    return "\n".join(["### Warnings", "", "".join(lines)]) if lines else ""
+
+
 def by_data_set(rows: Sequence[Row]) -> str:
     """Markdown: a table for each checkpoint and data set, systems down, metrics across.
 
@@ -137,16 +123,37 @@ def by_data_set(rows: Sequence[Row]) -> str:
                 for row in rows
                 if (row["checkpoint"], row["data_set"]) == (at, data_set)
             ]
-            last, columns = here[-1], dict.fromkeys((data_set, row["metric"]) for row in here)
-            metrics = [metric for _, metric in columns]
+            last, each = here[-1], of_one_class([row["metric"] for row in here])
+            if len({name for _, name in each.values()}) == 2:  # as published
+                each = {m: of for m, of in each.items() if of[0] != "f1"}
+            metrics = list(
+                dict.fromkeys(row["metric"] for row in here if row["metric"] not in each)
+            )
             lines = []
+            columns = [(data_set, metric) for metric in metrics]
             for system, line in _lines(here, columns, _with_interval).items():
                 lines += [line, *_published(system, data_set, metrics)]
             place = domain(last["in_domain"])
             title = f"{data_set}, {checkpoint} checkpoint ({last['n']} images, {place})"
             tables.append(markdown([*_SYSTEM_TITLES, *metrics], lines, title))
+            if each:
+                kinds = list(dict.fromkeys(kind for kind, _ in each.values()))
+                lines = []
+                for name in dict.fromkeys(name for _, name in each.values()):
+                    own = [
+                        row
+                        for row in here
+                        if row["metric"] in each and each[row["metric"]][1] == name
+                    ]
+                    columns = [(data_set, f"{kind}_{name}") for kind in kinds]
+                    lines += [
+                        [name, *line] for line in _lines(own, columns, _with_interval).values()
+                    ]
+                tables.append(
+                    markdown(["class", *_SYSTEM_TITLES, *kinds], lines, f"{title}, by class")
+                )
     if any("*published*" in table for table in tables):
-        notes = [f"* {note}" for note in _NOTES]
+        notes = [f"* {note}" for note in published.NOTES]
         tables.append("\n".join(["How to read the published rows:", "", *notes]))
     return _joined(tables)
 
@@ -209,7 +216,7 @@ def latex(rows: Sequence[Row], checkpoint: str) -> str:
     for row in here:
         if row["checkpoint"] == checkpoint:
             sets.setdefault((row["in_domain"], row["metric"]), row["data_set"])
-    columns = [column for column in LATEX_COLUMNS if column[:2] in sets]
+    columns = [column for column in published.COLUMNS if column[:2] in sets]
     groups = ""
     for in_domain, title in ((True, "in-domain"), (False, "cross-domain")):
         count = sum(column[0] == in_domain for column in columns)
@@ -279,30 +286,10 @@ def _lines(
     return lines
 
 
-def published_rows() -> list[dict[str, str]]:
-    """The rows of `published.csv`: budgets, and figures by our name of the metric; '' for none."""
-    path = pathlib.Path(__file__).with_name("published.csv")
-    with path.open(newline="", encoding="utf-8") as file:
-        return list(csv.DictReader(file))
-
-
-def published(
-    system: str, cls_labels: str | None, seg_labels: str | None, data_set: str
-) -> dict[str, float]:
-    """The published figures of a system and budget, by our name of the metric; {} if none are."""
-    wanted = {"system": system, "cls_labels": cls_labels or "", "seg_labels": seg_labels or ""}
-    prefix = _PUBLISHED_SETS.get(data_set)
-    for row in published_rows() if prefix is not None else ():
-        if wanted.items() <= row.items():
-            figures = {metric: row.get(f"{prefix}{metric}") for _, metric, _ in LATEX_COLUMNS}
-            return {metric: float(figure) for metric, figure in figures.items() if figure}
-    return {}
-
-
 def _published(system: tuple[Any, ...], data_set: str, metrics: Sequence[str]) -> list[list[str]]:
     """The line of the published figures of a system, if there are any."""
     name, _, _, labels, masks = system
-    known = published(name, labels, masks, data_set)
+    known = published.figures(name, labels, masks, data_set)
     if not set(known) & set(metrics):
         return []
     shown = [f"*{known[metric]:.3f}*" if metric in known else "" for metric in metrics]

@@ -80,6 +80,21 @@ def test_what_it_tells(written):
     assert set(anchors) <= {a["id"] for _, a in elements.tags if "id" in a}
 
 
+def test_warnings_and_figures_of_each_class(tmp_path):
+    run = write_run(tmp_path, "enc", 0)
+    results = json.loads((run / "results.json").read_text())
+    entry = results["best"]["chex"]["auroc"]
+    for name in ("f1_well", "f1_ill", "average_precision_well", "average_precision_ill"):
+        results["best"]["chex"][name] = entry | {"mean": 0.123 if name.endswith("ill") else 0.5}
+    (run / "results.json").write_text(json.dumps(results))
+    elements = Elements(write_page(run).read_text(encoding="utf-8"))
+    assert "jsrt: a word of caution" in elements.text
+    assert {"chex (internal test set), classes, each", "best, well", "average precision"} < set(
+        elements.text
+    )
+    assert elements.text.count("0.123 ") == 2 and "f1 ill" not in elements.text
+
+
 @pytest.mark.parametrize(("system", "missing"), [("unet", "ROC"), ("enc", "Dice")])
 def test_one_task_alone(tmp_path, system, missing):
     text = " ".join(Elements(write_page(write_run(tmp_path, system, 0)).read_text()).text)

@@ -9,8 +9,8 @@ import pytest
 from matplotlib.colors import to_rgb
 from PIL import Image
 
-from multimix_jax.reporting import groups, plots
-from multimix_jax.reporting.plots import Curve
+from multimix_jax.reporting import groups, plots, series
+from multimix_jax.reporting.series import Curve
 from multimix_jax.runs import record
 from tests.finished_runs import write_run
 
@@ -83,7 +83,7 @@ def test_fewer_sets_and_fewer_lines(tmp_path):
     grouped = groups.group_runs(record.find_runs([tmp_path]))
     plots.draw_all(grouped, tmp_path / "out")
     umtl = grouped[-1]
-    steps, values = plots.history(umtl.runs, "train", "loss", smooth=10)
+    steps, values = series.history(umtl.runs, "train", "loss", smooth=10)
     np.testing.assert_allclose((steps, values), ([30], [np.mean([1 / 20, 1 / 40])]))
 
 
@@ -137,13 +137,13 @@ def test_no_truth_no_figure(tmp_path, monkeypatch):
         line["cls/accepted_and_correct"] = line["step"] / 400 if line["step"] > 2 else 0.0
     write = lambda: (path / "metrics.jsonl").write_text("\n".join(map(json.dumps, lines)))
     write()
-    accepted, (right,) = plots.accepted_curves([record.read_run(path)], "all", "right")
+    accepted, (right,) = series.accepted_curves([record.read_run(path)], "all", "right")
     assert set(accepted.y) == {0.5}
     np.testing.assert_allclose(right.y, [np.nan, np.nan, *(right.x[2:] / 100)])
     for line in lines:
         line["cls/accepted_and_known"] = line["cls/accepted_and_correct"] = 0.0
     write()
-    assert plots.accepted_curves([record.read_run(path)], "all", "right")[1] == []
+    assert series.accepted_curves([record.read_run(path)], "all", "right")[1] == []
     drawn = titles(monkeypatch)
     plots._pseudo_labels(groups.group_runs(record.find_runs([path])), tmp_path / "x.png")
     assert drawn["x.png"] == {"share of pseudo-labels accepted": ["enc_ssl"]}
@@ -234,12 +234,12 @@ class OneSet(NamedTuple):
 def test_the_curve_of_one_run_is_exact():
     first = np.array([0.9, 0.8, 0.3, 0.2])
     good = OneSet(np.stack([1 - first, first], 1), np.array([1, 1, 0, 0]))
-    (curve,) = plots.roc("a", "C0", [(None, good)], "best")
+    (curve,) = series.roc("a", "C0", [(None, good)], "best")
     assert (curve.x[0], curve.y[0]) == (0, 0)
     everyone = OneSet(good.probabilities, np.ones((4, 2), int))  # no false alarm is possible
-    (curve,) = plots.roc("a", "C0", [(None, everyone)], "best")
+    (curve,) = series.roc("a", "C0", [(None, everyone)], "best")
     assert curve.y[0] == 0 and curve.y[-1] == 1
-    (mean,) = plots.roc("a", "C0", [(None, good)] * 2, "best")
+    (mean,) = series.roc("a", "C0", [(None, good)] * 2, "best")
     np.testing.assert_allclose(mean.y, 1.0)
 
 

@@ -5,7 +5,7 @@ import pathlib
 import re
 
 from multimix_jax.names import Head
-from multimix_jax.reporting import compare, groups, tables
+from multimix_jax.reporting import compare, groups, published, tables
 from multimix_jax.runs import record
 from tests.finished_runs import write_run
 
@@ -110,6 +110,33 @@ def test_overview(runs):
     assert any(line.startswith("| baseline | 32 ") for line in lines)
 
 
+def test_figures_of_each_class_name_it(runs):
+    """In a table of their own, but for F1 of two classes, as published."""
+    rows = compare.summarize(groups.group_runs(record.find_runs([runs])))
+    auroc = next(row for row in rows if (row["metric"], row["system"]) == ("auroc", "umtl"))
+    names = ("accuracy", "f1_well", "f1_ill", "average_precision_well", "average_precision_ill")
+    mean = lambda name: 0.25 if name.endswith("well") else 0.75
+    auroc = auroc | {"system": "mine", "std": None}
+    rows = [{**auroc, "metric": name, "mean": mean(name)} for name in names]
+    text = tables.by_data_set(rows).strip()
+    titles = [line for line in text.splitlines() if line.startswith("### ")]
+    assert titles[1] == f"{titles[0]}, by class"
+    whole, each = [part.split() for part in text.split("### ")[1:]]
+    assert {"accuracy", "f1_well", "f1_ill"} < set(whole) and "average_precision" not in whole
+    assert "average_precision" in each and "f1" not in each
+    lines = [line.split("|")[1].strip() for line in text.splitlines()[-2:]]
+    assert lines == ["well", "ill"] and text.splitlines()[-1].count("0.750 [") == 1
+    rows += [{**rows[1], "metric": "f1_odd"}]
+    assert "f1_well" not in tables.by_data_set(rows)
+
+
+def test_warnings_name_their_runs(runs):
+    text = tables.warnings(record.find_runs([runs, f"mine={runs / 'unet_0'}"]))
+    names = "unet_0, unet_1, "
+    assert text.startswith("### Warnings\n\n* jsrt: a word of caution (umtl_0, umtl_1, umtl_s_0, ")
+    assert text.endswith(f"{names}mine)\n") and text.count("* ") == 1
+
+
 def test_latex(runs):
     rows = compare.summarize(groups.group_runs(record.find_runs([runs])))
     lines = [" ".join(line.split()) for line in tables.latex(rows, "last").splitlines()]
@@ -159,19 +186,19 @@ def test_lengths_of_training_are_kept_apart(tmp_path):
 
 def test_published_rows():
     """Against the printed table, and its own arithmetic: F1 and budgets."""
-    assert len(tables.published_rows()) == 16
-    last = tables.published("multimix", "all", "all", "jsrt")
+    assert len(published.rows()) == 16
+    last = published.figures("multimix", "all", "all", "jsrt")
     assert last == {
         **{"accuracy": 0.843, "f1_normal": 0.740, "f1_pneumonia": 0.890},
         **{"dice": 0.975, "ssim": 0.960, "ahd": 0.528},
         **{"jaccard": 0.952, "precision": 0.970, "recall": 0.982},
     }
     other = {"accuracy": 0.520, "dice": 0.943, "ssim": 0.937, "ahd": 0.417}
-    assert tables.published("multimix", "all", "all", "nihx") == other
-    assert tables.published("unet", None, "10", "mcu") == {
+    assert published.figures("multimix", "all", "all", "nihx") == other
+    assert published.figures("unet", None, "10", "mcu") == {
         "dice": 0.555,
         "ssim": 0.68,
         "ahd": 8.691,
     }
-    assert tables.published("unet", None, "77", "jsrt") == {}
-    assert tables.published("unet", None, "10", "phantom_seg_a") == {}
+    assert published.figures("unet", None, "77", "jsrt") == {}
+    assert published.figures("unet", None, "10", "phantom_seg_a") == {}
