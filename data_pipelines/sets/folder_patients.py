@@ -28,7 +28,8 @@ def groups(files: Mapping[str, Path], stated: Mapping[str, str]) -> dict[str, st
         keys = {}
     elif keys:
         detail = f"{len(keys)} DICOM files are of {len(count)} patients, by their PatientID"
-        note("patients", NOTE, detail)
+        most_are_one = max(count.values()) > len(keys) / 2
+        note("patients", WARNING if most_are_one else NOTE, detail)
     named: dict[bytes, str] = {}
     group_of = {}
     for name in sorted(files, key=lambda name: (name not in stated, name)):
