@@ -5,8 +5,9 @@
 
 from data_pipelines.files import IMAGE_SUFFIXES as suffixes
 from data_pipelines.files import images_below as below
+from data_pipelines.files import orientation
 from data_pipelines.files import read_image as read
 from data_pipelines.resize import ResizeSpec as resize
 from data_pipelines.threads import in_threads
 
-__all__ = ["below", "in_threads", "read", "resize", "suffixes"]
+__all__ = ["below", "in_threads", "orientation", "read", "resize", "suffixes"]

@@ -40,6 +40,15 @@ def images_below(folder: Path) -> tuple[list[Path], str]:
     return used, passed_over(others)
 
 
+def orientation(path: Path) -> int:
+    """How the stored pixels of an image are turned against what `read_image` gives; see
+    `images.orientation`."""
+    if dicom.kind_of(path):
+        return 1
+    with images.open_file(path) as (image, _):
+        return images.orientation(path, image)
+
+
 def read_image(path: Path, channels: int = 1) -> tuple[np.ndarray, tuple[float, float]]:
     """Reads an image as what it is by its content; see `images.read` and `dicom.read`.
 

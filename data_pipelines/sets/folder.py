@@ -135,7 +135,10 @@ class Folder(ImageSetBuilder):
         size = lambda path: path and size_of(path)
         contents = {
             "images": [(s.id, size(s.image)) for s in sources],
-            "masks": [(s.id, self._place_of(m), size(m)) for s in sources for m in s.masks],
+            "masks": [
+                *((s.id, self._place_of(m), size(m)) for s in sources for m in s.masks),
+                *(s.id for s in sources if s.empty),
+            ],
             "labels": [one for s in sources if (one := _stated(s))[1:] != (-1, 0, s.id, "")],
         }
         words = {
@@ -166,6 +169,7 @@ class Folder(ImageSetBuilder):
                     image=path,
                     masks=tuple(masks.get(name, ())),
                     label=row.label,
+                    empty=row.annotated,
                     unknown=row.unknown,
                 )
             )

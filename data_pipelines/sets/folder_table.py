@@ -17,6 +17,7 @@ _COLUMNS = {
     "label": (),
     "patient": ("patient id", "patient-id", "subject", "subject id", "subject-id"),
     "split": (),
+    "annotated": (),
 }
 _DUE = (
     "its first line must be image,label, or image and a name for each of several independent "
@@ -28,6 +29,7 @@ _SPLITS = {
     **dict.fromkeys(("test", "testing"), Split.TEST),
 }
 _MOST_CLASSES = 62  # of a multi-label set, which are kept as the bits of a number
+_NO, _YES = ("", "0", "no", "false"), ("1", "yes", "true")
 _UNKNOWN = ("", "-1")  # the second means 'uncertain' in CheXpert and MIMIC
 
 
@@ -41,6 +43,7 @@ class Row:
     unknown: int = 0
     patient: str = ""
     split: str = ""
+    annotated: bool = False  # was looked at: what has no mask in it is not there
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,6 +75,8 @@ def read(path: Path | None) -> Table:
     if "label" in columns:
         spec = LabelSpec(_class_names(path, lines))
         labels = [(_index(spec.class_names, cells["label"]), 0) for cells in lines.values()]
+    elif not others and "annotated" in columns:
+        spec, labels = LabelSpec(), [(-1, 0)] * len(lines)
     elif 0 < len(others) <= _MOST_CLASSES:
         spec = LabelSpec(others, multi_label=True)
         labels = [_bits(line, {n: cells[n] for n in others}) for line, cells in lines.items()]
@@ -87,7 +92,13 @@ def read(path: Path | None) -> Table:
         if split and not split_of(split):
             raise DataError(f"{line} has the split {split!r}; use train, val or test")
         patient = patients.setdefault(patient.casefold(), patient)
-        rows.append(Row(line, cells["image"], label, unknown, patient, split_of(split) or ""))
+        annotated = table.stated(cells.get("annotated", "")).casefold()
+        if annotated not in (*_NO, *_YES):
+            raise DataError(
+                f"{line} has {shown(annotated)!r} in the column 'annotated'; use 0 or 1"
+            )
+        of_image = cells["image"], label, unknown, patient, split_of(split) or ""
+        rows.append(Row(line, *of_image, annotated in _YES))
     _note_what_is_not_used(path, spec, list(lines.values()))
     return Table(spec, rows)
 
@@ -150,7 +161,8 @@ def _class_names(path: Path, lines: Mapping[str, Mapping[str, str]]) -> tuple[st
 
 def _note_what_is_not_used(path: Path, spec: LabelSpec, rows: Sequence[Mapping[str, str]]) -> None:
     """For a person who believes that every cell counts as it stands."""
-    classes = spec.class_names if spec.multi_label else ("label",)
+    of_one = ("label",) if rows and "label" in rows[0] else ()
+    classes = spec.class_names if spec.multi_label else of_one
     empty = () if any(row.get("") for row in rows) else ("",)
     unused = [
         name for name in (rows[0] if rows else ()) if name not in (*_COLUMNS, *classes, *empty)

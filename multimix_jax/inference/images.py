@@ -38,6 +38,9 @@ class ImageFiles(Protocol):
     def read(self, path: pathlib.Path, channels: int, /) -> tuple[np.ndarray, Any]:
         """float32 [H,W] or [H,W,3] of 0 to 255, and the spacing."""
 
+    def orientation(self, path: pathlib.Path, /) -> int:
+        """How the file's pixels are turned against what is read, by EXIF: 1 to 8."""
+
     def resize(self, side: int, fit: str, channels: int, /) -> Resize: ...
 
     def in_threads(self, function: Callable[[Any], Any], items: Iterable[Any], /) -> Iterable[Any]:
@@ -54,6 +57,13 @@ class ImagePrediction:
     output: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)  # of `Predictor`
     inside: tuple[slice, slice] = (slice(None), slice(None))  # what of it the image covers
     error: str = ""  # why it could not be read
+    orientation: int = 1  # by EXIF, of the file's pixels against `values`
+
+    def as_stored(self, values: np.ndarray) -> np.ndarray:
+        """What is predicted of `values`, [H,W,...], on the pixels as the file has them."""
+        down, right = self.orientation in (3, 4, 7, 8), self.orientation in (2, 3, 6, 7)
+        values = values[:: -1 if down else 1, :: -1 if right else 1]
+        return values.swapaxes(0, 1) if self.orientation >= 5 else values
 
     @property
     def sides(self) -> tuple[int, int]:

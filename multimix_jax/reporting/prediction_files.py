@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 import numpy as np
-from PIL import Image
+from PIL import ExifTags, Image
 
 from multimix_jax.errors import as_text
 from multimix_jax.inference.images import ImagePrediction, name_class, stretch_bilinear
@@ -67,7 +67,9 @@ def _write(
 ) -> dict[str, Any]:
     """Writes the pictures of an image, and gives its row of the table."""
     height, width = prediction.sides
-    row: dict[str, Any] = {"image": as_text(str(prediction.path)), "width": width, "height": height}
+    stored = (width, height) if prediction.orientation < 5 else (height, width)
+    row: dict[str, Any] = {"image": as_text(str(prediction.path))}
+    row |= zip(("width", "height"), stored)
     if Head.CLASSES in prediction.output:
         row |= _class_columns(prediction, options)
     if Head.MASK in prediction.output:
@@ -76,7 +78,7 @@ def _write(
         if name in prediction.output:
             values = prediction.covered(name).max(axis=-1, keepdims=True)
             values = stretch_bilinear(values, *_within(height, width, max(values.shape)))
-            _write_picture(out / folder / f"{prediction.name}.png", pictures.heat(values))
+            _write_picture(out / folder, prediction, pictures.heat(values))
     return row
 
 
@@ -102,8 +104,7 @@ def _write_masks(
     names = options.labels.mask_names or tuple(map(str, range(count)))
     for channel, name in enumerate(names if count > 1 else [""]):
         # A folder for each, as for training: image a_b, and mask b of image a, lie apart.
-        path = out / "masks" / name / f"{prediction.name}.png"
-        _write_picture(path, masks[..., channel] * np.uint8(255))
+        _write_picture(out / "masks" / name, prediction, masks[..., channel] * np.uint8(255))
         suffix = f"_{name}" if name else ""
         columns[f"area_fraction{suffix}"] = f"{masks[..., channel].mean():.6f}"
         if DISAGREEMENT in prediction.output:
@@ -115,7 +116,7 @@ def _write_masks(
     shown = np.asarray(Image.fromarray(pixels).resize(sides[::-1])).reshape(*sides, -1)
     if sides != (height, width):
         masks = options.predictor.masks(stretch_bilinear(probabilities, *sides))
-    _write_picture(out / "overlays" / f"{prediction.name}.png", pictures.overlay(shown, mask=masks))
+    _write_picture(out / "overlays", prediction, pictures.overlay(shown, mask=masks))
     return columns
 
 
@@ -125,6 +126,12 @@ def _within(height: int, width: int, most: int) -> tuple[int, int]:
     return max(round(height * factor), 1), max(round(width * factor), 1)
 
 
-def _write_picture(path: pathlib.Path, picture: np.ndarray) -> None:
+def _write_picture(folder: pathlib.Path, of: ImagePrediction, picture: np.ndarray) -> None:
+    """Its pixels lie as those of the image file, and by EXIF are to be turned as these are."""
+    path = folder / f"{of.name}.png"
     path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(picture).save(path, compress_level=1)
+    exif = Image.Exif()
+    if of.orientation != 1:
+        exif[ExifTags.Base.Orientation] = of.orientation
+    image = Image.fromarray(np.ascontiguousarray(of.as_stored(picture)))
+    image.save(path, compress_level=1, exif=exif)

@@ -32,7 +32,7 @@ Path = str | os.PathLike[str]
 
 @dataclasses.dataclass(frozen=True)
 class Prediction:
-    """What is predicted of an image [H,W]; None or {} where a network predicts no such thing.
+    """What is predicted of an image [H,W], as its file stores it; None or {} where a network predicts no such thing.
 
     Attributes:
       image: the file, or the place in the list where it was an array.
@@ -87,7 +87,8 @@ class ImagePredictor:
     def read(self, name: str, path: pathlib.Path) -> ImagePrediction:
         """An image file as for training, or why it cannot be read."""
         try:
-            return ImagePrediction(name, path, self.files.read(path, self.models[0].channels)[0])
+            values = self.files.read(path, self.models[0].channels)[0]
+            return ImagePrediction(name, path, values, orientation=self.files.orientation(path))
         except (UsageError, OSError) as error:
             return ImagePrediction(name, path, error=str(error))
 
@@ -114,6 +115,7 @@ class ImagePredictor:
         values: dict[str, Any] = {}
         if Head.MASK in output:
             probabilities = stretch_bilinear(image.covered(Head.MASK), *image.sides)
+            probabilities = image.as_stored(probabilities)
             values["mask_probabilities"] = probabilities
             values["masks"] = self.predictor.masks(probabilities)
             values["disagreement"] = output.get(DISAGREEMENT)
@@ -124,7 +126,8 @@ class ImagePredictor:
             if SPREAD[Head.CLASSES] in output:
                 values["spread"] = dict(zip(names, map(float, output[SPREAD[Head.CLASSES]])))
         if SALIENCY in output:
-            values["saliency"] = stretch_bilinear(image.covered(SALIENCY), *image.sides)
+            saliency = stretch_bilinear(image.covered(SALIENCY), *image.sides)
+            values["saliency"] = image.as_stored(saliency)
         return Prediction(image.name, **values)
 
 

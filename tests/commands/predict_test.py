@@ -11,7 +11,7 @@ from unittest import mock
 import jax
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import ExifTags, Image
 
 import launch
 from data_pipelines.files.images import resize_image
@@ -160,6 +160,29 @@ def test_masks_of_several_classes_lie_apart(tmp_path):
         with Image.open(tmp_path / "masks" / f"{written}.png") as picture:
             assert np.asarray(picture)[[0, -1], 0].tolist() == [upper, lower]
     assert len(list((tmp_path / "masks").rglob("*.png"))) == 6
+
+
+@pytest.mark.parametrize("turned", range(1, 9))
+def test_masks_lie_on_the_stored_pixels_of_a_turned_image(tmp_path, turned):
+    stored = np.zeros((4, 6), np.uint8)
+    stored[0, :3] = stored[1, 0] = 255
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = turned
+    path = tmp_path / "a.png"
+    Image.fromarray(stored).save(path, exif=exif)
+    values = launch.image_files.read(path, 1)[0]
+    by = launch.image_files.orientation(path)
+    prediction = ImagePrediction(
+        "a", path, values, {"mask": values[..., None] / 255}, orientation=by
+    )
+    options = prediction_files.OutputOptions(LabelSpec(), Predictor([Member(None)]))
+    prediction_files.write_predictions(tmp_path / "out", [prediction], options, map)
+    with Image.open(tmp_path / "out" / "masks" / "a.png") as picture:
+        np.testing.assert_array_equal(np.asarray(picture), stored)
+    again = launch.image_files.read(tmp_path / "out" / "masks" / "a.png", 1)[0]
+    np.testing.assert_array_equal(again, values)
+    (row,) = read_rows(tmp_path / "out")
+    assert (row["width"], row["height"]) == ("6", "4")
 
 
 def test_several_networks(folder, tmp_path):

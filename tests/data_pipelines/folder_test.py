@@ -478,3 +478,17 @@ def test_masks_beside_their_images(load_set, folder):
     match = r"i3_mask\.png lies beside \S*i3\.gif.* mask; move .*--config\.folder\.masks"
     with pytest.raises(DataError, match=match):
         load_set("folder")
+
+
+@pytest.mark.parametrize("label", [(), ("label",)])
+def test_images_in_which_nothing_is_there_to_be_marked(load_set, folder, label):
+    cells = ("well",) * len(label)
+    rows = [("i0", "1", *cells), ("i1", "", *cells), ("i2", "0", *cells), ("i3", "no", *cells)]
+    write_labels(folder, *rows, columns=("image", "Annotated", *label))
+    examples = load_set("folder")
+    assert examples.label_spec.class_names == cells[:1]
+    assert examples.has_mask.tolist() == [n in (0, 2) for n in range(7)]
+    assert not examples.fetch(np.array([0]))["mask"].any()
+    write_labels(folder, ("i0", "2", *cells), columns=("image", "annotated", *label))
+    with pytest.raises(DataError, match=r"line 2, has '2' in the column 'annotated'; use 0 or 1"):
+        load_set("folder")

@@ -98,7 +98,7 @@ def test_names_that_are_no_text_are_read_under_one_that_is(load_set, own):
     assert (
         found.detail == f"{own}/images/a\\udcff.png is not named in UTF-8, and is called a\\udcff"
     )
-    (named, path), _ = predict.find_files([own / "images"], launch.IMAGE_FILES).items()
+    (named, path), _ = predict.find_files([own / "images"], launch.image_files).items()
     assert named == "a\\udcff" and path.exists()
 
 
@@ -116,7 +116,7 @@ def test_files_that_are_passed_over_are_counted_and_named(own, capsys):
         "...), 2 DICOM without an image (SR0, r.dcm)"
     )
     assert found.severity == audit.WARNING and found.detail == f"{images}: {others}"
-    assert list(predict.find_files([images], launch.IMAGE_FILES)) == ["i0", "i1"]
+    assert list(predict.find_files([images], launch.image_files)) == ["i0", "i1"]
     assert capsys.readouterr().err == f"{images}: {others}\n"
 
 
@@ -126,7 +126,7 @@ def test_dicom_is_found_by_its_content_under_any_name(load_set, own):
         write_dicom(images / name, RAMP)
     names = ["1.2.840.5", "PA0/IM0", "i0", "i1", "x.IMA"]
     assert load_set("folder:own").ids == names
-    assert sorted(predict.find_files([images], launch.IMAGE_FILES)) == names
+    assert sorted(predict.find_files([images], launch.image_files)) == names
     assert "files passed over" not in audited(own)
 
 
