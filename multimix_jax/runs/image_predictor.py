@@ -32,7 +32,8 @@ Path = str | os.PathLike[str]
 
 @dataclasses.dataclass(frozen=True)
 class Prediction:
-    """What is predicted of an image [H,W], as its file stores it; None or {} where a network predicts no such thing.
+    """What is predicted of an image [H,W], on the pixels as its file has them; None or {} where a
+    network predicts no such thing.
 
     Attributes:
       image: the file, or the place in the list where it was an array.
