@@ -460,9 +460,9 @@ DAMAGE = {
         lambda own: write_image(own / "masks" / "i03.png", box(32, 31, slice(9), slice(9))),
         r"masks/i03\.png is 32x31 .*i03\.png must be 32x32; export it again",
     ),
-    "mask-empty": (
-        lambda own: write_image(own / "masks" / "i03.png", np.zeros((32, 32), np.uint8)),
-        r"masks/i03\.png marks no pixel .*draw the mask again, or remove the file",
+    "mask-scale": (
+        lambda own: write_image(own / "masks" / "i03.png", box(32, 32, slice(9), slice(9)) // 100),
+        r"masks/i03\.png marks no pixel: it holds the values 0, 2, .*export the mask with 255",
     ),
     "label-no-class": (
         lambda own: (own / "classes.txt").write_text("well\nsick\n"),
