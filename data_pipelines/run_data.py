@@ -181,9 +181,7 @@ def _divide(examples: Examples, seed: int) -> dict[str, Examples]:
 
 def _pools(task: Task, train: Examples, budget: int | str, seed: int) -> tuple[Examples, Examples]:
     """The labelled and the unlabelled training images of a task."""
-    classes = np.where(train.known(task), 0, -1)
-    if task == Task.CLS and not train.label_spec.multi_label:
-        classes = train.labels  # so each is sure of an example among few labels
+    classes = train.labels if task == Task.CLS else np.where(train.has_mask, 0, -1)
     chosen = splits.choose_labeled(train.ids, classes, budget, seed, task=task, name=train.name)
     labeled = train.take(chosen)
     rest = np.setdiff1d(np.arange(len(train)), chosen)

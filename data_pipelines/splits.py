@@ -106,12 +106,13 @@ def choose_labeled(
 ) -> Indices:
     """Chooses the training examples, of a set of that name, whose mask or label may be used.
 
-    Budgets are nested: each is the start of one seeded order of all candidates, whose first K
-    places hold one example of each of the K classes.
+    Budgets are nested: each is the start of one seeded order of all candidates, whose first places
+    hold an example of each class; of independent classes one with and one without each.
 
     Args:
         ids: [N] unique names of the training examples.
-        classes: [N] from 0, -1 of examples that cannot be chosen.
+        classes: [N] from 0, or [N, K] of 0 and 1 for independent classes; -1 = unknown. Examples of
+            which nothing is known cannot be chosen.
         budget: how many, as a number or its digits, or 'all'.
 
     Returns:
@@ -122,12 +123,15 @@ def choose_labeled(
     """
     key, what = f"{task}_labels", ANNOTATION[task]
     ids = np.asarray(ids, dtype=str)
-    candidates = np.flatnonzero(classes >= 0)
+    answers = np.atleast_2d(classes.T).T
+    candidates = np.flatnonzero(answers.max(axis=1) >= 0)
     order = candidates[_shuffle(ids[candidates], seed, "labeled")]
     if not len(order):
         raise DataError(f"{name} has no training image with {what}; {key} needs a set that has")
-    firsts = np.unique(classes[order], return_index=True)[1]
-    least, most = len(firsts), len(order)
+    # In the seeded order, not in that of the classes.
+    columns = [(column, value) for column in answers[order].T for value in np.unique(column)]
+    firsts = np.unique([np.argmax(column == value) for column, value in columns if value >= 0])
+    least, most = len(firsts) if classes.ndim == 1 else 1, len(order)
     remedy = f'use a number from {least} to {most} or "all"'
     if budget == "all":
         budget = most
@@ -144,7 +148,6 @@ def choose_labeled(
         raise DataError(
             f"{key}={budget}, but {name} has {least} classes and each needs an example; {remedy}"
         )
-    firsts = np.sort(firsts)  # in the seeded order, not in that of the classes
     return np.concatenate([order[firsts], np.delete(order, firsts)])[: int(budget)]
 
 

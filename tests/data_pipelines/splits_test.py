@@ -249,6 +249,17 @@ def test_every_class_is_among_the_first(seed):
 
 
 @pytest.mark.parametrize("seed", SEEDS)
+def test_every_answer_known_of_independent_classes_is_among_the_first(seed):
+    labels = np.full((100, 3), -1)
+    labels[:40, 0], labels[:60, 1], labels[50, 2] = np.arange(40) == 7, 1, 0
+    ids = [f"image{i}" for i in range(100)]
+    chosen = labels[_choose(ids, labels, 4, seed)]  # at most one for each of 4 answers
+    assert [sorted({*column} - {-1}) for column in chosen.T.tolist()] == [[0, 1], [1], [0]]
+    assert len(_choose(ids, labels, 1, seed)) == 1
+    assert sorted(_choose(ids, labels, "all", seed)) == list(range(60))
+
+
+@pytest.mark.parametrize("seed", SEEDS)
 def test_choice_does_not_depend_on_the_order_of_the_input(seed):
     rng = np.random.default_rng(seed)
     ids, labels = np.array([f"image{i}" for i in range(60)]), rng.integers(0, 2, 60)
