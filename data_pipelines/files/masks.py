@@ -125,7 +125,7 @@ def read_soft(path: Path) -> np.ndarray:
 def _note_values(path: Path, values: np.ndarray) -> None:
     """For the audit: which values a mask has."""
     if values.dtype == np.uint8:
-        counts = np.bincount(values.ravel(), minlength=256)
+        counts = np.array(Image.fromarray(values).histogram())  # faster than NumPy's
         present = np.flatnonzero(counts)
         counts = counts[present]
     else:
