@@ -20,7 +20,7 @@ _OVER_KEPT = 1.15  # all that a step takes, to what it keeps to go back: 1.11 to
 # What a step on CPU reaches of the rate of a matrix product, by XLA's count of its arithmetic: .36,
 # .41 and .40 at sides of 64, 128 and 256 pixels (docs/performance/train_step*.json).
 _SHARE_OF_RATE = 0.39
-_PROGRAM = 330 * 2**20  # bytes of a compiled step, at any side (docs/lab/performance.md)
+_COMPILED = 0.8 * 2**30  # bytes of compiled programs, at any side, and to compile them; measured
 
 
 def check_memory(programs: Programs, batch: PyTree) -> None:
@@ -52,25 +52,32 @@ def forecast(programs: Programs, batch: PyTree, steps: int) -> str:
     in it. On other devices no share is known, so that only the memory is told.
     """
     devices, parts = jax.local_device_count(), programs.step_spec.accumulate
-    flops = parts * devices * _flops(programs, batch, parts * devices)
     kept = _OVER_KEPT * _kept_bytes(programs, batch, parts * devices)
     weights = jax.eval_shape(lambda: programs.initial_state(0))
-    state = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(weights))
+    state = _bytes(weights)
+    kept += _predicted_bytes(programs, weights.eval_variables)
     limit = machine.memory_bytes() / 2**30
     if jax.default_backend() != "cpu":
         return (
             f"{steps:,} steps: about {(kept + 2 * state) / 2**30:.1f} of {limit:.0f} GiB a device; "
             "the time is known after the first of them"
         )
-    seconds = steps * flops / (_SHARE_OF_RATE * _matrix_rate())
+    flops, seconds = step_on_cpu(programs, batch)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    needed = (peak + _PROGRAM + devices * (kept + 2 * state)) / 2**30
+    needed = (peak + _COMPILED + devices * (kept + 2 * state)) / 2**30
     remedy = "" if needed <= limit else ": set a smaller config.size, or a larger config.accumulate"
     return (
-        f"{steps:,} steps take about {_duration(seconds)} on these {_cores()} cores "
-        f"({flops / 1e9:,.0f} GFLOP each, by the rate measured just now) and {needed:.1f} of "
+        f"{steps:,} steps take about {_duration(steps * seconds)} on these {_cores()} cores "
+        f"({flops / 1e9:,.0f} GFLOP each, by the rate measured just now) and about {needed:.1f} of "
         f"{limit:.0f} GiB of memory{remedy}"
     )
+
+
+def step_on_cpu(programs: Programs, batch: PyTree) -> tuple[float, float]:
+    """FLOPs and seconds of a step on batches of this shape, as `forecast` takes them to be."""
+    parts = jax.local_device_count() * programs.step_spec.accumulate
+    flops = parts * _flops(programs, batch, parts)
+    return flops, flops / (_SHARE_OF_RATE * _matrix_rate())
 
 
 def _gradient(programs: Programs, batch: PyTree, parts: int) -> tuple[Any, PyTree, PyTree]:
@@ -90,7 +97,21 @@ def _kept_bytes(programs: Programs, batch: PyTree, parts: int) -> float:
     loss, state, part = _gradient(programs, batch, parts)
     residuals = lambda state, batch: jax.vjp(lambda p: loss(p, state, batch), state.params)[1]
     shapes = jax.eval_shape(jax.vmap(residuals, in_axes=(None, 0), axis_name=AXIS), state, part)
-    return float(sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(shapes)))
+    return _bytes(shapes)
+
+
+def _predicted_bytes(programs: Programs, variables: PyTree) -> float:
+    """What a batch of predictions takes: measured, about as much as a gradient would keep of it."""
+    network, spec = programs.network, programs.predictor.spec
+    shape = network.input_shape(programs.size)
+    count = spec.eval_batch_size if spec.windows is None else spec.window.batch_size
+    image = jax.ShapeDtypeStruct((1, *shape), jnp.uint8 if len(shape) == 3 else jnp.float32)
+    residuals = lambda v, images: jax.vjp(lambda v: network.predict(v, images), v)[1]
+    return count * _bytes(jax.eval_shape(residuals, variables, image))
+
+
+def _bytes(tree: PyTree) -> float:
+    return float(sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(tree)))
 
 
 def _flops(programs: Programs, batch: PyTree, parts: int) -> float:

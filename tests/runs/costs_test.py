@@ -27,7 +27,7 @@ def test_time_and_memory_are_told_beforehand(tmp_path):
         line = costs.forecast(programs, batch, 50_000)
     found = re.fullmatch(
         r"50,000 steps take about (\d+) minutes on these \d+ cores \(0 GFLOP each, by the rate "
-        r"measured just now\) and (\d+\.\d) of 0 GiB of memory: set a smaller config.size, or .*",
+        r"measured just now\) and about (\d+\.\d) of 0 GiB of memory: set a .*",
         line,
     )
     # Two levels of two convolutions each way, the gradient to weights and to images.
