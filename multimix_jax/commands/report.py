@@ -82,6 +82,11 @@ def report(arguments: argparse.Namespace) -> None:
         return
     grouped = groups.group_runs(runs)
     rows, compared = compare.summarize(grouped), compare.compare(grouped, arguments.against)
+    if not rows:
+        raise UsageError(
+            "nothing to report: of no test image of these runs is a mask or a class known; "
+            "name test sets that have them (config.test_data), and evaluate again with --mode=eval"
+        )
     written = [tables.overview(rows), tables.by_data_set(rows), tables.comparisons(compared)]
     written += [pairs.in_words(grouped, arguments.against), tables.warnings(runs)]
     text = "\n".join([LEGEND, *filter(None, written)])

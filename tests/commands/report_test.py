@@ -65,7 +65,9 @@ def refusal(monkeypatch, *arguments):
 
 
 def test_what_cannot_be_reported(tmp_path, monkeypatch):
-    assert "holds no results" in refusal(monkeypatch, tmp_path / "absent")
+    assert "absent is no folder; name that of a run" in refusal(monkeypatch, tmp_path / "absent")
+    (tmp_path / "empty").mkdir()
+    assert "holds no results" in refusal(monkeypatch, f"label={tmp_path / 'empty'}")
     path = write_run(tmp_path, "umtl", 0)
     (path / "examples.npz").unlink()
     message = refusal(monkeypatch, path, "--out", tmp_path / "out")
@@ -79,3 +81,10 @@ def test_what_cannot_be_reported(tmp_path, monkeypatch):
     assert "is damaged (JSONDecodeError" in refusal(monkeypatch, path)
     (path / "config.json").write_text("{")
     assert "is damaged (JSONDecodeError" in refusal(monkeypatch, tmp_path)
+
+
+def test_a_run_without_any_truth_has_nothing_to_report(tmp_path, monkeypatch):
+    path = write_run(tmp_path, "unet", 0)
+    results = json.loads((path / "results.json").read_text())
+    (path / "results.json").write_text(json.dumps({"run": results["run"]}))
+    assert "nothing to report: of no test image" in refusal(monkeypatch, path)
