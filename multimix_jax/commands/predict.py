@@ -9,12 +9,13 @@ where several answers were averaged, disagreement/. Not a medical device, and no
 
 import argparse
 import contextlib
+import dataclasses
 import os
 import pathlib
 import re
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from tqdm import tqdm
 
@@ -22,12 +23,13 @@ from multimix_jax import atomic
 from multimix_jax.commands.ends import add_which, ends_quietly, make_parser
 from multimix_jax.errors import UsageError, as_text
 from multimix_jax.inference import saliency
-from multimix_jax.inference.images import ImageFiles
+from multimix_jax.inference.images import ImageFiles, ImagePrediction
 from multimix_jax.reporting.prediction_files import OutputOptions, write_predictions
 from multimix_jax.runs import workdir
 from multimix_jax.runs.image_predictor import load
 from multimix_jax.training import machine
 
+FEW_UNLIKE = 0.05  # share of images that may well look unlike those trained on
 FEW = 16  # images up to which quick compilation is worth slower programs
 
 
@@ -82,16 +84,31 @@ def run(arguments: argparse.Namespace, image_files: ImageFiles) -> int:
         quick=len(files) <= FEW,
     )
     images = image_files.in_threads(lambda entry: loaded.read(*entry), files.items())
-    predictions = loaded.outputs(images, len(files))
+    unlike: list[ImagePrediction] = []
+
+    def noted() -> Iterator[ImagePrediction]:
+        for image in loaded.outputs(images, len(files)):
+            if image.unlike:
+                unlike.append(dataclasses.replace(image, values=None, output={}))
+            yield image
+
     begun = time.monotonic()
     # Shown on a terminal only.
-    progress = tqdm(predictions, total=len(files), unit=" images", disable=None)
+    progress = tqdm(noted(), total=len(files), unit=" images", disable=None)
     labels, threshold = loaded.models[0].labels, loaded.threshold
     options = OutputOptions(labels, loaded.predictor, threshold)
     unreadable = write_predictions(arguments.out, progress, options, image_files.in_threads)
     for image in unreadable:
         print(f"not read: {image.error}", file=sys.stderr)
     done = len(files) - len(unreadable)
+    if len(unlike) > FEW_UNLIKE * done:
+        first = "; ".join(f"{as_text(one.name)}: {', '.join(one.unlike)}" for one in unlike[:3])
+        print(
+            f"{len(unlike)} of {done} images look unlike those trained on ({first}"
+            f"{', ...' if len(unlike) > 3 else ''}), so that their predictions are not to be "
+            "relied on",
+            file=sys.stderr,
+        )
     if threshold is not None:
         named = "each class" if labels.multi_label else "the second class"
         print(f"{named} is named from a probability of {threshold:.3f} on")

@@ -10,6 +10,7 @@ import jax
 import numpy as np
 from PIL import Image
 
+from multimix_jax.inference.appearance import Appearance
 from multimix_jax.inference.predictor import Predictor
 from multimix_jax.labels import LabelSpec
 
@@ -56,6 +57,7 @@ class ImagePrediction:
     values: np.ndarray | None = None  # float32 [H,W] or [H,W,3] of 0 to 255, at the file's size
     output: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)  # of `Predictor`
     inside: tuple[slice, slice] = (slice(None), slice(None))  # what of it the image covers
+    unlike: tuple[str, ...] = ()  # in what it is unlike the images trained on
     error: str = ""  # why it could not be read
     orientation: int = 1  # by EXIF, of the file's pixels against `values`
 
@@ -111,20 +113,25 @@ def predict_images(
     *,
     resize: Resize,
     batch_size: int,
+    appearance: Appearance | None = None,
 ) -> Iterator[ImagePrediction]:
     """Adds the outputs, in batches; images that could not be read are passed on.
 
-    The networks are of one side, `variables` are those of each, `resize` is as in training.
+    The networks are of one side, `variables` are those of each, `resize` is as in training, and
+    `appearance` is that of the images trained on.
     """
     numbered = enumerate(images)
     while batch := list(itertools.islice(numbered, batch_size)):
         readable = [(place, image.values) for place, image in batch if image.values is not None]
         outputs: dict[int, Mapping[str, np.ndarray]] = {}
+        unlike: dict[int, tuple[str, ...]] = {}
         if readable:
             # The last batch is filled up, since another size would be compiled anew.
             filled = [readable[i % len(readable)] for i in range(batch_size)]
             fitted = np.stack([resize.image(values) for _, values in filled])
             places = np.array([place for place, _ in filled])
+            if appearance is not None:
+                unlike = dict(zip(places.tolist(), appearance.unlike(fitted)))
             arrays = jax.device_get(predictor(variables, fitted, places))
             for row, (place, _) in enumerate(readable):
                 outputs[place] = {name: values[row] for name, values in arrays.items()}
@@ -133,4 +140,5 @@ def predict_images(
                 yield image
                 continue
             inside = resize.inside(*image.sides)
-            yield dataclasses.replace(image, output=outputs[place], inside=inside)
+            said = unlike.get(place, ())
+            yield dataclasses.replace(image, output=outputs[place], inside=inside, unlike=said)

@@ -44,6 +44,8 @@ class Prediction:
       saliency: float32 [H,W,1], zero or more, where it was asked for.
       spread: standard deviation of each class's probability, of two answers or more.
       disagreement: float [C], 1 less the mean Dice of each answer's mask with that of all.
+      unlike: in what the image is unlike those trained on, such as ("darker",): its prediction is
+        not to be relied on.
     """
 
     image: str
@@ -54,6 +56,7 @@ class Prediction:
     saliency: np.ndarray | None = None
     spread: dict[str, float] = dataclasses.field(default_factory=dict)
     disagreement: np.ndarray | None = None
+    unlike: tuple[str, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -102,6 +105,7 @@ class ImagePredictor:
             [model.variables for model in self.models],
             resize=self.files.resize(first.size, first.spec.data.fit, first.channels),
             batch_size=max(1, min(BATCH, count)),
+            appearance=first.appearance,
         )
 
     def _read(self, numbered: tuple[int, Any]) -> ImagePrediction:
@@ -129,7 +133,7 @@ class ImagePredictor:
         if SALIENCY in output:
             saliency = stretch_bilinear(image.covered(SALIENCY), *image.sides)
             values["saliency"] = image.as_stored(saliency)
-        return Prediction(image.name, **values)
+        return Prediction(image.name, unlike=image.unlike, **values)
 
 
 def load(

@@ -18,6 +18,7 @@ from multimix_jax.errors import UsageError
 from multimix_jax.evaluation import classification
 from multimix_jax.evaluation.calibration import Calibration
 from multimix_jax.evaluation.evaluate import EvalSet
+from multimix_jax.inference.appearance import Appearance
 from multimix_jax.labels import LabelSpec
 from multimix_jax.names import Checkpoint, Component, Head, Task
 from multimix_jax.runs import picture_files, workdir
@@ -246,6 +247,15 @@ def read_labels(path: pathlib.Path) -> LabelSpec:
     file = path / workdir.LABELS
     with workdir.reading(file, "restore it, or train again"):
         return LabelSpec.from_json(json.loads(file.read_text(encoding="utf-8")))
+
+
+def read_appearance(path: pathlib.Path) -> Appearance | None:
+    """How the images look that the run in a folder was trained on; None where nobody noted it."""
+    file = path / workdir.APPEARANCE
+    if not file.exists():
+        return None
+    with workdir.reading(file, "restore it, or remove it"):
+        return Appearance.from_json(json.loads(file.read_text(encoding="utf-8")))
 
 
 def _read_images(path: pathlib.Path) -> dict[tuple[str, str], Images]:

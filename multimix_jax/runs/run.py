@@ -23,6 +23,7 @@ from multimix_jax.evaluation.evaluate import (
     measure,
     validation_score,
 )
+from multimix_jax.inference.appearance import Appearance
 from multimix_jax.inference.sets import Baseline, predict_set
 from multimix_jax.keys import ExampleKeys
 from multimix_jax.names import BASELINE, Checkpoint, Task
@@ -38,6 +39,7 @@ from multimix_jax.training.metric_writer import MetricWriter
 from multimix_jax.training.preemption import PreemptionGuard
 
 PyTree = Any
+_LOOKED_AT = 200  # images, at least, that say how those trained on look
 _AT_ONCE = 4  # images whose saliency is computed together
 
 
@@ -96,13 +98,15 @@ class Run:
         if parallel.is_first():  # nothing is written before all is sound
             workdir.claim(self.path, self.config, self.data)
             done = newest_step(self.path, Checkpoint.LAST) or 0
-            batch = next(self.data.batches(0, 1))
+            looked_at = 1 if done else -(-_LOOKED_AT // self.data.images_per_step)
+            batch, *others = self.data.batches(0, looked_at)
             self.programs.objective.check_batch(batch)
             if self.spec.training.steps - done >= costs.TOLD_FROM:
                 print(costs.forecast(self.programs, batch, self.spec.training.steps - done))
             if not done:
                 keys = ExampleKeys(jax.random.fold_in(jax.random.key(self.spec.seed), 0))
                 self.observer.trained_on(self.programs.views(batch, keys))
+                self._note_appearance([batch, *others])
         train(
             self.path,
             lambda: sharded.put_state(initial()),
@@ -113,6 +117,14 @@ class Run:
             validate=self._validate,
             guard=guard,
         )
+
+    def _note_appearance(self, batches: Sequence[PyTree]) -> None:
+        """Writes what images have in common, for those that are predicted; not of volumes."""
+        if len(self.programs.network.input_shape(self.spec.data.size)) == 3:
+            images = np.concatenate([np.asarray(s["image"]) for b in batches for s in b.values()])
+            if images.dtype == np.uint8:
+                noted = dataclasses.asdict(Appearance.of_images(images))
+                atomic.write_json(self.path / workdir.APPEARANCE, noted)
 
     def evaluate(self) -> dict[str, Any]:
         """Measures the best and the last weights, and the baseline, on every test set.

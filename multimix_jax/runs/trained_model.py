@@ -11,12 +11,13 @@ import numpy as np
 
 from multimix_jax.errors import UsageError
 from multimix_jax.evaluation.calibration import Calibration
+from multimix_jax.inference.appearance import Appearance
 from multimix_jax.inference.predictor import Member
 from multimix_jax.labels import LabelSpec
 from multimix_jax.names import Checkpoint, Head
 from multimix_jax.objectives import Network, make_objective
 from multimix_jax.runs import workdir
-from multimix_jax.runs.record import read_labels, read_run
+from multimix_jax.runs.record import read_appearance, read_labels, read_run
 from multimix_jax.runs.spec import RunSpec
 from multimix_jax.training.checkpoint import read_variables
 
@@ -32,6 +33,7 @@ class TrainedModel:
     spec: RunSpec
     labels: LabelSpec
     calibration: Calibration  # one that changes nothing where none was chosen
+    appearance: Appearance | None  # of the images trained on; None where nobody trained here
     source: dict[str, Any]  # JSON values that say which run and checkpoint it is
 
     @property
@@ -83,7 +85,8 @@ def read_model(
     calibration = _calibration(source, which, step) or Calibration(multi_label=labels.multi_label)
     described = {"run": source.resolve().name, "checkpoint": which, "step": step}
     described |= {"system": spec.system, "method": spec.objective.method}
-    return TrainedModel(network, variables, spec, labels, calibration, described)
+    appearance = read_appearance(source)
+    return TrainedModel(network, variables, spec, labels, calibration, appearance, described)
 
 
 def read_models(paths: Sequence[pathlib.Path], which: Checkpoint) -> list[TrainedModel]:

@@ -18,6 +18,7 @@ from multimix_jax.runs.spec import RunSpec, differences, free_fields
 CONFIG, IDS, RESULTS, PER_IMAGE = "config.json", "ids.json", "results.json", "per_image.csv"
 LABELS, CONTENTS = "labels.json", "contents.json"  # what the data said
 EXAMPLES, GALLERY, PAGE = "examples.npz", "gallery.npz", "report.html"
+APPEARANCE = "appearance.json"  # of the images trained on
 CARD = "README.md"  # as model hubs call it
 CONVERTED = "converted.json"  # says where weights that were not trained here come from
 

@@ -1,6 +1,7 @@
 """Tests of multimix_jax.commands.predict."""
 
 import csv
+import dataclasses
 import os
 import pathlib
 import re
@@ -15,14 +16,16 @@ from PIL import ExifTags, Image
 
 import launch
 from data_pipelines.files.images import resize_image
+from multimix_jax import atomic
 from multimix_jax.commands import predict
 from multimix_jax.evaluation.calibration import Calibration
+from multimix_jax.inference.appearance import Appearance
 from multimix_jax.inference.images import ImagePrediction
 from multimix_jax.inference.predictor import Member, Predictor
 from multimix_jax.labels import LabelSpec
 from multimix_jax.names import Checkpoint
 from multimix_jax.reporting import prediction_files
-from multimix_jax.runs import trained_model
+from multimix_jax.runs import trained_model, workdir
 from multimix_jax.runs.trained_model import read_model
 from tests.official_formats import write_dicom
 from tests.random_runs import write_run, write_runs
@@ -36,6 +39,9 @@ def folder(tmp_path_factory):
     """Runs of random weights, `a`, `b` and `unet`, and a folder of images."""
     folder = tmp_path_factory.mktemp("predict")
     write_runs(folder, SIZE)
+    dark = np.random.default_rng(0).integers(0, 20, (9, SIZE, SIZE, 1), np.uint8)
+    appearance = dataclasses.asdict(Appearance.of_images(dark))
+    atomic.write_json(folder / "a" / workdir.APPEARANCE, appearance)
     rng = np.random.default_rng(0)
     images = folder / "images"
     (images / "ward").mkdir(parents=True)
@@ -105,6 +111,7 @@ def test_a_folder(folder, tmp_path, capsys):
     said = capsys.readouterr()
     assert "3 of 4 images" in said.out and "the best weights of a" in said.out
     assert f"not read: {broken}" in said.err
+    assert "3 of 3 images look unlike those trained on (one: brighter, of more" in said.err
     assert (out / "unreadable.txt").read_text().startswith(str(broken))
     assert sorted(p.name for p in out.iterdir()) == [
         *("masks", "overlays", "predictions.csv", "saliency", "unreadable.txt")

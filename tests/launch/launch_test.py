@@ -32,7 +32,7 @@ from multimix_jax.names import Checkpoint, Head
 from multimix_jax.objectives import ConsistencyObjective, DtmlObjective, MultiMixObjective
 from multimix_jax.reporting import page
 from multimix_jax.runs import run
-from multimix_jax.runs.record import read_run
+from multimix_jax.runs.record import read_appearance, read_run
 from multimix_jax.training import optimizer, preemption
 from tests.official_formats import box, write_csv, write_image, write_nih
 from tests.small_runs import (
@@ -186,6 +186,16 @@ def test_a_run_keeps_examples(whole):
             for kind in ("image", "truth", "mask"):
                 assert examples[f"phantom_seg_b/{which}/{kind}"].shape == (4, 32, 32, 1)
         assert "phantom_cls_a/best/image" not in examples
+
+
+def test_a_run_notes_how_its_images_look(whole, config):
+    appearance = read_appearance(whole)
+    where = dict(data_dir="", prepared_dir=config.prepared_dir, size=32)
+    for name in ("phantom_seg_a", "phantom_cls_a"):
+        examples = data_pipelines.load(name, **where)
+        images = examples.fetch(np.arange(len(examples)))["image"]
+        assert np.mean([bool(said) for said in appearance.unlike(images)]) < 0.1
+        assert all(appearance.unlike(255 - images))
 
 
 def test_a_run_keeps_pictures_to_look_through(whole, tmp_path):
