@@ -25,7 +25,7 @@ from multimix_jax.inference.predictor import Member, Predictor
 from multimix_jax.labels import LabelSpec
 from multimix_jax.names import Checkpoint
 from multimix_jax.reporting import prediction_files
-from multimix_jax.runs import trained_model, workdir
+from multimix_jax.runs import image_predictor, trained_model, workdir
 from multimix_jax.runs.trained_model import read_model
 from tests.official_formats import write_dicom
 from tests.random_runs import write_run, write_runs
@@ -219,12 +219,12 @@ def test_large_films_are_shown_smaller(folder, tmp_path, monkeypatch):
 
 def test_more_images_than_a_batch(folder, tmp_path, monkeypatch):
     """An image's answer does not depend on those beside it, nor on dropout of theirs."""
-    monkeypatch.setattr(predict, "BATCH", 2)
+    monkeypatch.setattr(image_predictor, "BATCH", 2)
     images = sorted(
         p for p in (folder / "images").rglob("*") if p.suffix in (".png", ".jpg", ".dcm")
     )
     command(folder / "a", *images, "--out", tmp_path / "three", "--dropout", 2)
-    monkeypatch.setattr(predict, "BATCH", 3)
+    monkeypatch.setattr(image_predictor, "BATCH", 3)
     command(folder / "a", *images, "--out", tmp_path / "two", "--dropout", 2)
     for one, other in zip(read_rows(tmp_path / "three"), read_rows(tmp_path / "two")):
         assert float(one["probability_1"]) == pytest.approx(float(other["probability_1"]), abs=2e-6)

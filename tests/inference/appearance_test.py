@@ -44,7 +44,7 @@ def test_other_images_of_the_same_set_are_like_them(trained_on):
         (lambda x: 255 - x, "of another shape"),
         (lambda x: x[:, ::2, ::2].repeat(2, 1).repeat(2, 2)[:, ::-1] // 3, "darker"),
         (lambda x: np.full_like(x, 120), "of less contrast"),
-        (lambda x: np.minimum(x.astype(int) + 90, 255).astype(np.uint8), "brighter"),
+        (lambda x: np.minimum(x.astype(int) + 120, 255).astype(np.uint8), "brighter"),
         (lambda x: np.random.default_rng(0).integers(0, 256, x.shape, np.uint8), "of another"),
     ],
     ids=["inverted", "dark", "constant", "bright", "noise"],

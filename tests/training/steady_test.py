@@ -64,6 +64,9 @@ def train(prepared, workdir, compiled, *, steps, checkpoint_every, system="multi
     samples, lost = [], []
 
     def watched(start, stop):
+        if stop != steps:  # images are looked at before
+            yield from batches(start, stop)
+            return
         every = stop // SAMPLES
         for step, batch in enumerate(batches(start, stop), start):
             if step == EARLY:
