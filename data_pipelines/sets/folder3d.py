@@ -9,6 +9,7 @@ import numpy as np
 from data_pipelines.errors import DataError
 from data_pipelines.files import volume
 from data_pipelines.files.paths import files_by_name
+from data_pipelines.sets.folder_masks import ENDINGS, match
 from data_pipelines.sets.volume_set import DecodedVolume, VolumeSetBuilder, standardize
 from data_pipelines.source import Roots, Source
 
@@ -38,10 +39,13 @@ class Folder3D(VolumeSetBuilder):
         )
         if not volumes:
             raise self.missing(f"no volumes ({', '.join(volume.SUFFIXES)}) in images/")
+        labels = match(labels, volumes)
         for name, path in labels.items():
             if name not in volumes:
                 raise DataError(
-                    f"{path} is a label without a volume; add images/{name}.nii.gz or remove it"
+                    f"{path} is a label without a volume; add images/{name}.nii.gz or remove it, "
+                    f"or name all labels like their volumes, with {', '.join(ENDINGS[3:6])} behind "
+                    "or without"
                 )
         masks = lambda name: (labels[name],) if name in labels else ()
         return [Source(name, name, "", path, masks(name)) for name, path in volumes.items()]

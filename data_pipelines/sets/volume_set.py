@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 
 from data_pipelines.errors import DataError
+from data_pipelines.findings import WARNING, note
 from data_pipelines.prepare import SetBuilder
 from data_pipelines.source import Source
 
@@ -36,7 +37,7 @@ class VolumeSetBuilder(SetBuilder):
         _check(source, image, mask)
         affine = np.zeros((4, 4)) if affine is None else affine
         stored = np.clip(image, *(np.finfo(np.float16).min, np.finfo(np.float16).max))
-        inside = np.zeros(image.shape, bool) if mask is None else mask != 0
+        inside = np.zeros(image.shape, bool) if mask is None else _inside(source, mask)
         return {
             "image": stored.astype(np.float16)[..., None],
             "mask": inside.astype(np.uint8)[..., None],
@@ -61,6 +62,25 @@ def _check(source: Source, image: np.ndarray, mask: np.ndarray | None) -> None:
             f"{label} is {sides(mask)} voxels, but {source.image} is {sides(image)}; export the "
             "label again on the grid of its volume"
         )
+
+
+def _inside(source: Source, mask: np.ndarray) -> np.ndarray:
+    """bool, where a label is not 0; DataError where it has values that no class is called by."""
+    label = source.masks[0] if source.masks else f"the label of {source.image}"
+    inside = mask != 0
+    marked = mask[inside]
+    with np.errstate(invalid="ignore"):  # of what is not finite
+        whole = mask.dtype.kind in "biu" or bool((np.abs(marked - np.rint(marked)) < 1e-3).all())
+    if not whole:
+        raise DataError(
+            f"{label} holds values that are not whole numbers, as of a label that was resampled; "
+            "export it with 0 outside and 1 inside"
+        )
+    if marked.size and marked.max() - marked.min() > 0.5:
+        values = ", ".join(f"{value:g}" for value in np.unique(np.rint(marked))[:8])
+        detail = f"{label} holds {values}, all of which are taken as inside"
+        note("several values in a label", WARNING, detail)
+    return inside
 
 
 def standardize(values: np.ndarray) -> np.ndarray:

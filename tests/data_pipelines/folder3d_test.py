@@ -7,6 +7,7 @@ import nibabel
 import numpy as np
 import pytest
 
+from data_pipelines import audit, make_builder
 from data_pipelines.errors import DataError
 from tests.official_formats import VOXELS, write_nifti
 
@@ -61,6 +62,14 @@ DAMAGES = {
     "label alone": (
         _replace("labels/z.nii.gz", LABEL),
         r"labels/z\.nii\.gz is a label without a volume; add images/z\.nii\.gz or remove it",
+    ),
+    "label that was resampled": (
+        _replace("labels/a.nii.gz", LABEL * np.float32(0.4)),
+        r"labels/a\.nii\.gz holds values that are not whole numbers, .*; export it with 0",
+    ),
+    "label that is not finite": (
+        _replace("labels/a.nii.gz", np.where(LABEL, np.nan, 0).astype(np.float32)),
+        r"labels/a\.nii\.gz holds values that are not whole numbers",
     ),
     "not finite": (
         _replace("images/a.nii.gz", np.where(VALUES > 2990, np.inf, VALUES).astype(np.float32)),
@@ -167,3 +176,17 @@ def test_faulty_volumes_are_named_and_nothing_is_left(load_set, own, damage):
 def test_a_volume_of_one_value_becomes_zero(load_set, own):
     write_nifti(own / "images" / "a.nii.gz", np.full((9, 10, 8), 7, np.int16))
     assert not load_set("folder3d:hearts").fetch(np.array([0]))["image"].any()
+
+
+def test_labels_named_by_an_ending_and_of_several_values(own, tmp_path):
+    for name, suffix in (("a", ".nii.gz"), ("b", ".nii.gz")):
+        path = own / "labels" / f"{name}{suffix}"
+        path.rename(path.with_name(f"{name}_seg{suffix}"))
+    write_nifti(own / "labels" / "a_seg.nii.gz", LABEL // 2 + (VALUES > 2000))
+    write_nifti(own / "labels" / "b_seg.nii.gz", np.zeros_like(LABEL[:8]))
+    builder = make_builder("folder3d:hearts", data_dir=tmp_path, prepared_dir="", size=16)
+    by_kind = {one.kind: one for one in audit.audit({"hearts": builder})}
+    several = by_kind["several values in a label"]
+    assert (several.ids, several.severity) == (["a"], audit.WARNING)
+    assert several.detail.endswith("a_seg.nii.gz holds 1, 2, all of which are taken as inside")
+    assert by_kind["empty mask"].ids == ["b"]
