@@ -22,6 +22,7 @@ from multimix_jax.names import Split
 _INVERTED = -0.3  # correlation of a thumbnail with the mean one
 _NEAR = 0.995  # correlation of two thumbnails
 _USELESS = ("full mask", "constant image")  # besides what is an error
+_FEW = 5  # of a class
 _PATIENCE = 10  # seconds
 _CHUNK = 4096  # thumbnails that are compared at once
 
@@ -29,7 +30,8 @@ _CHUNK = 4096  # thumbnails that are compared at once
 class Facts(NamedTuple):
     """What is known of one example once its files were read.
 
-    `digest` is of its pixels, '' where they could not be read; see `_thumbnail`.
+    `digest` is of its pixels, '' where they could not be read; see `_thumbnail`. `inverted` says
+    whether its mask looks as if it were, None where nothing is marked.
     """
 
     data_set: str
@@ -38,6 +40,7 @@ class Facts(NamedTuple):
     error: DataError | None = None
     digest: str = ""
     thumbnail: np.ndarray = np.zeros((32, 32), np.float16)
+    inverted: bool | None = None
 
 
 def examine(
@@ -56,12 +59,11 @@ def examine(
             note("unreadable", ERROR, str(error := _as_data_error(source, error)))
             return Facts(name, source, problems, error), {}
         pixels = np.ascontiguousarray(example["image"])
-        if example["has_mask"]:
-            _look_at_mask(example["mask"], label_spec)
+        inverted = _look_at_mask(example["mask"], label_spec) if example["has_mask"] else None
         if all(np.ptp(channel) == 0 for channel in np.moveaxis(pixels, -1, 0)):
             note("constant image", WARNING, f"every pixel is {pixels.flat[0]:g}")
     digest = hashlib.sha256(pixels.data).hexdigest()
-    return Facts(name, source, problems, None, digest, _thumbnail(pixels)), example
+    return Facts(name, source, problems, None, digest, _thumbnail(pixels), inverted), example
 
 
 def _as_data_error(source: Source, error: DataError | OSError) -> DataError:
@@ -92,15 +94,23 @@ def refusal(seen: Sequence[Facts], others: Iterator[tuple[Facts, Any]], total: i
     )
 
 
-def _look_at_mask(mask: np.ndarray, label_spec: LabelSpec) -> None:
-    """Whether channels [..., C] of a stored mask are empty or full, but for what is void."""
+def _look_at_mask(mask: np.ndarray, label_spec: LabelSpec) -> bool | None:
+    """Whether channels [..., C] of a stored mask are empty or full, but for what is void; and
+    whether one looks inverted: it holds most of the image and of its border. None of no pixel.
+    """
     names = label_spec.mask_names or ("",)
+    inverted = None
     for channel, name in zip(np.moveaxis(mask, -1, 0), names, strict=True):
         of_class = f" of {name}" if name else ""
-        if not np.count_nonzero(channel == 1):
+        inside = np.count_nonzero(channel == 1)
+        if not inside:
             note("empty mask", NOTE, f"the mask{of_class} covers nothing of the image")
-        elif channel.all():
+            continue
+        if channel.all():
             note("full mask", WARNING, f"the mask{of_class} covers all of the image")
+        border = np.concatenate([channel[0].flat, channel[-1].flat, channel[:, (0, -1)].flat])
+        inverted = bool(inverted) or (inside > channel.size / 2 and (border == 1).mean() > 0.5)
+    return inverted
 
 
 def _thumbnail(pixels: np.ndarray) -> np.ndarray:
@@ -181,6 +191,15 @@ def _of_all(
         if partly:
             detail = f"of {len(partly)} of {len(facts)} examples some classes are not known"
             yield Finding(name, "labels known in part", NOTE, partly, detail)
+    yield from _scarce(name, label_spec, sources)
+    marked = [one for one in facts if one.inverted is not None]
+    inside_out = [one.source.id for one in marked if one.inverted]
+    if 2 * len(inside_out) > len(marked):
+        detail = (
+            f"{len(inside_out)} of {len(marked)} masks hold most of the image and of its border, "
+            "as if 0 were inside; if so, invert them"
+        )
+        yield Finding(name, "inverted masks", WARNING, inside_out, detail)
     thumbnails = np.array([one.thumbnail for one in facts])
     if np.count_nonzero(thumbnails.any(axis=(1, 2))) >= 10:
         mean = thumbnails.mean(axis=0, dtype=np.float32)
@@ -192,6 +211,28 @@ def _of_all(
             detail = f"dark where the others are bright, such as {such}"
             ids = [sources[index].id for index in inverted]
             yield Finding(name, "inverted image", WARNING, ids, detail)
+
+
+def _scarce(name: str, label_spec: LabelSpec, sources: Sequence[Source]) -> Iterator[Finding]:
+    """What is too rare to choose and to measure by: classes, in the set or in an official split of
+    it, and patients with a mask.
+    """
+    has = lambda one, k: (
+        one.label >= 0 and (one.label >> k & 1 if label_spec.multi_label else one.label == k)
+    )
+    official = [split for split in Split if any(one.split == split for one in sources)]
+    for split in (None, *official):
+        part = [one for one in sources if split in (None, one.split)]
+        counts = {c: sum(has(s, k) for s in part) for k, c in enumerate(label_spec.class_names)}
+        few = [f"{count} of {c}" for c, count in counts.items() if count < _FEW]
+        if few and any(counts.values()):
+            detail = f"{', '.join(few)}; choosing and measuring takes {_FEW} of each, at least"
+            where = f" in {split}" if split else ""
+            yield Finding(name, f"few of a class{where}", WARNING, (), detail)
+    patients = len({one.group for one in sources if one.masks or one.empty})
+    if 0 < patients < 3:
+        detail = f"of {patients}; training, validation and test need one each"
+        yield Finding(name, "masks of few patients", WARNING, (), detail)
 
 
 def duplicates(facts: Sequence[Facts]) -> list[Finding]:

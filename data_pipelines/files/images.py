@@ -262,6 +262,11 @@ def resize_mask(
     if known is not None:
         covered = np.where(known > 0.5, covered / np.maximum(known, 0.5), 0)
     highest = float(covered.max())
+    if 0 < highest < 0.5:
+        detail = (
+            f"at {height}x{width} it fills {highest:.0%} of a pixel at most; it is made thicker"
+        )
+        note("mask too thin for the size", WARNING, detail)
     cut = 0.5 if highest >= 0.5 else max(highest / 2, 1e-6)
     if 0 < highest < 0.5:
         detail = f"no pixel of {width}x{height} is covered half; those covered most are marked"

@@ -97,6 +97,9 @@ def files_by_name(
         severity = WARNING if others.keys() - _NO_IMAGES else NOTE
         note("files passed over", severity, f"{folder}: {passed_over(others)}")
     files: dict[str, Path] = {}
+    if other := [path.name for path in used if one_form(path.name) != path.name]:
+        detail = f"{folder}: {len(other)} names are not in Unicode's composed form, and taken so"
+        note("names in another form of Unicode", NOTE, detail)
     for path in used:
         relative = path.relative_to(folder).as_posix()
         name = one_form(relative[: len(relative) - len(ending(path))])

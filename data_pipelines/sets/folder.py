@@ -14,6 +14,7 @@ import numpy as np
 from data_pipelines.errors import DataError
 from data_pipelines.files import IMAGE_SUFFIXES, images, what_is
 from data_pipelines.files.paths import files_below, files_by_name, size_of
+from data_pipelines.findings import NOTE, Problem
 from data_pipelines.sets import folder_masks, folder_patients, folder_table, mask_values
 from data_pipelines.sets.image_set import ImageSetBuilder
 from data_pipelines.source import Roots, Source
@@ -105,6 +106,11 @@ class Folder(ImageSetBuilder):
         names = tuple(self.mask_folders) or (found[0].names if found else ())
         void = any(meaning.void for meaning in found)
         return dataclasses.replace(self.table.spec, mask_names=names, void=void)
+
+    def listed(self, scratch: Path) -> tuple[list[Source], list[Problem]]:
+        sources, problems = super().listed(scratch)
+        meant = dict.fromkeys(str(meaning) for meaning in self.meanings if meaning)
+        return sources, [*problems, *(Problem("values of masks", NOTE, text) for text in meant)]
 
     @property
     def _note_path(self) -> Path:

@@ -6,6 +6,7 @@ from pathlib import Path
 from data_pipelines.errors import DataError
 from data_pipelines.files import IMAGE_SUFFIXES, images
 from data_pipelines.files.paths import files_below, is_stray, one_form
+from data_pipelines.findings import NOTE, note
 from data_pipelines.sets.folder_table import split_of
 
 # What tools put behind the names of images to name their masks.
@@ -75,6 +76,11 @@ def match(masks: Mapping[str, Path], names: Collection[str]) -> dict[str, Path]:
     for ending in ENDINGS:
         matched = {name.removesuffix(ending): path for name, path in masks.items()}
         if matched.keys() <= set(names) and all(name.endswith(ending) for name in masks):
+            note(
+                "masks of other names",
+                NOTE,
+                f"masks are called like their images, with {ending} behind",
+            )
             return matched
     return dict(masks)
 

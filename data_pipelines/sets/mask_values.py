@@ -39,6 +39,10 @@ class MaskValues:
     def classes(self) -> int:
         return max(1, len(self.names))
 
+    def __str__(self) -> str:
+        words = {VOID: "void", _OUTSIDE: "outside"} | dict(enumerate(self.names or ("inside",)))
+        return ", ".join(f"{masks.named(v)} is {words[m]}" for v, m in self.meanings.items())
+
     @property
     def void(self) -> bool:
         return VOID in self.meanings.values()

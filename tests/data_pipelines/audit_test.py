@@ -221,3 +221,65 @@ def test_faulty_lists(tmp_path):
     (tmp_path / "other.csv").write_text("image,label\na,b\n")
     with pytest.raises(DataError, match="has the columns image, label; a list of examples"):
         exclude.read(tmp_path / "other.csv")
+
+
+def _masks(own, draw):
+    for path in sorted((own / "masks").iterdir()):
+        with Image.open(path) as image:
+            write_image(path, draw(np.array(image)))
+
+
+def _relabel(own, label):
+    rows = [f"i{n:02d},{label(n)},p{n},{'train' if n < 12 else 'test'}" for n in range(24)]
+    (own / "labels.csv").write_text("\n".join(["image,label,patient,split", *rows]))
+
+
+def _few_masks(own):
+    for path in sorted((own / "masks").iterdir())[2:]:
+        path.unlink()
+
+
+WHOLE = {
+    "inverted masks": (lambda own: _masks(own, lambda mask: 255 - mask), 24, "24 of 24 masks hold"),
+    "mask too thin for the size": (
+        lambda own: write_image(own / "masks/i03.png", box(64, 64, slice(8, 9), slice(8, 40))),
+        1,
+        "at 16x16 it fills 25% of a pixel at most",
+    ),
+    "few of a class": (lambda own: _relabel(own, lambda n: "ill" if n % 12 else "well"), 0, "2 of"),
+    "few of a class in test": (
+        lambda own: _relabel(own, lambda n: "ill" if n < 9 or n > 19 else "well"),
+        0,
+        "4 of ill; choosing and measuring takes 5 of each",
+    ),
+    "masks of few patients": (_few_masks, 0, "of 2; training, validation and test"),
+}
+
+
+@pytest.mark.parametrize("kind", WHOLE)
+def test_what_shows_in_all_files_together(own, kind):
+    spoil, count, words = WHOLE[kind]
+    spoil(own)
+    builder = make_builder("folder:own", data_dir=own.parent, prepared_dir="", size=16)
+    found = kinds(audit.audit({"folder:own": builder}))[kind]
+    assert found.severity == audit.WARNING and len(found.ids) == count and words in found.detail
+    assert not found.exclude
+
+
+def test_how_files_are_taken_is_noted(own):
+    """Indices of classes, names in another form of Unicode, and with an ending."""
+    _masks(own, lambda mask: np.where(mask, 1, 0).astype(np.uint8) + (mask.cumsum(0) > 999))
+    for path in list((own / "masks").iterdir()):
+        path.rename(path.with_name(f"{path.stem}_mask.png"))
+    (own / "images" / "i01.png").rename(own / "images" / "e\u0301.png")
+    (own / "masks" / "i01_mask.png").rename(own / "masks" / "\u00e9_mask.png")
+    table = (own / "labels.csv").read_text().replace("i01,", "\u00e9,")
+    (own / "labels.csv").write_text(table)
+    details = {one.kind: one.detail for one in findings(own) if one.severity == audit.NOTE}
+    assert details["values of masks"] == "0 is outside, 1 is 1, 2 is 2"
+    assert (
+        details["masks of other names"] == "masks are called like their images, with _mask behind"
+    )
+    assert (
+        "1 names are not in Unicode's composed form" in details["names in another form of Unicode"]
+    )
