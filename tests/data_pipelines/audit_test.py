@@ -243,7 +243,7 @@ WHOLE = {
     "inverted masks": (lambda own: _masks(own, lambda mask: 255 - mask), 24, "24 of 24 masks hold"),
     "mask too thin for the size": (
         lambda own: write_image(own / "masks/i03.png", box(64, 64, slice(8, 9), slice(8, 40))),
-        1,
+        2,
         "at 16x16 it fills 25% of a pixel at most",
     ),
     "few of a class": (lambda own: _relabel(own, lambda n: "ill" if n % 12 else "well"), 0, "2 of"),
