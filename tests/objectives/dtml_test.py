@@ -219,7 +219,7 @@ def test_unet_in_two_dimensions():
 class Says:
     """A network that gives the same logits whatever it sees."""
 
-    heads, norm = ("mask",), ""
+    heads, norm, mask_channels = ("mask",), "", 1
 
     def __init__(self, logits):
         self.logits = logits
