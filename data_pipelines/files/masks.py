@@ -14,6 +14,7 @@ from data_pipelines.findings import NOTE, note
 Colour = tuple[int, int, int]
 COLOUR = 1 << 24  # above any grey value
 _SHOWN = 8  # values in a message
+_TINT = 24  # how far lossy compression sets the channels of grey apart
 
 
 class MaskFile(NamedTuple):
@@ -52,7 +53,10 @@ def decode(path: Path) -> MaskFile:
                 image = image.convert("RGBA")
             elif image.mode not in ("L", "LA", "RGB", "RGBA"):
                 image = image.convert("L" if image.mode == "1" else "RGB")
-            values = _of_bands(np.atleast_3d(np.asarray(image)), path)
+            bands = np.atleast_3d(np.asarray(image))
+            if lossy and np.ptp(bands[..., :3].astype(np.int16), axis=-1).max() <= _TINT:
+                bands = np.asarray(image.convert("L"))[..., None]  # grey, but for the compression
+            values = _of_bands(bands, path)
         # Pillow turns TIFF.
         return MaskFile(
             images.turn(values, 1 if image.format == "TIFF" else turned), palette, lossy

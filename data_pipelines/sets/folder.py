@@ -20,6 +20,8 @@ from data_pipelines.sets.image_set import ImageSetBuilder
 from data_pipelines.source import Roots, Source
 from multimix_jax.labels import VOID, LabelSpec
 
+_MEANINGS = "masks.json"  # beside a prepared set
+
 
 class Folder(ImageSetBuilder):
     """images/*, masks/* of the same names, labels.csv (image,label,patient,split), classes.txt.
@@ -92,8 +94,8 @@ class Folder(ImageSetBuilder):
         roots = self._mask_roots()
         if self.mask_values:
             found = [mask_values.parse(self.mask_values)] * len(roots)
-        elif self._note_path.exists():
-            found = mask_values.from_json(self._note_path.read_text())
+        elif (note := self.index_path.with_name(_MEANINGS)).exists():
+            found = mask_values.from_json(note.read_text())
         else:
             found = mask_values.find_in(tuple(roots), self.fingerprint(), self.exclude)
         if self.mask_folders:
@@ -112,12 +114,9 @@ class Folder(ImageSetBuilder):
         meant = dict.fromkeys(str(meaning) for meaning in self.meanings if meaning)
         return sources, [*problems, *(Problem("values of masks", NOTE, text) for text in meant)]
 
-    @property
-    def _note_path(self) -> Path:
-        return self.index_path.with_name("masks.json")
-
     def _write_index(self, rows: Iterable[tuple[Any, ...]]) -> None:
-        self._note_path.write_text(mask_values.to_json(self.meanings))
+        note = self.index_path.with_name(_MEANINGS)
+        note.write_text(mask_values.to_json(self.meanings))
         super()._write_index(rows)
 
     def _mask_roots(self) -> list[Path]:

@@ -171,8 +171,8 @@ def find(paths: Iterable[Path]) -> MaskValues | None:
     if soft is not None or len(values) > _MOST_CLASSES:
         path = hard[0].path if soft is None else soft.path
         raise DataError(
-            f"{path} holds {masks.listed(np.array(soft.values if soft else values))}, other masks "
-            f"{masks.listed(np.array(values))}, as classes would; say what they mean, "
+            f"{path} holds {masks.listed(np.array(soft.values if soft else values))}, all masks "
+            f"{masks.listed(np.array(values or [0]))} that may be classes; say what they mean, "
             f"{_KEY}=VALUE=NAME,..., or 'soft' for masks to be cut at half of the full scale"
         )
     classes = [value for value in values if not (void and value == 255)]
