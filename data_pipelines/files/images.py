@@ -268,7 +268,4 @@ def resize_mask(
         )
         note("mask too thin for the size", WARNING, detail)
     cut = 0.5 if highest >= 0.5 else max(highest / 2, 1e-6)
-    if 0 < highest < 0.5:
-        detail = f"no pixel of {width}x{height} is covered half; those covered most are marked"
-        note("mask too thin for this size", WARNING, detail)
     return (covered >= cut).astype(np.uint8)

@@ -18,7 +18,7 @@ from data_pipelines.findings import NOTE, Problem
 from data_pipelines.sets import folder_masks, folder_patients, folder_table, mask_values
 from data_pipelines.sets.image_set import ImageSetBuilder
 from data_pipelines.source import Roots, Source
-from multimix_jax.labels import VOID, LabelSpec
+from multimix_jax.labels import LabelSpec
 
 _MEANINGS = "masks.json"  # beside a prepared set
 
@@ -115,8 +115,7 @@ class Folder(ImageSetBuilder):
         return sources, [*problems, *(Problem("values of masks", NOTE, text) for text in meant)]
 
     def _write_index(self, rows: Iterable[tuple[Any, ...]]) -> None:
-        note = self.index_path.with_name(_MEANINGS)
-        note.write_text(mask_values.to_json(self.meanings))
+        self.index_path.with_name(_MEANINGS).write_text(mask_values.to_json(self.meanings))
         super()._write_index(rows)
 
     def _mask_roots(self) -> list[Path]:
@@ -214,19 +213,14 @@ class Folder(ImageSetBuilder):
 
     def _place_of(self, mask: Path) -> int:
         """Which of the folders of masks a file is in."""
-        around = (n for n, root in enumerate(self._mask_roots()) if root in mask.parents)
-        return next(around, 0)
+        return next((n for n, root in enumerate(self._mask_roots()) if root in mask.parents), 0)
 
     def planes(self, path: Path) -> np.ndarray:
         place = self._place_of(path)
         meaning = self.meanings[place] if self.meanings else None
         planes = meaning.read(path) if meaning else super().planes(path)
-        if not self.mask_folders:
-            return planes
-        spread = np.zeros((*planes.shape[:2], len(self.mask_folders)), planes.dtype)
-        spread[..., place] = planes[..., 0]
-        spread[planes[..., 0] == VOID] = VOID
-        return spread
+        count = len(self.mask_folders)
+        return mask_values.spread(planes, place, count) if count else planes
 
 
 def _stated(source: Source) -> tuple[str, int, int, str, str]:

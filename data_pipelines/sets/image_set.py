@@ -11,7 +11,6 @@ import numpy as np
 
 from data_pipelines.errors import DataError
 from data_pipelines.files import masks, read_image
-from data_pipelines.findings import WARNING, note
 from data_pipelines.prepare import SetBuilder
 from data_pipelines.resize import ResizeSpec
 from data_pipelines.source import Source
@@ -71,7 +70,6 @@ class ImageSetBuilder(SetBuilder):
                     "that size"
                 )
             union = np.maximum(union, planes)
-            _note_inverted(path, planes == 1)
         return union
 
     def example(self, source: Source) -> dict[str, Any]:
@@ -85,14 +83,6 @@ class ImageSetBuilder(SetBuilder):
             "has_mask": mask is not None,
             "spacing": self.resize.spacing(spacing, *image.shape[:2]),
         }
-
-
-def _note_inverted(path: Path, inside: np.ndarray) -> None:
-    """For the audit: a mask bool [H, W, C] of which most is inside, and most of its border."""
-    border = np.concatenate([*inside[[0, -1]], *inside[:, [0, -1]].swapaxes(0, 1)])
-    doubtful = border.mean(axis=0) > 0.5
-    if doubtful.any() and any(0.5 < share < 1 for share in inside[..., doubtful].mean(axis=(0, 1))):
-        note("mask may be inverted", WARNING, f"{path}: most of it and of its border is inside")
 
 
 def find_lungs(

@@ -133,6 +133,14 @@ def find_in(roots: tuple[Path, ...], fingerprint: str, exclude: frozenset[str]) 
     return [find(path for name, path in of.items() if name not in exclude) for of in listed]
 
 
+def spread(plane: np.ndarray, place: int, count: int) -> np.ndarray:
+    """[H, W, 1] -> [H, W, count], with it as the channel `place`, and its VOID in all."""
+    planes = np.zeros((*plane.shape[:2], count), plane.dtype)
+    planes[..., place] = plane[..., 0]
+    planes[plane[..., 0] == VOID] = VOID
+    return planes
+
+
 class _Seen(NamedTuple):
     """Of a mask file: its values but 0, in order; `soft`: too many for classes, fractions or lossy;
     `flat`: few values, of which some between 0 and the highest cover areas.
