@@ -76,7 +76,7 @@ def _inside(source: Source, mask: np.ndarray) -> np.ndarray:
             f"{label} holds values that are not whole numbers, as of a label that was resampled; "
             "export it with 0 outside and 1 inside"
         )
-    if marked.size and marked.max() - marked.min() > 0.5:
+    if marked.size and float(marked.max()) - float(marked.min()) > 0.5:
         values = ", ".join(f"{value:g}" for value in np.unique(np.rint(marked))[:8])
         detail = f"{label} holds {values}, all of which are taken as inside"
         note("several values in a label", WARNING, detail)
