@@ -63,6 +63,7 @@ class Examples:
         has_mask: bool [N].
         extents: int32 [N, dims], sides of each example; those of images are all the same.
         spacing: float32 [N, dims], millimetres per pixel (row, column, ...), 0 = unknown.
+        source_shapes: int32 [N, dims], sides of each image before it was fitted.
         affines: float64 [N, 4, 4] from voxels to millimetres, zeros where unknown; None of images.
         pixels: of the whole set, of which these lie at `places`, int64 [N].
         findings: of the audit, about the whole set; None where they are not known.
@@ -77,6 +78,7 @@ class Examples:
     has_mask: np.ndarray
     extents: np.ndarray
     spacing: np.ndarray
+    source_shapes: np.ndarray
     affines: np.ndarray | None
     pixels: Pixels
     places: np.ndarray
@@ -106,6 +108,7 @@ class Examples:
             has_mask=np.array([row["has_mask"] == "1" for row in rows]),
             extents=extents,
             spacing=numbers("spacing_mm", np.float32),
+            source_shapes=numbers("source_shape", np.int32),
             affines=numbers("affine", np.float64).reshape(-1, 4, 4) if of_volumes else None,
             pixels=Pixels(builder, extents.max(axis=0).tolist(), cache_bytes),
             places=np.arange(len(rows)),

@@ -102,8 +102,8 @@ class SetBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):
         raise NotImplementedError
 
     def example(self, source: Source) -> dict[str, Any]:
-        """Decodes one example: `image`, `mask` (zeros where there is none), `has_mask`, `spacing`
-        and, of volumes, `affine`.
+        """Decodes one example: `image`, `mask` (zeros where there is none), `has_mask`, `spacing`,
+        `source_shape` and, of volumes, `affine`.
         """
         raise NotImplementedError
 

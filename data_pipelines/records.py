@@ -8,7 +8,7 @@ import tensorflow_datasets as tfds
 
 COLUMNS = (
     *("id", "group", "split", "label", "unknown", "has_mask"),
-    *("shape", "spacing_mm", "affine", "source"),
+    *("shape", "spacing_mm", "source_shape", "affine", "source"),
 )
 
 
@@ -29,6 +29,7 @@ def features(
         "image": pixels(pixel_type, channels),
         "mask": pixels(np.uint8, mask_channels),
         "spacing": tfds.features.Tensor(shape=(len(sides),), dtype=np.float32),
+        "source_shape": tfds.features.Tensor(shape=(len(sides),), dtype=np.int32),
     }
     if len(sides) == 3:
         stored["affine"] = tfds.features.Tensor(shape=(4, 4), dtype=np.float64)
@@ -38,7 +39,10 @@ def features(
 def row(example: Mapping[str, Any], source: str = "") -> tuple[Any, ...]:
     """The row of an example in examples.csv: as it is stored, or as it is read from its record."""
     names = (example[key] for key in COLUMNS[:3])
-    lists = (example["image"].shape[:-1], example["spacing"], example.get("affine", ()))
+    lists = (
+        *(example["image"].shape[:-1], example["spacing"], example["source_shape"]),
+        example.get("affine", ()),
+    )
     return (
         *(name.decode() if isinstance(name, bytes) else name for name in names),
         example["label"],

@@ -55,6 +55,11 @@ class RunData(TrainingStreams):
         return answer
 
     @property
+    def source_shapes(self) -> np.ndarray:
+        """int [N, dims], sides of the images trained on before they were fitted."""
+        return np.concatenate([pool.source_shapes for pool in self.pools.values()])
+
+    @property
     def ids(self) -> dict[str, Any]:
         """Every id used, by purpose, for the record; both tasks may be validated on one set."""
         return {

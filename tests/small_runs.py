@@ -72,6 +72,7 @@ def listed(
         has_mask=np.broadcast_to(np.asarray(has_mask, bool), count),
         extents=np.full((count, 2), ListedPixels.size, np.int32),
         spacing=np.zeros((count, 2), np.float32),
+        source_shapes=np.full((count, 2), ListedPixels.size, np.int32),
         affines=None,
         pixels=ListedPixels(),  # type: ignore[arg-type]
         places=np.arange(count),

@@ -82,6 +82,7 @@ class ImageSetBuilder(SetBuilder):
             "mask": nothing if mask is None else self.resize.masks(np.atleast_3d(mask)),
             "has_mask": mask is not None,
             "spacing": self.resize.spacing(spacing, *image.shape[:2]),
+            "source_shape": np.array(image.shape[:2], np.int32),
         }
 
 

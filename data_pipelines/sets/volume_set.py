@@ -43,6 +43,7 @@ class VolumeSetBuilder(SetBuilder):
             "mask": inside.astype(np.uint8)[..., None],
             "has_mask": mask is not None,
             "spacing": np.linalg.norm(affine[:3, :3], axis=0).astype(np.float32),
+            "source_shape": np.array(image.shape, np.int32),
             "affine": affine,
         }
 

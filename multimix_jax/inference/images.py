@@ -131,7 +131,8 @@ def predict_images(
             fitted = np.stack([resize.image(values) for _, values in filled])
             places = np.array([place for place, _ in filled])
             if appearance is not None:
-                unlike = dict(zip(places.tolist(), appearance.unlike(fitted)))
+                shapes = np.array([values.shape[:2] for _, values in filled])
+                unlike = dict(zip(places.tolist(), appearance.unlike(fitted, shapes)))
             arrays = jax.device_get(predictor(variables, fitted, places))
             for row, (place, _) in enumerate(readable):
                 outputs[place] = {name: values[row] for name, values in arrays.items()}

@@ -21,6 +21,7 @@ class RunData(TrainingData, Protocol):
 
     label_spec: LabelSpec  # of what is trained on
     ids: Mapping[str, Any]  # of the images used, by purpose, as JSON values
+    source_shapes: np.ndarray  # int [N,dims], of images trained on before they were fitted
     contents: Mapping[str, str]  # digests of what folders of one's own hold, by kind of file
     validation: Mapping[Task, EvalSet]  # to choose the checkpoint and the calibration on
     tests: Sequence[EvalSet]

@@ -123,7 +123,7 @@ class Run:
         if len(self.programs.network.input_shape(self.spec.data.size)) == 3:
             images = np.concatenate([np.asarray(s["image"]) for b in batches for s in b.values()])
             if images.dtype == np.uint8:
-                noted = dataclasses.asdict(Appearance.of_images(images))
+                noted = dataclasses.asdict(Appearance.of_images(images, self.data.source_shapes))
                 atomic.write_json(self.path / workdir.APPEARANCE, noted)
 
     def evaluate(self) -> dict[str, Any]:

@@ -40,7 +40,7 @@ def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("predict")
     write_runs(folder, SIZE)
     dark = np.random.default_rng(0).integers(0, 20, (9, SIZE, SIZE, 1), np.uint8)
-    appearance = dataclasses.asdict(Appearance.of_images(dark))
+    appearance = dataclasses.asdict(Appearance.of_images(dark, np.full((9, 2), SIZE)))
     atomic.write_json(folder / "a" / workdir.APPEARANCE, appearance)
     rng = np.random.default_rng(0)
     images = folder / "images"

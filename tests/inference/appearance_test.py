@@ -24,13 +24,21 @@ def films(count, seed, channels=1):
     return np.stack([np.stack(images)] * channels, axis=-1)
 
 
+def of_images(images):
+    return Appearance.of_images(images, np.full((len(images), 2), 4 * SIDE))
+
+
+def unlike(appearance, images, sides=(4 * SIDE, 4 * SIDE)):
+    return appearance.unlike(images, np.full((len(images), 2), sides))
+
+
 @pytest.fixture(scope="module")
 def trained_on():
-    return Appearance.of_images(films(100, seed=0))
+    return of_images(films(100, seed=0))
 
 
 def share(appearance, images):
-    return np.mean([bool(said) for said in appearance.unlike(images)])
+    return np.mean([bool(said) for said in unlike(appearance, images)])
 
 
 def test_other_images_of_the_same_set_are_like_them(trained_on):
@@ -50,18 +58,27 @@ def test_other_images_of_the_same_set_are_like_them(trained_on):
     ids=["inverted", "dark", "constant", "bright", "noise"],
 )
 def test_what_they_do_not_have_in_common_is_said(trained_on, change, word):
-    said = trained_on.unlike(change(films(20, seed=2)))
+    said = unlike(trained_on, change(films(20, seed=2)))
     assert all(word in ", ".join(one) for one in said)
 
 
+@pytest.mark.parametrize(
+    ("sides", "said"),
+    [((256, 256), ()), ((140, 128), ()), ((100, 250), ("wider",)), ((200, 100), ("taller",))]
+    + [((16, 16), ("of fewer pixels",))],
+)
+def test_files_of_other_sides(trained_on, sides, said):
+    assert unlike(trained_on, films(3, seed=1), sides) == [said] * 3
+
+
 def test_colour_is_of_colours():
-    grey = Appearance.of_images(films(50, seed=0, channels=3))
+    grey = of_images(films(50, seed=0, channels=3))
     assert share(grey, films(50, seed=1, channels=3)) <= 0.02
     coloured = films(10, seed=1, channels=3)
     coloured[..., 0] //= 2
-    assert all("more coloured" in said for said in grey.unlike(coloured))
+    assert all("more coloured" in said for said in unlike(grey, coloured))
 
 
 def test_it_is_the_same_from_json(trained_on):
     text = json.dumps(dataclasses.asdict(trained_on))
-    assert Appearance.from_json(json.loads(text)).unlike(films(5, seed=3)) == [()] * 5
+    assert unlike(Appearance.from_json(json.loads(text)), films(5, seed=3)) == [()] * 5

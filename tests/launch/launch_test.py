@@ -194,8 +194,8 @@ def test_a_run_notes_how_its_images_look(whole, config):
     for name in ("phantom_seg_a", "phantom_cls_a"):
         examples = data_pipelines.load(name, **where)
         images = examples.fetch(np.arange(len(examples)))["image"]
-        assert np.mean([bool(said) for said in appearance.unlike(images)]) < 0.1
-        assert all(appearance.unlike(255 - images))
+        assert np.mean([bool(s) for s in appearance.unlike(images, examples.source_shapes)]) < 0.1
+        assert all(appearance.unlike(255 - images, examples.source_shapes))
 
 
 def test_a_run_keeps_pictures_to_look_through(whole, tmp_path):
