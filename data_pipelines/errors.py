@@ -3,6 +3,7 @@
 import contextlib
 import errno
 import math
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -27,7 +28,9 @@ def refuse_damaged(path: Path, use: str, remedy: str) -> Iterator[None]:
     except Exception as error:
         if isinstance(error, OSError) and error.errno == errno.ENOSPC:
             raise  # the disk is full, which is not the file's fault
-        reason = str(error).strip().partition("\n")[0] or type(error).__name__
+        # Pillow also says where in memory it looked.
+        reason = re.sub(r" <\S+ object at 0x\w+>", "", str(error)).strip().partition("\n")[0]
+        reason = reason or type(error).__name__
         raise DataError(f"{path} cannot be {use} ({reason}); {remedy}") from error
 
 

@@ -48,6 +48,9 @@ def fault(name: str, text: str, config: Mapping[str, Any]) -> str:
         meant = " or ".join(f"--config.{known}" for known in dict.fromkeys(near[:3]))
         meant = f"did you mean {meant}? " if near else ""
         return f"--config.{name} is unknown; {meant}--print_config lists all fields"
+    if name not in values:
+        inner = ", ".join(f"--config.{k}" for k in values if k.startswith(f"{name}."))
+        return f"--config.{name} is a group of fields; set one of them: {inner}"
     kind = _WORDS.get(type(values.get(name)))
     return f"--config.{name}={text!r} is not {kind}; it is {values[name]!r} here" if kind else ""
 

@@ -90,10 +90,11 @@ def fit(probabilities: np.ndarray, labels: np.ndarray) -> tuple[Calibration, lis
     chosen = Calibration(threshold=0.5 if of_two else None, multi_label=multi_label)
     counts = np.bincount(labels, minlength=classes)
     if (counts >= FEWEST).sum() < 2:
-        what = f"{FEWEST} {'answers' if multi_label else 'validation images'} of two classes"
-        numbers = ", ".join(map(str, counts))
+        what = "answers of no and of yes" if multi_label else "validation images of two classes"
+        numbers = " and ".join(map(str, counts)) if classes == 2 else ", ".join(map(str, counts))
         return chosen, [
-            f"probabilities are not calibrated: that takes {what} or more, but there are {numbers}"
+            f"probabilities are not calibrated: that takes {FEWEST} {what} or more, but there are "
+            f"{numbers}"
         ]
     logits = np.log(np.maximum(probabilities, np.finfo(np.float32).tiny))
 

@@ -86,6 +86,17 @@ def share_right(probabilities: np.ndarray, labels: np.ndarray) -> np.ndarray:
     return (predicted_classes(probabilities) == labels).astype(float)
 
 
+def accuracy_of_each(probabilities: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """float [N], what each image adds to the accuracy at .5, which is their mean: 1 where the class
+    is right, else 0; multi-label, an answer weighs the more, the fewer are known of its class."""
+    if labels.ndim == 1:
+        return share_right(probabilities, labels)
+    known = labels >= 0
+    right = known & ((probabilities >= 0.5) == (labels > 0))
+    counts = known.sum(axis=0)
+    return len(labels) * (right / counts.clip(1)).sum(axis=1) / (counts > 0).sum()
+
+
 def roc_curve(scores: np.ndarray, positive: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """The receiver operating characteristic of `scores` [N], bool `positive` [N].
 

@@ -130,7 +130,7 @@ def _difference(pairs: Pairs, metric: str) -> dict[str, Any] | None:
     differences = {}
     for seed, both in pairs.items():
         if metric == "accuracy":
-            values = [images.correct for images in both if images.class_names]
+            values = [images.accuracy for images in both if images.class_names]
         else:
             values = [images.columns[metric] for images in both if metric in images.columns]
         if len(values) < 2:

@@ -43,10 +43,12 @@ def panels(picture: Picture) -> dict[str, np.ndarray]:
 
 
 def table(pictures: Iterable[Picture]) -> tuple[list[str], list[list[np.ndarray]]]:
-    """Titles, and a row of panels for each picture; one without a truth has the image there."""
+    """Titles, and a row of panels for each picture; one without a truth is left white there, since
+    the bare image would say that nothing is to be found."""
     rows = [panels(picture) for picture in pictures]
     titles = max(map(list, rows), key=len)
-    return titles, [[row.get(title, row["image"]) for title in titles] for row in rows]
+    blank = lambda row: np.full_like(row["image"], 255)
+    return titles, [[row.get(title, blank(row)) for title in titles] for row in rows]
 
 
 def middle(image: np.ndarray) -> np.ndarray:

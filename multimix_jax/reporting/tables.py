@@ -134,7 +134,7 @@ def by_data_set(rows: Sequence[Row]) -> str:
             for system, line in _lines(here, columns, _with_interval).items():
                 lines += [line, *_published(system, data_set, metrics)]
             place = domain(last["in_domain"])
-            title = f"{data_set}, {checkpoint} checkpoint ({last['n']} images, {place})"
+            title = f"{data_set}, {checkpoint} checkpoint ({_counted(here)}, {place})"
             tables.append(markdown([*_SYSTEM_TITLES, *metrics], lines, title))
             if each:
                 kinds = list(dict.fromkeys(kind for kind, _ in each.values()))
@@ -156,6 +156,15 @@ def by_data_set(rows: Sequence[Row]) -> str:
         notes = [f"* {note}" for note in published.NOTES]
         tables.append("\n".join(["How to read the published rows:", "", *notes]))
     return _joined(tables)
+
+
+def _counted(rows: Sequence[Row]) -> str:
+    """How many images of a set the figures are of; of masks and classes they may be others."""
+    n = {row["metric"]: row["n"] for row in rows}
+    masks, classes = n.get("dice"), n.get("accuracy")
+    if masks and classes and masks != classes:
+        return f"masks of {masks} images, classes of {classes}"
+    return f"{rows[-1]['n']} images"
 
 
 def overview(rows: Sequence[Row]) -> str:

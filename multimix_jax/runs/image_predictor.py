@@ -20,6 +20,7 @@ from multimix_jax.inference.images import (
     stretch_bilinear,
 )
 from multimix_jax.inference.predictor import DISAGREEMENT, SALIENCY, SPREAD, Predictor
+from multimix_jax.inference.saliency import KINDS
 from multimix_jax.names import Checkpoint, Head
 from multimix_jax.objectives.checks import check_pixels
 from multimix_jax.runs.trained_model import TrainedModel, read_models
@@ -162,8 +163,16 @@ def load(
       quick: compiled in less time, for a few images; on CPU each takes longer then.
 
     Raises:
-      UsageError: there is no such run, it is of volumes, or the networks cannot answer together.
+      UsageError: there is no such run, it is of volumes, the networks cannot answer together, or an
+        argument is out of its range.
     """
+    for name, value, known in (("which", which, Checkpoint), ("saliency", saliency, KINDS)):
+        if value not in list(known):
+            raise UsageError(f"{name}={value!r} is unknown; use one of {', '.join(known)}")
+    if dropout < 0:
+        raise UsageError(f"dropout={dropout}; set it to 0, for none, or to a number of answers")
+    if threshold is not None and not 0 <= threshold <= 1:
+        raise UsageError(f"threshold={threshold} is no probability; set it to a number from 0 to 1")
     runs = [run, *ensemble]
     models = read_models(list(map(pathlib.Path, runs)), Checkpoint(which))
     for path, model in zip(runs, models):

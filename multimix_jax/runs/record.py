@@ -8,7 +8,7 @@ import json
 import os
 import pathlib
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -59,9 +59,17 @@ class Images:
     def correct(self) -> np.ndarray:
         """float [N], 1 where the class is right at .5, the share of the known independent classes
         that are, NaN without a label."""
-        correct = np.full(len(self.ids), np.nan)
-        correct[self._labeled] = classification.share_right(self.probabilities, self.labels)
-        return correct
+        return self._of_labeled(classification.share_right)
+
+    @property
+    def accuracy(self) -> np.ndarray:
+        """float [N], of which the mean is the accuracy at .5; NaN without a label."""
+        return self._of_labeled(classification.accuracy_of_each)
+
+    def _of_labeled(self, measure: Callable[[np.ndarray, np.ndarray], np.ndarray]) -> np.ndarray:
+        values = np.full(len(self.ids), np.nan)
+        values[self._labeled] = measure(self.probabilities, self.labels)
+        return values
 
     def _by_class(self, what: str) -> np.ndarray:
         unknown = np.full(len(self.ids), np.nan)  # a class may be known of no image

@@ -170,7 +170,8 @@ def test_damaged_files_are_named(tmp_path, read, suffix):
     whole = path.read_bytes()
     for content in (whole[: len(whole) // 2], b"<html>not found</html>", whole[:20]):
         path.write_bytes(content)
-        with pytest.raises(DataError, match=rf"a\{suffix} cannot be read as an image .*download"):
+        pattern = rf"a\{suffix} cannot be read as an image \((?!.*0x).*download"
+        with pytest.raises(DataError, match=pattern):
             read(path)
     path.write_bytes(b"")
     with pytest.raises(DataError, match=rf"a\{suffix} is empty \(0 bytes\); copy or download"):

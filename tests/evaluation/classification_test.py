@@ -6,7 +6,11 @@ import numpy as np
 import pytest
 from sklearn import metrics as sklearn_metrics
 
-from multimix_jax.evaluation.classification import classification_metrics, share_right
+from multimix_jax.evaluation.classification import (
+    accuracy_of_each,
+    classification_metrics,
+    share_right,
+)
 from multimix_jax.evaluation.intervals import percentile_interval, resampled_counts
 
 
@@ -176,6 +180,7 @@ def test_what_is_unknown_of_an_image_is_left_out_class_by_class():
     known = (labels >= 0).sum(axis=1)
     right = ((labels >= 0) & ((probabilities >= 0.5) == (labels > 0))).sum(axis=1)
     np.testing.assert_allclose(share_right(probabilities, labels), right / known)
+    assert accuracy_of_each(probabilities, labels).mean() == pytest.approx(got["accuracy"])
 
 
 def test_a_class_that_never_occurs():

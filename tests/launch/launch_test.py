@@ -693,6 +693,10 @@ def parse(monkeypatch, *flags_):
             ["--config=configs/common.py", "--config.flips=maybe"],
             r"--config\.flips='maybe' is not True or False",
         ),
+        (
+            ["--config=configs/common.py", "--config.schedule=step"],
+            r"--config\.schedule is a group of fields; set one of them: --config\.sch",
+        ),
         (["--config=configs/common.py", "--mode=x"], r"--mode=x: value should be one of"),
         (["--confg=configs/common.py"], r"'confg'. Did you mean: config"),
         (["--mode=eval"], r"--config is missing; --help has an example"),

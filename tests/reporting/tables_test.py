@@ -130,6 +130,16 @@ def test_figures_of_each_class_name_it(runs):
     assert "f1_well" not in tables.by_data_set(rows)
 
 
+def test_the_title_counts_images_of_masks_and_classes_apart(runs):
+    """Where they are others, as in a folder of one's own; Dice is not of all that have a class."""
+    rows = compare.summarize(groups.group_runs(record.find_runs([runs])))
+    auroc = next(row for row in rows if (row["metric"], row["system"]) == ("auroc", "umtl"))
+    accuracy = auroc | {"metric": "accuracy", "n": 7}
+    titles = lambda n: tables.by_data_set([auroc | {"metric": "dice", "n": n}, accuracy])
+    assert "checkpoint (masks of 2 images, classes of 7, " in titles(2)
+    assert "checkpoint (7 images, " in titles(7)
+
+
 def test_warnings_name_their_runs(runs):
     text = tables.warnings(record.find_runs([runs, f"mine={runs / 'unet_0'}"]))
     names = "unet_0, unet_1, "

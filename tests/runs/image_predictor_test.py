@@ -92,6 +92,14 @@ def test_what_is_no_image_is_named(loaded, image, message):
         loaded.predict([image])
 
 
+@pytest.mark.parametrize(
+    "wrong", [{"which": "first"}, {"saliency": "x"}, {"threshold": 1.5}, {"dropout": -1}], ids=str
+)
+def test_what_cannot_be_asked_for_is_named(folder, wrong):
+    with pytest.raises(mm.UsageError, match="=".join(map(str, *wrong.items())).replace("=", "='?")):
+        mm.load(folder / "a", **wrong)
+
+
 def test_a_run_of_windows_and_no_pipelines_are_named(folder, monkeypatch):
     windows = {"window.patch": (16, 16), "window.stride": (16, 16)}
     write_run(folder / "windows", small_config(folder, "unet", size=SIZE, **windows))
