@@ -213,7 +213,7 @@ def find_runs(paths: Sequence[str | pathlib.Path]) -> list[FinishedRun]:
             label, folder = "", text
         path = pathlib.Path(folder)
         if not path.is_dir():
-            raise UsageError(f"{path} is no folder; name that of a run, or of a grid")
+            raise UsageError(f"{path} is not a folder; name that of a run, or of a grid")
         below = sorted(file.parent for file in path.glob(f"*/{workdir.CONFIG}"))
         if (path / workdir.CONFIG).exists() or not below:
             runs.append(read_run(path, label))

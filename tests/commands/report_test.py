@@ -65,7 +65,7 @@ def refusal(monkeypatch, *arguments):
 
 
 def test_what_cannot_be_reported(tmp_path, monkeypatch):
-    assert "absent is no folder; name that of a run" in refusal(monkeypatch, tmp_path / "absent")
+    assert "absent is not a folder; name that of a run" in refusal(monkeypatch, tmp_path / "absent")
     (tmp_path / "empty").mkdir()
     assert "holds no results" in refusal(monkeypatch, f"label={tmp_path / 'empty'}")
     path = write_run(tmp_path, "umtl", 0)

@@ -41,7 +41,9 @@ class Noise(ImageSetBuilder):
         pixels = self.noise[first : first + 2 * self.resize.size**2].reshape(2, -1).copy()
         pixels[:, : NUMBER.itemsize] = np.array([number], NUMBER).view(np.uint8)
         image, mask = pixels.reshape(2, self.resize.size, self.resize.size, 1)
-        return {"image": image, "mask": mask, "has_mask": True, "spacing": np.zeros(2, np.float32)}
+        spacing, shape = np.zeros(2, np.float32), np.array(image.shape[:2], np.int32)
+        stored = {"image": image, "mask": mask, "has_mask": True, "spacing": spacing}
+        return stored | {"source_shape": shape}
 
 
 def numbers(pixels):
