@@ -143,7 +143,8 @@ def spread(plane: np.ndarray, place: int, count: int) -> np.ndarray:
 
 class _Seen(NamedTuple):
     """Of a mask file: its values but 0, in order; `soft`: too many for classes, fractions or lossy;
-    `flat`: few values, of which some between 0 and the highest cover areas.
+    `flat`: some values, few but for what lossy compression adds, between 0 and the highest cover
+    areas.
     """
 
     path: Path
@@ -205,8 +206,20 @@ def _look(path: Path) -> _Seen | None:
         between = (values > 0) & (values < found[-1])
         lower, higher = (f(values, 3) for f in (ndimage.minimum_filter, ndimage.maximum_filter))
         flat = ((lower < values) & (values < higher))[between].mean() < _BETWEEN
+    elif lossy and len(found) > 1 and found[-1] < masks.COLOUR:
+        flat = _has_levels(values)
     soft = bool(many or (lossy and len(found) > 1))
     return _Seen(path, found[: _MOST_CLASSES + 1].tolist(), colours, soft, bool(flat))
+
+
+def _has_levels(values: np.ndarray) -> bool:
+    """Whether areas of a lossy mask, uint8 [H, W], are of few values between outside and inside."""
+    lower, higher = (f(values, 5) for f in (ndimage.minimum_filter, ndimage.maximum_filter))
+    between = (values > 24) & (values < 231)
+    even = values[between & (higher - lower <= 8)]
+    often = np.bincount(even // 16, minlength=16) > 0.02 * even.size
+    # What is blurred has each value alike.
+    return even.size > max(0.01 * values.size, 0.5 * between.sum()) and often.sum() <= 6
 
 
 def _refuse_palettes(coloured: Sequence[_Seen]) -> None:
@@ -232,6 +245,12 @@ def _refuse_levels(seen: Sequence[_Seen]) -> None:
     odd = next((one for one in seen if set(one.values) & levels), None)
     mixed = odd is not None and not soft and any(set(o.values) - set(odd.values) for o in seen)
     flat = next((one for one in seen if one.flat), odd if mixed else None)
+    if flat is not None and flat.soft:
+        raise DataError(
+            f"{flat.path} has areas of values between outside and inside, as if of several "
+            "classes, but its compression has changed the values; export it as PNG, or say "
+            f"{_KEY}=soft for masks to be cut at half of the full scale"
+        )
     if flat is not None:
         raise DataError(
             f"{flat.path} holds {masks.listed(np.array([0, *flat.values]))}: neither outside and "

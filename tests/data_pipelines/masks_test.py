@@ -148,6 +148,16 @@ def test_edges_are_no_classes(tmp_path):
     assert mask_values.find(paths) is None
 
 
+@pytest.mark.parametrize("suffix", ["jpg", "webp"])
+def test_classes_that_lossy_compression_changed_are_no_soft_mask(tmp_path, suffix):
+    levels = np.repeat(np.array([0, 127, 255], np.uint8), 16)[:, None].repeat(48, axis=1)
+    path = save(tmp_path / f"a.{suffix}", levels, quality=80)
+    with pytest.raises(DataError, match=rf"a\.{suffix} has areas of values between .* as PNG"):
+        mask_values.find([path])
+    ramp = np.linspace(0, 255, 96).astype(np.uint8)[:, None].repeat(96, axis=1)
+    assert mask_values.find([save(tmp_path / f"b.{suffix}", ramp, quality=80)]) is None
+
+
 def test_soft_masks_among_those_of_classes(tmp_path):
     smooth = save(tmp_path / "b.png", np.arange(250, dtype=np.uint8).reshape(5, 50))
     with pytest.raises(DataError, match=r"b\.png holds .* 33, all masks the values 1, 2 that may"):
