@@ -1,5 +1,9 @@
 """The one exception that means: what was asked for, not the program, is at fault."""
 
+import re
+
+_NO_TEXT = re.compile("[\ud800-\udfff]")
+
 
 class UsageError(ValueError):
     """Says which flag, config key or file is wrong, what was found and how to mend it."""
@@ -9,5 +13,6 @@ class UsageError(ValueError):
 
 
 def as_text(name: str) -> str:
-    """With escapes for bytes that are no text, as names of files hold: no screen takes them."""
-    return name.encode(errors="backslashreplace").decode()
+    """With %FC and its like for bytes that are no text, as names of files hold: no screen takes
+    them."""
+    return _NO_TEXT.sub(lambda found: f"%{ord(found[0]) & 255:02X}", name)

@@ -144,8 +144,8 @@ def is_stray(name: str) -> bool:
 
 
 def as_text(name: str) -> str:
-    """The name with escapes for what `is_text` refuses."""
-    return _NO_TEXT.sub(lambda found: found[0].encode("unicode_escape").decode(), name)
+    """The name with %FC and its like for what `is_text` refuses."""
+    return _NO_TEXT.sub(lambda found: f"%{ord(found[0]) & 255:02X}", name)
 
 
 def is_text(name: str) -> bool:

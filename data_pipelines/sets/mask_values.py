@@ -4,7 +4,7 @@ import dataclasses
 import functools
 import json
 from collections.abc import Iterable, Sequence
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import NamedTuple
 
 import numpy as np
@@ -13,6 +13,7 @@ from scipy import ndimage
 from data_pipelines.errors import DataError
 from data_pipelines.files import IMAGE_SUFFIXES, masks
 from data_pipelines.files.paths import files_by_name
+from data_pipelines.sets.folder_masks import ENDINGS
 from data_pipelines.threads import in_threads
 from multimix_jax.labels import VOID
 
@@ -130,7 +131,9 @@ def find_in(roots: tuple[Path, ...], fingerprint: str, exclude: frozenset[str]) 
     `fingerprint` tells the files from what they were."""
     del fingerprint
     listed = [files_by_name(root, IMAGE_SUFFIXES) for root in roots]
-    return [find(path for name, path in of.items() if name not in exclude) for of in listed]
+    out = exclude | {PurePath(entry).with_suffix("").as_posix() for entry in exclude}
+    is_out = lambda name: any(name.removesuffix(ending) in out for ending in ("", *ENDINGS))
+    return [find(path for name, path in of.items() if not is_out(name)) for of in listed]
 
 
 def spread(plane: np.ndarray, place: int, count: int) -> np.ndarray:

@@ -156,6 +156,17 @@ def test_excluded_with_or_without_a_suffix(load_set, folder, caplog):
     assert "exclude names 2 that folder lacks: i2.png, i9" in caplog.text
 
 
+@pytest.mark.parametrize("entry", ["i0", "i0.png"])
+@pytest.mark.parametrize("ending", ["", "_mask"])
+def test_a_faulty_mask_of_an_excluded_image_is_not_looked_at(load_set, folder, entry, ending):
+    for path in (folder / "masks").iterdir():
+        path.replace(path.with_name(f"{path.stem}{ending}{path.suffix}"))
+    write_image(folder / "masks" / f"i0{ending}.png", np.full((24, 20), 100, np.uint8))
+    with pytest.raises(DataError, match="i0"):
+        load_set("folder")
+    assert load_set("folder", exclude={"folder": {entry}}).ids[0] == "i1"
+
+
 def test_classes_file_gives_the_order(load_set, folder):
     write_labels(folder, ("i0", "well"), ("i1", "ill"))
     (folder / "classes.txt").write_text("well\nill\nunseen\n")
