@@ -88,7 +88,8 @@ class SetBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):
             self.name = name
         excluded = "\n".join(sorted(self.exclude)).encode()
         self.mark = f"_without{hashlib.sha256(excluded).hexdigest()[:6]}" if excluded else ""
-        config = tfds.core.BuilderConfig(name=f"{self.variant}_{self.fingerprint()}{self.mark}")
+        self.files_digest = self.fingerprint()
+        config = tfds.core.BuilderConfig(name=f"{self.variant}_{self.files_digest}{self.mark}")
         with _quiet():
             super().__init__(
                 data_dir=prepared_dir or None, config=config, file_format="array_record"

@@ -12,7 +12,7 @@ class UsageError(ValueError):
         super().__init__(as_text(message))
 
 
-def as_text(name: str) -> str:
+def as_text(name: str, refused: re.Pattern[str] = _NO_TEXT) -> str:
     """With %FC and its like for bytes that are no text, as names of files hold: no screen takes
     them."""
-    return _NO_TEXT.sub(lambda found: f"%{ord(found[0]) & 255:02X}", name)
+    return refused.sub(lambda found: f"%{ord(found[0]) & 255:02X}", name)

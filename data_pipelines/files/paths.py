@@ -11,6 +11,7 @@ from pathlib import Path, PurePosixPath
 
 from data_pipelines.errors import DataError, shown
 from data_pipelines.findings import NOTE, WARNING, note
+from multimix_jax import errors
 
 _NO_TEXT = re.compile("[\0-\x1f\ud800-\udfff]")
 DICOM_OTHER = "DICOM without an image"
@@ -145,7 +146,7 @@ def is_stray(name: str) -> bool:
 
 def as_text(name: str) -> str:
     """The name with %FC and its like for what `is_text` refuses."""
-    return _NO_TEXT.sub(lambda found: f"%{ord(found[0]) & 255:02X}", name)
+    return errors.as_text(name, _NO_TEXT)
 
 
 def is_text(name: str) -> bool:

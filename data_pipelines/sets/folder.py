@@ -97,7 +97,7 @@ class Folder(ImageSetBuilder):
         elif (note := self.index_path.with_name(_MEANINGS)).exists():
             found = mask_values.from_json(note.read_text())
         else:
-            found = mask_values.find_in(tuple(roots), self.fingerprint(), self.exclude)
+            found = mask_values.find_in(tuple(roots), self.files_digest, self.exclude)
         if self.mask_folders:
             mask_values.refuse_classes(found, roots)
         return found

@@ -1,7 +1,6 @@
 """What arrays of one's own may hold, looked at before they are learned from or predicted."""
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import jax
 import numpy as np
@@ -9,6 +8,7 @@ import numpy as np
 from multimix_jax.errors import UsageError
 from multimix_jax.labels import VOID, LabelSpec
 from multimix_jax.names import Stream, Task
+from multimix_jax.objectives.base import Batch, Network
 
 
 def check_pixels(values: Any, what: str) -> None:
@@ -33,27 +33,36 @@ def check_pixels(values: Any, what: str) -> None:
         )
 
 
+class Learner(Protocol):
+    """What of an objective says what it learns from."""
+
+    @property
+    def labels(self) -> LabelSpec: ...
+    @property
+    def network(self) -> Network: ...
+    @property
+    def streams(self) -> tuple[Stream, ...]: ...
+
+
 def check_batch(
-    batch: Mapping[Any, Mapping[str, Any]],
-    streams: Sequence[Stream],
+    batch: Batch,
+    learner: Learner,
     *,
-    image_shape: Sequence[int],
     mask_channels: int,
-    num_classes: int,
-    labels: LabelSpec,
-    multi_label: bool,
-    eight_bit: bool,
+    num_classes: int = 0,
+    multi_label: bool = False,
+    eight_bit: bool = True,
 ) -> None:
     """Raises UsageError where a batch is not what an objective learns from; of arrays that are
     traced, where values are unknown, by their shapes alone.
 
     Args:
       batch: arrays by stream.
-      streams: those that are needed.
-      image_shape: of one image, of which the number of axes and the channels count.
+      learner: the objective, of whose images the number of axes and the channels count.
       mask_channels, num_classes: of the networks.
       eight_bit: whether images are pixels of 0 to 255.
     """
+    streams, image_shape = learner.streams, learner.network.input_shape(0)
     for stream in streams:
         needed = ["image"]
         if stream.labeled:
@@ -76,7 +85,7 @@ def check_batch(
         if eight_bit and not isinstance(image, jax.core.Tracer):
             check_pixels(image, name)
         if "mask" in needed:
-            _check_mask(arrays["mask"], image, mask_channels, labels)
+            _check_mask(arrays["mask"], image, mask_channels, learner.labels)
         if "label" in needed:
             _check_label(arrays["label"], len(image), num_classes, multi_label)
 

@@ -207,16 +207,7 @@ class DtmlObjective(Objective):
 
     def check_batch(self, batch: Batch) -> None:
         """See `Objective`; images may be of any range."""
-        check_batch(
-            batch,
-            self.streams,
-            image_shape=self.network.input_shape(0),
-            mask_channels=self.seg.mask_channels,
-            num_classes=0,
-            labels=self.labels,
-            multi_label=False,
-            eight_bit=False,
-        )
+        check_batch(batch, self, mask_channels=self.seg.mask_channels, eight_bit=False)
 
     def __call__(
         self, params: Any, state: TrainState, batch: Batch, keys: ExampleKeys

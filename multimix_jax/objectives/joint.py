@@ -176,13 +176,10 @@ class JointObjective(Objective):
         """See `Objective`."""
         check_batch(
             batch,
-            self.streams,
-            image_shape=self.network.input_shape(0),
+            self,
             mask_channels=self.model.mask_channels,
             num_classes=self.model.num_classes,
-            labels=self.labels,
             multi_label=self.multi_label,
-            eight_bit=True,
         )
 
     def __call__(
